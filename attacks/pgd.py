@@ -1,0 +1,64 @@
+"""Projected gradient descent with sign steps, as in adversarial training."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from torch import Tensor
+
+from robench import GradientAttack, Search, ThreatModel, Trials, check_count, cross_entropy, require
+
+
+class PGD(GradientAttack):
+    """Steepest steps on the cross-entropy from a random start (Madry et al., 2018).
+
+    step: length of a step in pixels ("0.01", "2/255"), by default eps/4, as Madry et al. use on CIFAR-10 (2/255 of
+    8/255); on MNIST they use 40 steps of 0.01 at eps 0.3.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 40,
+        step: str = "eps/4",
+        restarts: int = 1,
+        random_start: bool = True,
+        success: str = "any",
+    ) -> None:
+        check_count("steps", steps)
+        check_count("restarts", restarts)
+        self.steps, self.step, self.restarts, self.random_start, self.success = (
+            steps, _length(step), restarts, random_start, success,
+        )  # fmt: skip
+        require(success in ("any", "last"), "success", success, "'any' or 'last'")
+
+    def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
+        """One trial per restart."""
+        del logits, example_id, seed
+        return Trials.untargeted(len(y), self.restarts)
+
+    def search(self, threat: ThreatModel) -> Search:
+        """`steps` steps of one length."""
+        size = threat.radius / 4 if self.step is None else self.step
+        return Search([size] * self.steps, random_start=self.random_start, success=self.success)
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        """Cross-entropy."""
+        del goal
+        return cross_entropy(logits, y)
+
+    @property
+    def passes(self) -> int:
+        """Gradients per trial."""
+        return self.steps
+
+
+def _length(step: str) -> float | None:
+    if step == "eps/4":
+        return None
+    try:
+        length = float(Fraction(step))
+    except (ValueError, ZeroDivisionError):
+        length = -1.0
+    require(length > 0, "step", step, "a length in pixels such as 0.01 or 2/255, or 'eps/4'")
+    return length

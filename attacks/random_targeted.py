@@ -1,0 +1,32 @@
+"""Adam-PGD towards one class drawn at random, reported as attack success rate."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robench import Metric, Trials, randomness, targeted_margin
+from robench_attacks.adam_pgd import AdamPGD
+
+
+class RandomTargeted(AdamPGD):
+    """Maximise f_r - f_y for a class r != y drawn once per image (Hoang et al., 2020; Qin et al., 2019).
+
+    Success is a prediction of r; the rate is over all images, those the clean model gets wrong included.
+    """
+
+    metric: ClassVar[Metric] = "attack success rate"
+    aims_at_goal = True
+
+    def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
+        """One trial per restart, all with the same goal."""
+        draw = randomness.integers(seed, example_id.tolist(), logits.shape[1] - 1, "goal")
+        goal = draw + (draw >= y)  # skip the label
+        key = torch.arange(self.restarts).expand(len(y), self.restarts)
+        return Trials(key, goal[:, None].expand_as(key))
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        """f_r - f_y."""
+        return targeted_margin(logits, y, goal)

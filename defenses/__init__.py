@@ -1,0 +1,1 @@
+"""In-tree defense plugins, one idea per file, installed as robench_defenses."""

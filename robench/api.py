@@ -1,0 +1,45 @@
+"""robench in a program: `robench.evaluate(model, dataset="mnist", attacks=["multi-targeted"], eps="0.1")`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench.report import Report as Report
+from robench.scheduler import Request
+from robench.scheduler import evaluate as run
+from robench.store import Store, runs_root
+from robench.threat import ThreatModel
+
+
+def evaluate(
+    model: str | nn.Module | Sequence[str | nn.Module],
+    dataset: str | None = None,
+    attacks: str | Sequence[str] = ("multi-targeted",),
+    eps: str | float | Fraction = "8/255",
+    norm: str = "linf",
+    *,
+    runs: str | Path | None = None,
+    data: str | Path | None = None,
+    **settings: Any,
+) -> Report:
+    """Attack one or several models and judge the result, as `robench evaluate` does; returns a Report.
+
+    model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
+    the command line. eps: in pixels of [0, 1]. settings: count (of test images), options, seed, batch_size, shard_size,
+    device. Raises BadInput for input that cannot be used.
+    """
+    request = Request(
+        models=[model] if isinstance(model, str | nn.Module) else list(model),
+        attacks=[attacks] if isinstance(attacks, str) else list(attacks),
+        threat=ThreatModel.of(norm, eps),
+        dataset=dataset,
+        data_root=Path(data) if data else None,
+        **settings,
+    )
+    store = Store(runs_root(Path(runs) if runs else None))
+    return Report.of(run(request, store), store)

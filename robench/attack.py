@@ -1,0 +1,133 @@
+"""What an attack author writes: an Attack proposes perturbed images; the harness projects and judges them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from robench import randomness
+from robench.classifier import BatchModel
+from robench.errors import require
+from robench.threat import ThreatModel
+
+# what a row's figure is called and how success is decided
+Metric = Literal["robust accuracy", "attack success rate"]
+Access = Literal["white-box", "noise"]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials planned for B examples, in the order they are run.
+
+    key: int64 [B, T], the trial's identity in the noise, so that a start does not depend on the order of the trials.
+    goal: int64 [B, T], the class aimed at, or -1 for none.
+    """
+
+    key: Tensor
+    goal: Tensor
+
+    @classmethod
+    def untargeted(cls, examples: int, restarts: int) -> Trials:
+        """The same `restarts` trials for every example, without a goal."""
+        key = torch.arange(restarts).expand(examples, restarts)
+        return cls(key, torch.full_like(key, -1))
+
+    def __len__(self) -> int:
+        return self.key.shape[1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one call of an attack: one (example, trial) each.
+
+    x: float32 [B, C, H, W] original images in [0, 1]; y: int64 [B] labels; goal: int64 [B], -1 for none;
+    example_id, trial: int64 [B], which key the noise; group: int64 [B], equal for the trials of one example.
+    Pixels, labels and goals live on the model's device, the rest on the CPU.
+    """
+
+    x: Tensor
+    y: Tensor
+    goal: Tensor
+    example_id: Tensor
+    trial: Tensor
+    group: Tensor
+    threat: ThreatModel
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def uniform(self, stream: str) -> Tensor:
+        """Uniform noise in [0, 1) shaped like x, keyed by (seed, example id, trial, stream)."""
+        return self._noise(randomness.uniform, stream)
+
+    def gaussian(self, stream: str) -> Tensor:
+        """Standard normal noise shaped like x, keyed by (seed, example id, trial, stream)."""
+        return self._noise(randomness.gaussian, stream)
+
+    def start(self) -> Tensor:
+        """A random point of each row's ball, clipped to the box: uniform in linf, uniform in the L2 ball."""
+        direction = self.gaussian("start-direction") if self.threat.norm == "l2" else None
+        return self.threat.sample(self.x, self.uniform("start"), direction)
+
+    def _noise(self, draw: Any, stream: str) -> Tensor:
+        shape = tuple(self.x.shape[1:])
+        noise: Tensor = draw(self.seed, self.example_id.tolist(), self.trial.tolist(), stream, shape)
+        return noise.to(self.x.device)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Images an attack proposes, float32 [B, C, H, W], and the step at which each was found (int64 [B], -1: last)."""
+
+    x: Tensor
+    step: Tensor
+
+
+class Attack(ABC):
+    """An attack plugin. Constructor keywords are its options; `trials` plans, `perturb` proposes.
+
+    `version` enters every evaluation's identity: raise it when a change of code changes figures.
+    """
+
+    version: ClassVar[int] = 1
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    metric: ClassVar[Metric] = "robust accuracy"
+    access: ClassVar[Access] = "white-box"
+
+    def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
+        """The trials for B examples, from their labels [B] and clean logits [B, classes]; one without goal by default.
+
+        `example_id` [B] and `seed` are for goals drawn at random.
+        """
+        del logits, example_id, seed
+        return Trials.untargeted(len(y), 1)
+
+    @abstractmethod
+    def perturb(self, model: BatchModel, batch: Batch) -> Tensor | Proposal:
+        """Propose images [B, C, H, W] for the rows of `batch`. They are projected and judged by the harness."""
+
+    @property
+    def passes(self) -> int:
+        """An upper bound on the gradients that one trial of one example takes, for estimates of time."""
+        return 1
+
+
+def misclassified_margin(logits: Tensor, y: Tensor, goal: Tensor | None = None) -> Tensor:
+    """How far an example is past the decision boundary, [B]: positive where the attack has succeeded.
+
+    max_{s != y} f_s - f_y without a goal; f_goal - max_{s != goal} f_s where `goal` [B] is given.
+    """
+    target = y if goal is None else goal
+    chosen = logits.gather(1, target[:, None])[:, 0]
+    others = logits.scatter(1, target[:, None], -torch.inf).amax(1)
+    return others - chosen if goal is None else chosen - others
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise BadInput unless a count option is an integer of at least `least`."""
+    require(value >= least, name, value, f"an integer of at least {least}")

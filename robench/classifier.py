@@ -1,0 +1,133 @@
+"""The handle through which attacks see a model: logits and input gradients, guarded and counted per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robench.errors import BadInput
+
+# maps logits [B, C] to the values [B] an attack maximises
+Objective = Callable[[Tensor], Tensor]
+
+
+class Model(Protocol):
+    """What a gradient-based attack needs: logits, and logits with the gradient of an objective."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images x [B, C, H, W] in [0, 1]."""
+        ...
+
+    def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """(logits [B, C], d sum(objective(logits)) / dx [B, C, H, W])."""
+        ...
+
+
+class Classifier:
+    """A module in eval mode on [0, 1] pixels that answers with logits, [B, classes] float32.
+
+    `rows(examples)` gives the handle for one batch: its calls are charged to those examples in `forwards` and
+    `backwards` (int64 [n], one count per example of the shard). Parameters need no gradient while it is in use;
+    `release` gives them back as they were.
+    """
+
+    def __init__(self, module: nn.Module, classes: int, examples: int = 0, device: torch.device | str = "cpu") -> None:
+        self.module, self.classes, self.device = module, classes, torch.device(device)
+        self.forwards = torch.zeros(examples, dtype=torch.int64)
+        self.backwards = torch.zeros(examples, dtype=torch.int64)
+        self.nonfinite = torch.zeros(examples, dtype=torch.bool)
+        self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
+        self._frozen = [p for p in module.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def release(self) -> None:
+        """Make the parameters trainable again that were so before."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+
+    def check_mode(self) -> None:
+        """Raise BadInput if any part of the module is in train mode."""
+        training = next((name or type(m).__name__ for name, m in self.module.named_modules() if m.training), None)
+        if training is not None:
+            raise BadInput(
+                f"The model is in train mode (at {training!r}), where its answers depend on the batch; "
+                "call model.eval() before handing it over."
+            )
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits in a fresh forward pass, not charged to anyone: [B, C, H, W] -> float32 [B, classes] on the CPU.
+
+        Raises BadInput for an answer of the wrong shape or type.
+        """
+        return self.check_answer(self.module(x.to(self.device)), len(x)).float().cpu()
+
+    def check_answer(self, answer: object, batch: int) -> Tensor:
+        """The answer, if it is a float tensor [batch, classes]; raises BadInput if not."""
+        if not isinstance(answer, Tensor):
+            raise BadInput(
+                f"The model returned a {type(answer).__name__}, but must return a tensor of logits [batch, classes]."
+            )
+        if answer.dim() != 2 or answer.shape[0] != batch or answer.shape[1] != self.classes:
+            raise BadInput(
+                f"The model returned shape {tuple(answer.shape)} for {batch} images, but the data has {self.classes} "
+                f"classes, so it must return logits of shape ({batch}, {self.classes})."
+            )
+        if not answer.is_floating_point():
+            raise BadInput(f"The model returned {answer.dtype} values, but logits must be floating point.")
+        return answer
+
+    def rows(self, examples: Tensor) -> BatchModel:
+        """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
+        return BatchModel(self, examples)
+
+
+class BatchModel:
+    """A `Model` bound to the rows of one batch, charging every pass to the examples behind the rows."""
+
+    def __init__(self, classifier: Classifier, examples: Tensor) -> None:
+        self._classifier, self.examples = classifier, examples
+
+    def select(self, keep: Tensor) -> BatchModel:
+        """The same for the rows at positions `keep` (int64)."""
+        return BatchModel(self._classifier, self.examples[keep])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [B, classes]; x has one image per row, or a whole number of copies of the batch one after another."""
+        logits = self._forward(x)
+        return logits.float()
+
+    def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            logits = self._forward(x).float()
+            total = objective(logits).sum()
+            grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+        self._charge(self._classifier.backwards, len(x))
+        return logits.detach(), torch.zeros_like(x) if grad is None else grad
+
+    def note_zero_gradient(self, grad: Tensor) -> None:
+        """Record the examples whose gradient is exactly zero in every pixel, or not finite."""
+        flat = grad.flatten(1)
+        useless = (flat == 0).all(1) | ~flat.isfinite().all(1)
+        self._classifier.zero_gradient[self.examples[useless.cpu()]] = True
+
+    def note_nonfinite(self, rows: Tensor) -> None:
+        """Record the examples of the rows marked in `rows` (bool [B]), where some logit was NaN or infinite."""
+        self._classifier.nonfinite[self.examples[rows.cpu()]] = True
+
+    def _forward(self, x: Tensor) -> Tensor:
+        answer = self._classifier.check_answer(self._classifier.module(x), len(x))
+        self._charge(self._classifier.forwards, len(x))
+        return answer
+
+    def _charge(self, counts: Tensor, batch: int) -> None:
+        copies, rest = divmod(batch, max(len(self.examples), 1))
+        if rest or not copies:
+            raise ValueError(f"a batch of {batch} images for {len(self.examples)} rows cannot be charged; use select()")
+        counts.index_add_(0, self.examples, torch.full_like(self.examples, copies))

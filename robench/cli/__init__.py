@@ -1,0 +1,3 @@
+"""The command line: one file per command; each parses, builds a request, calls the harness and prints."""
+
+from robench.cli.app import main as main

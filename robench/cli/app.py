@@ -1,0 +1,69 @@
+"""The application: its commands, and errors turned into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from robench.cli import data, evaluate, leaderboard, listing, quickstart, show, train, verify
+from robench.errors import RobenchError
+
+app = typer.Typer(
+    name="robench",
+    help="A benchmark harness for adversarial robustness: train defenses, attack them, re-check every figure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("quickstart")(quickstart.quickstart)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("leaderboard")(leaderboard.leaderboard)
+app.command("verify")(verify.verify)
+app.command("list")(listing.list_)
+app.command("show")(show.show)
+app.add_typer(data.app, name="data")
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 fine, 1 a check failed, 2 bad input, 3 incomplete."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except RobenchError as error:
+        return _say(str(error), error.exit_code)
+    except TyperException as error:
+        return _say(_sentence(error.format_message()), 2)
+    except Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, Abort):
+        return _say("Interrupted; what was finished is kept, and the same command goes on from there.", INTERRUPTED)
+    except BrokenPipeError:
+        # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return _say(f"Cannot read or write{where} ({error.strerror or error}); check the path and try again.", 2)
+    return int(code) if isinstance(code, int) else 0
+
+
+def _say(text: str, code: int) -> int:
+    if text:
+        print(f"robench: {text}", file=sys.stderr)
+    return code
+
+
+def _sentence(message: str) -> str:
+    """The parser's message as one sentence ending in what to do."""
+    flat = " ".join(message.split()).rstrip(".")
+    return f"{flat}; see 'robench --help'." if flat else ""

@@ -1,0 +1,75 @@
+"""robench evaluate: attack models and judge the result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from robench.cli import options as shared
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Trained models, file.py:factory, package.module:factory or torchvision:NAME; none: all trained.",
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option("-a", "--attack", help="Attacks' names, with commas between or repeated.")
+    ] = None,
+    eps: Annotated[
+        str, typer.Option("--eps", help="Size of the perturbation in pixels of [0, 1]: 8/255 or 0.1.")
+    ] = "8/255",
+    norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
+    count: Annotated[int | None, typer.Option("-n", "--count", help="First N test images (default: all).")] = None,
+    restarts: Annotated[int | None, typer.Option("--restarts", help="Random starts; short for -o restarts=N.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps; short for -o steps=N.")] = None,
+    option: shared.Options = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")
+    ] = None,
+    seed: shared.Seed = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows per batch; changes speed only.")] = 250,
+    shard_size: Annotated[int, typer.Option("--shard-size", help="Images between saves; changes speed only.")] = 250,
+    device: shared.Device = "auto",
+    runs: shared.Runs = None,
+    data: shared.Data = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Attack models and judge the result; what is in the store already is not computed again."""
+    from robench.registry import parse_options
+    from robench.report import Report
+    from robench.scheduler import Request
+    from robench.scheduler import evaluate as run
+    from robench.store import Store, runs_root
+    from robench.threat import ThreatModel
+
+    options = parse_options(option or [])
+    short = {"restarts": restarts, "steps": steps}
+    request = Request(
+        models=models or [],
+        attacks=[name.strip() for text in attack or [] for name in text.split(",") if name.strip()],
+        threat=ThreatModel.of(norm, eps),
+        dataset=dataset,
+        count=count,
+        options={**options, **{k: v for k, v in short.items() if v is not None}},
+        seed=seed,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        device=device,
+        data_root=data,
+    )
+    store = Store(runs_root(runs))
+    report = Report.of(run(request, store), store)
+    if as_json:
+        import json
+
+        print(json.dumps(report.to_json()))
+    else:
+        from rich.console import Console
+
+        Console().print(report.table())
+    return 0 if report.complete else 3

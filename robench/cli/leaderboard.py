@@ -1,0 +1,35 @@
+"""robench leaderboard: rows to tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robench.cli import options as shared
+
+
+def leaderboard(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the tables into.")] = Path("leaderboards"),
+    runs: shared.Runs = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Write every finished evaluation into csv, markdown, LaTeX and html tables."""
+    from robench.leaderboard import build, write
+    from robench.store import Store, runs_root
+
+    boards = build(Store(runs_root(runs)))
+    paths = [path for board in boards for path in write(board, out)]
+    if as_json:
+        import json
+
+        print(json.dumps({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]}))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        for board in boards:
+            console.print(board.table())
+        console.print(f"Wrote {len(paths)} files into {out}/.", highlight=False)
+    return 0

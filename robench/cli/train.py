@@ -1,0 +1,59 @@
+"""robench train: one defense on one dataset."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from robench.cli import options as shared
+
+
+def train(
+    defense: Annotated[str, typer.Argument(help="A defense's name; see 'robench list defenses'.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="A dataset's name, npz:PATH or folder:PATH.")] = "digits",
+    option: shared.Options = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="quick, paper, or another the defense has.")] = "quick",
+    backbone: Annotated[str | None, typer.Option("--backbone", help="A network's name, such as resnet-20.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Instead of the recipe's.")] = None,
+    seed: shared.Seed = 0,
+    device: shared.Device = "auto",
+    name: Annotated[str | None, typer.Option("--name", help="The model's name (default: defense-dataset).")] = None,
+    runs: shared.Runs = None,
+    data: shared.Data = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Train a defense; a run that was killed goes on from its last epoch."""
+    from robench.registry import parse_options
+    from robench.store import Store, runs_root
+    from robench.trained import TrainRequest
+    from robench.trained import train as run
+
+    options: dict[str, Any] = dict(parse_options(option or []))
+    if backbone is not None:
+        options["backbone"] = backbone
+    request = TrainRequest(defense, dataset, recipe, options, epochs, batch_size, seed, device, name, data)
+    card = run(request, Store(runs_root(runs)))
+    if as_json:
+        import json
+
+        print(json.dumps(card, sort_keys=True))
+    else:
+        print(_sentence(card))
+    return 0
+
+
+def _sentence(card: dict[str, Any]) -> str:
+    accuracy = card["accuracy"]
+    low, high = accuracy["test_interval"]
+    done = (
+        f"Trained {card['name']} in {card['seconds']:.0f} s" if card["fresh"] else f"{card['name']} is trained already"
+    )
+    resumed = (
+        f" (resumed from epoch {card['resumed_from_epoch']})" if card["fresh"] and card["resumed_from_epoch"] else ""
+    )
+    return (
+        f"{done}{resumed}: clean accuracy {100 * accuracy['test']:.2f}% [{100 * low:.2f}, {100 * high:.2f}] on "
+        f"{accuracy['test_count']:,} test images of {card['data']['name']}."
+    )

@@ -1,0 +1,244 @@
+"""Datasets by name: uint8 images, labels, stable example ids and a content digest, loaded split by split."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robench.datasets import (
+    DATASETS,
+    TORCHVISION,
+    Bytes,
+    Numbers,
+    Part,
+    Pixels,
+    Source,
+    Torchvision,
+    find_source,
+    reason,
+)
+from robench.errors import BadInput, disk_error
+
+__all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
+
+Index = Tensor | Sequence[int] | slice
+
+_VALIDATION_KEY = 20181  # fixed for good: another key would move examples between train and validation
+_VALIDATION_MOST = 5000
+_STATISTICS_MOST = 100_000  # images that mean and std look at, evenly spaced; only ImageNet-sized sets have more
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a model needs to know of its data: shape in pixels, classes, and mean and std per channel in [0, 1]."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    family: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.channels, self.height, self.width
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types, for a model card."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DataInfo:
+        """The inverse of `to_json`; raises `BadInput` where fields are missing, unknown or of a wrong kind."""
+        try:
+            return cls(**{**values, "mean": tuple(map(float, values["mean"])), "std": tuple(map(float, values["std"]))})
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"The data entry of the model card is damaged ({reason(error)}).") from error
+
+
+class Split:
+    """One split: `labels` and `ids` int64 [N]; an id is the example's position in its file's official order."""
+
+    def __init__(self, source: Pixels, labels: Tensor, ids: Tensor) -> None:
+        self._source, self.labels, self.ids = source, labels, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _positions(self, index: Index) -> Tensor:
+        if not isinstance(index, slice):
+            index = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index), dtype=torch.int64)
+        return torch.arange(len(self))[index]
+
+    def images(self, index: Index) -> Tensor:
+        """The images at `index`, uint8 [B, C, H, W]; raises IndexError beyond the end, `BadInput` if unreadable."""
+        return torch.from_numpy(self._source.read(self.ids[self._positions(index)].numpy()))
+
+    def pixels(self, index: Index) -> Tensor:
+        """The same images as float32 [B, C, H, W] in [0, 1]."""
+        return self.images(index).to(torch.float32) / 255
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A batch in one call, as a DataLoader asks for it: images uint8 [B, C, H, W] and labels int64 [B]."""
+        return self.images(indices), self.labels[self._positions(indices)]
+
+    def subset(self, index: Index) -> Split:
+        """The examples at `index`, in that order, with their ids."""
+        chosen = self._positions(index)
+        return Split(self._source, self.labels[chosen], self.ids[chosen])
+
+    @cached_property
+    def digest(self) -> str:
+        """First 16 hex characters of the SHA-256 of shape, pixels and labels in order."""
+        state = hashlib.sha256(repr((len(self), *self._source.shape)).encode())
+        for batch in _chunks(self._source, self.ids.numpy()):
+            state.update(batch.tobytes())
+        state.update(self.labels.numpy().astype("<i8").tobytes())
+        return state.hexdigest()[:16]
+
+
+class Dataset:
+    """A dataset whose splits are loaded when first asked for; each raises `BadInput` where data are missing or bad."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.name, self._source = name, source
+        self._loaded: dict[Part, tuple[Pixels, Tensor]] = {}
+
+    @cached_property
+    def classes(self) -> int:
+        """The number of classes; reads no pixels."""
+        return self._source.classes
+
+    @cached_property
+    def info(self) -> DataInfo:
+        """Shape, classes and statistics; mean and std are of the whole training file, validation examples included."""
+        source, labels = self._load("train")
+        mean, std = _statistics(source, len(labels))
+        family = _family(self.name, source.shape, self.classes)
+        return DataInfo(self.name, *source.shape, self.classes, mean, std, family)
+
+    @cached_property
+    def test(self) -> Split:
+        """The test split; the training pixels are not touched."""
+        source, labels = self._load("test")
+        return Split(source, labels, torch.arange(len(labels)))
+
+    @cached_property
+    def train(self) -> Split:
+        """The training split without the validation examples."""
+        return self._training(validation=False)
+
+    @cached_property
+    def val(self) -> Split:
+        """A tenth of the training file, at most 5,000 examples, always the same ones."""
+        return self._training(validation=True)
+
+    def _training(self, validation: bool) -> Split:
+        source, labels = self._load("train")
+        order = np.random.Generator(np.random.Philox(key=_VALIDATION_KEY)).permutation(len(labels))
+        held_out = min(_VALIDATION_MOST, len(labels) // 10)
+        ids = torch.from_numpy(np.sort(order[:held_out] if validation else order[held_out:]).astype(np.int64))
+        return Split(source, labels[ids], ids)
+
+    def _load(self, part: Part) -> tuple[Pixels, Tensor]:
+        if part not in self._loaded:
+            source, labels = self._source.load(part)
+            where = f"The {part} split of {self._source.where}"
+            if len(labels) == 0:
+                raise BadInput(f"{where} is empty.")
+            if labels.min() < 0 or labels.max() >= self.classes:
+                raise BadInput(f"{where} has labels outside 0..{self.classes - 1}.")
+            for other, _ in self._loaded.values():
+                if other.shape != source.shape:
+                    raise BadInput(f"{where} has images of shape {source.shape}, the other split of {other.shape}.")
+            self._loaded[part] = source, torch.from_numpy(labels.astype(np.int64))
+        return self._loaded[part]
+
+
+def open_dataset(name: str, root: Path | None = None) -> Dataset:
+    """The dataset called `name` (a key of `DATASETS`, with PATH filled in), its files under `root` or `default_root()`.
+
+    Nothing is loaded yet. Raises `BadInput` for an unknown name and for a file or folder that is not there.
+    """
+    return Dataset(name, find_source(name, default_root() if root is None else Path(root)))
+
+
+def default_root() -> Path:
+    """The data folder: ROBENCH_DATA if set, else robench/data in the user's cache folder."""
+    chosen = os.environ.get("ROBENCH_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robench" / "data"
+
+
+def fetch(name: str, root: Path) -> None:
+    """Download a dataset into `root` unless it is there; raises `BadInput` where that is impossible or fails."""
+    source = find_source(name, root)
+    if name == "digits":
+        print("digits come with scikit-learn: nothing to do.")
+        return
+    if not isinstance(source, Torchvision):
+        raise BadInput(f"{name} is your own data, not something to fetch; fetch knows {', '.join(TORCHVISION)}.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        source.build("train", download=True)
+        source.build("test", download=True)
+    except Exception as error:  # torchvision, urllib, tarfile and gzip raise whatever they like
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_error(error, root) from error
+        raise BadInput(
+            f"Could not fetch {name} into {root} ({reason(error)}); check the network and the folder, and try again."
+        ) from error
+
+
+def _chunks(source: Pixels, rows: Numbers) -> Iterator[Bytes]:
+    """The images at `rows`, a few MB at a time."""
+    step = max(1, _CHUNK_BYTES // math.prod(source.shape))
+    for start in range(0, len(rows), step):
+        yield source.read(rows[start : start + step])
+
+
+def _statistics(source: Pixels, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels in [0, 1], to 4 digits, from exact counts of the 256 levels."""
+    channels = source.shape[0]
+    counts = np.zeros((channels, 256), np.int64)
+    for batch in _chunks(source, np.arange(0, count, math.ceil(count / _STATISTICS_MOST), dtype=np.int64)):
+        for channel in range(channels):
+            counts[channel] += np.bincount(batch[:, channel].ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(round(float(m), 4) for m in mean), tuple(max(round(float(s), 4), 1e-3) for s in std)
+
+
+def _family(name: str, shape: tuple[int, int, int], classes: int) -> str:
+    """Whose training recipes fit: the dataset's own, or for a user's data those of the one with such images."""
+    if name in DATASETS:
+        return name
+    if shape == (1, 28, 28):
+        return "mnist"
+    if shape == (3, 32, 32):
+        return "cifar100" if classes == 100 else "cifar10"
+    if shape == (3, 96, 96):
+        return "stl10"
+    return "imagenet" if shape[0] == 3 and min(shape[1:]) >= 64 else "other"

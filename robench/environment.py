@@ -1,0 +1,72 @@
+"""What a figure was made with: versions, commit, machine, and the device to compute on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from robench.errors import BadInput
+
+PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what computes, the commit of robench's own checkout if it runs from one, and the machine."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "packages": versions,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def command() -> str:
+    """The command line of this process, as a user would type it."""
+    name = Path(sys.argv[0]).name
+    return " ".join([name if name != "__main__.py" else "python -m robench", *sys.argv[1:]])
+
+
+def choose_device(name: str) -> str:
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N". Raises BadInput for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise BadInput(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"The device {name!r} is not available on this machine; choose auto or cpu.")
+    return name
+
+
+def _commit() -> str:
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

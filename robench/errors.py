@@ -1,0 +1,56 @@
+"""Errors a user sees, each one sentence, with the exit code that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class RobenchError(Exception):
+    """An error whose text is one clear sentence for the user; `exit_code` is the process's."""
+
+    exit_code = 2
+
+
+class BadInput(RobenchError):
+    """The user's input cannot be used: names the value, what is allowed and what to do."""
+
+
+class CheckFailed(RobenchError):
+    """A check did not hold: verification failed, or training went wrong."""
+
+    exit_code = 1
+
+
+class Incomplete(RobenchError):
+    """Some of the work failed or was interrupted; the same command continues it."""
+
+    exit_code = 3
+
+
+class RobenchWarning(UserWarning):
+    """Something the user should know that does not stop the work."""
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise `BadInput` naming an option, its value and what is allowed, unless `condition` holds."""
+    if not condition:
+        raise BadInput(f"{name} is {value!r}, but must be {allowed}.")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """The error for a name that is not among `known`, with the nearest one suggested."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    listing = ", ".join(names) if names else "none"
+    return BadInput(f"There is no {kind} named {name!r}; {hint}Known: {listing}.".replace("; Known", "; known"))
+
+
+def disk_error(error: OSError, path: object) -> BadInput:
+    """A failed write in one sentence: no space, no permission, or what the system said."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BadInput(f"No space left to write {path}; free some space and run the same command again.")
+    reason = (error.strerror or str(error)).lower()
+    return BadInput(f"Cannot write {path} ({reason}); check the folder, or choose another with --runs.")

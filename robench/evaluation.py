@@ -1,0 +1,265 @@
+"""The judge: runs an attack on a shard of examples, decides every verdict itself, and writes one row per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from robench.attack import Attack, Batch, Proposal, Trials, misclassified_margin
+from robench.classifier import Classifier
+from robench.errors import BadInput
+from robench.gradient import FIRM
+from robench.threat import ThreatModel, distance
+
+# called with the share of a shard's work that is done, in [0, 1]
+Progress = Callable[[float], None]
+
+# trials of one example that share a batch, after the first, which runs alone
+WAVE = 8
+
+# two answers to one question differ by more than kernels do
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a shard is computed. Only `seed` may change what is computed; the rest is speed."""
+
+    seed: int = 0
+    batch_size: int = 250
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images float32 [n, C, H, W] in [0, 1], labels int64 [n] and example ids int64 [n], all on the CPU."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model."""
+
+    rows: pd.DataFrame
+    images: Tensor
+    flags: tuple[str, ...]
+
+
+def attack_shard(
+    module: nn.Module,
+    classes: int,
+    attack: Attack,
+    threat: ThreatModel,
+    examples: Examples,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Shard:
+    """Attack `examples` within `threat` and judge the result.
+
+    Success is decided on the projected images, in float32 and eager mode, on `module` itself, in a forward pass of its
+    own. Raises BadInput for a model in train mode, one that returns probabilities, NaN or the wrong number of classes,
+    and for a threat model the attack does not know.
+    """
+    if threat.norm not in attack.norms:
+        raise BadInput(
+            f"The attack {type(attack).__name__} does not support norm {threat.norm}; it supports {attack.norms}."
+        )
+    threat.check_shape(tuple(examples.x.shape[1:]))
+    settings = settings or Settings()
+    model = Classifier(module, classes, len(examples), settings.device)
+    model.check_mode()
+    before = _state(module)
+    try:
+        return _Judge(model, attack, threat, examples, settings, progress or (lambda share: None)).run(before)
+    finally:
+        model.release()
+
+
+def clean_logits(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
+    """Logits [n, classes] of images [n, C, H, W], in batches of a fixed layout; raises BadInput for a wrong shape."""
+    return torch.cat([model.logits(part) for part in torch.split(x, batch_size)])
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The predicted class [n], or -1 where a logit is NaN or infinite."""
+    return torch.where(logits.isfinite().all(1), logits.nan_to_num(0.0).argmax(1), -1)
+
+
+def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> list[str]:
+    """Flags of a model that cannot be judged as it stands; raises BadInput for one that cannot be judged at all.
+
+    x [n, C, H, W] are clean images and `logits` [n, classes] the model's answers to them in batches of `batch_size`.
+    """
+    bad = int((~logits.isfinite().all(1)).sum())
+    if bad:
+        raise BadInput(f"The model returned NaN or infinite logits for {bad} of {len(x)} clean images; mend it first.")
+    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < TOLERANCE).all()):
+        raise BadInput("The model returned probabilities (they sum to 1), but must return logits; remove its softmax.")
+    flags = []
+    again = clean_logits(model, x, batch_size)
+    if not _same(logits, again):
+        flags.append("randomised")
+    else:
+        few = x[: min(8, len(x))]
+        if len(x) > 1 and not _same(logits[: len(few)], clean_logits(model, few, 1)):
+            flags.append("batch-dependent")
+    return flags
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal predictions, and logits that differ by no more than kernels do, relative to their spread."""
+    scale = a.abs().amax().clamp(min=1e-12)
+    return bool(b.isfinite().all()) and bool((a - b).abs().amax() <= TOLERANCE * scale)
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return [buffer.detach().clone() for buffer in module.buffers()]
+
+
+class _Judge:
+    """One shard under attack: who still stands, and the strongest proposal for each example so far."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        attack: Attack,
+        threat: ThreatModel,
+        examples: Examples,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.model, self.attack, self.threat, self.examples = model, attack, threat, examples
+        self.settings, self.progress = settings, progress
+        n = len(examples)
+        self.images, self.margin = examples.x.clone(), torch.full((n,), -torch.inf)
+        self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
+        self.invalid = torch.zeros(n, dtype=torch.bool)
+
+    def run(self, before: list[Tensor]) -> Shard:
+        """The clean verdict, the attack, the final verdict, the rows."""
+        x, y = self.examples.x, self.examples.y
+        clean = clean_logits(self.model, x, self.settings.batch_size)
+        flags = inspect(self.model, x, clean, self.settings.batch_size)
+        clean_pred = predictions(clean)
+        plan = self.attack.trials(y, clean, self.examples.ids, self.settings.seed)
+        targeted = self.attack.metric == "attack success rate"
+        self.goal = plan.goal[:, 0] if targeted else torch.full_like(y, -1)
+        self.standing = torch.ones_like(y, dtype=torch.bool) if targeted else clean_pred == y
+        attacked = self.standing.clone()
+        for wave in _waves(len(plan)):
+            self._run_wave(plan, wave)
+        final = clean_logits(self.model, self.images, self.settings.batch_size)
+        self.model.check_mode()
+        if any(not torch.equal(a, b) for a, b in zip(before, _state(self.model.module), strict=True)):
+            flags.append("changes-its-state")
+        rows = self._rows(clean_pred, predictions(final), attacked)
+        return Shard(rows, self.images, tuple(flags))
+
+    def _run_wave(self, plan: Trials, wave: range) -> None:
+        members = self.standing.nonzero()[:, 0]
+        size = max(1, self.settings.batch_size // len(wave))
+        total, left = len(self.standing) * len(plan), len(plan) - wave.stop
+        for done, part in enumerate(torch.split(members, size)):
+            self._attack_part(plan, wave, part)
+            waiting = len(members) - min((done + 1) * size, len(members))
+            self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / max(total, 1))
+
+    def _attack_part(self, plan: Trials, wave: range, part: Tensor) -> None:
+        """Run the trials of `wave` for the examples at positions `part` and keep the strongest proposals."""
+        examples, device = self.examples, self.model.device
+        rows = part.repeat_interleave(len(wave))
+        group = torch.arange(len(part)).repeat_interleave(len(wave))
+        trial = torch.tensor(list(wave)).repeat(len(part))
+        x0 = examples.x[rows]
+        batch = Batch(
+            x=x0.to(device),
+            y=examples.y[rows].to(device),
+            goal=plan.goal[rows, trial].to(device),
+            example_id=examples.ids[rows],
+            trial=plan.key[rows, trial],
+            group=group,
+            threat=self.threat,
+            seed=self.settings.seed,
+        )
+        answer = self.attack.perturb(self.model.rows(rows), batch)
+        proposal = answer if isinstance(answer, Proposal) else Proposal(answer, torch.full_like(rows, -1))
+        images = self._valid(x0, proposal.x.detach().float().cpu(), rows)
+        logits = clean_logits(self.model, images, self.settings.batch_size)
+        margin = self._margin(logits, rows)
+        best = margin.reshape(len(part), len(wave)).argmax(1) + torch.arange(len(part)) * len(wave)
+        better = margin[best] > self.margin[part]
+        at, source = part[better], best[better]
+        self.images[at], self.margin[at] = images[source], margin[source]
+        self.trial[at], self.step[at] = batch.trial[source], proposal.step[source]
+        firm = margin[best] > FIRM * logits[best].abs().amax(1).nan_to_num(0.0, posinf=0.0)
+        self.standing[part[firm]] = False
+
+    def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        """The proposals inside the threat model; one with NaN pixels is replaced by the original image and flagged."""
+        if x.shape != x0.shape:
+            raise ValueError(f"{type(self.attack).__name__} proposed shape {tuple(x.shape)} for {tuple(x0.shape)}")
+        broken = ~x.flatten(1).isfinite().all(1)
+        self.invalid[rows[broken]] = True
+        projected = self.threat.project(x0, torch.where(broken.reshape(-1, 1, 1, 1), x0, x))
+        if not bool(self.threat.contains(x0, projected).all()):
+            raise AssertionError("a projected image lies outside the threat model")
+        return projected
+
+    def _margin(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """How far past success each proposal is; an answer that is not finite counts as wrong."""
+        goal = self.goal[rows]
+        targeted = self.attack.metric == "attack success rate"
+        margin = misclassified_margin(logits, self.examples.y[rows], goal if targeted else None)
+        finite = logits.isfinite().all(1)
+        self.model.nonfinite[rows[~finite]] = True
+        return torch.where(finite, margin, -torch.inf if targeted else torch.inf)
+
+    def _rows(self, clean_pred: Tensor, adv_pred: Tensor, attacked: Tensor) -> pd.DataFrame:
+        y, x = self.examples.y, self.examples.x
+        correct = clean_pred == y
+        success = adv_pred == self.goal if self.attack.metric == "attack success rate" else correct & (adv_pred != y)
+        # the batch of a trial and the batch of the final verdict may disagree on a margin near zero
+        borderline = ~self.standing & attacked & ~success
+        marks = {
+            "zero-gradient": self.model.zero_gradient & attacked,
+            "non-finite": self.model.nonfinite,
+            "borderline": borderline,
+            "invalid-proposal": self.invalid,
+        }
+        flags = [";".join(name for name, mark in marks.items() if mark[i]) for i in range(len(y))]
+        return pd.DataFrame(
+            {
+                "example_id": self.examples.ids.numpy(),
+                "label": y.numpy(),
+                "goal": self.goal.numpy(),
+                "clean_pred": clean_pred.numpy(),
+                "adv_pred": adv_pred.numpy(),
+                "clean_correct": correct.numpy(),
+                "success": success.numpy(),
+                "trial": self.trial.numpy(),
+                "step": self.step.numpy(),
+                "linf": distance("linf", x, self.images).numpy(),
+                "l2": distance("l2", x, self.images).numpy(),
+                "forwards": self.model.forwards.numpy(),
+                "backwards": self.model.backwards.numpy(),
+                "flags": flags,
+            }
+        )
+
+
+def _waves(trials: int) -> Iterator[range]:
+    """The first trial alone, then the others in groups: most examples of a weak model fall to the first."""
+    start, size = 0, 1
+    while start < trials:
+        yield range(start, min(start + size, trials))
+        start, size = start + size, WAVE

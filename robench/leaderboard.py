@@ -1,0 +1,243 @@
+"""Rows to tables: one leaderboard per data, threat model and set of examples, in csv, markdown, LaTeX and html."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich import box
+from rich.table import Table
+
+from robench.errors import BadInput
+from robench.files import write_text
+from robench.results import Figure, attack_figure, clean_figure, label, worst_case
+from robench.store import EvaluationFolder, Store
+
+INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table, or None where it is missing or its evaluation incomplete; and the flags that fired."""
+
+    figure: Figure | None
+    status: str = "complete"
+    flags: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Percent with interval, "incomplete", or a dash; an asterisk says that flags fired."""
+        if self.figure is None:
+            return INCOMPLETE if self.status == INCOMPLETE else "-"
+        return self.figure.text() + ("*" if self.flags else "")
+
+    def to_json(self) -> dict[str, Any] | None:
+        """Value, interval, n, status and flags."""
+        if self.figure is None:
+            return None if self.status != INCOMPLETE else {"status": INCOMPLETE}
+        return {"value": self.figure.value, "interval": list(self.figure.interval), "n": self.figure.n,
+                "status": self.status, "flags": list(self.flags)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Board:
+    """A table: rows sorted by worst case, best first; columns clean, worst case, then one per attack."""
+
+    name: str
+    dataset: str
+    norm: str
+    eps: str
+    start: int
+    count: int
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    settings: list[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """Data, threat model and examples in words."""
+        last = self.start + self.count - 1
+        return f"{self.dataset}, {self.norm} eps {self.eps}, test images {self.start}-{last} (n = {self.count:,})"
+
+    @property
+    def headers(self) -> list[str]:
+        """Names of the columns."""
+        return ["model", "clean", "worst case", *self.columns]
+
+    def texts(self, row: dict[str, Any]) -> list[str]:
+        """A row's cells as text."""
+        return [row["model"], *(row["cells"][name].text for name in self.headers[1:])]
+
+    def to_json(self) -> dict[str, Any]:
+        """The table with accuracies as fractions."""
+        rows = [{"model": r["model"], **{name: cell.to_json() for name, cell in r["cells"].items()}} for r in self.rows]
+        return {
+            "name": self.name,
+            "title": self.title,
+            "columns": self.headers,
+            "rows": rows,
+            "settings": self.settings,
+        }
+
+    def table(self) -> Table:
+        """The table for a terminal."""
+        shown = Table(title=self.title, title_justify="left", title_style="bold", caption=NOTE, caption_justify="left",
+                      box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
+        for i, name in enumerate(self.headers):
+            shown.add_column(name, justify="right" if i else "left")
+        for row in self.rows:
+            shown.add_row(*self.texts(row))
+        return shown
+
+
+NOTE = (
+    "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
+    "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
+)
+
+
+def build(store: Store) -> list[Board]:
+    """Every table that the store's evaluations fill. Raises BadInput where there is none."""
+    groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
+    for job_id in store.evaluation_ids():
+        folder = store.evaluation(job_id)
+        spec = folder.spec
+        key = (
+            spec["data_digest"],
+            spec["split"],
+            spec["start"],
+            spec["count"],
+            spec["norm"],
+            spec["eps"],
+            spec["seed"],
+        )
+        groups[key].append(folder)
+    if not groups:
+        raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
+    return [_board(key, folders) for key, folders in sorted(groups.items(), key=lambda item: str(item[0]))]
+
+
+def write(board: Board, folder: Path) -> list[Path]:
+    """Write the table's four files into `folder`; returns their paths."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("robench"), autoescape=jinja2.select_autoescape(["html.j2"]), trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["tex"] = _tex
+    environment.filters["option"] = _option
+    paths = [folder / f"{board.name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+    write_text(paths[0], _csv(board))
+    for path in paths[1:]:
+        template = environment.get_template(f"leaderboard{path.suffix}.j2")
+        write_text(path, template.render(board=board, note=NOTE))
+    return paths
+
+
+def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
+    _, _, start, count, norm, _, seed = key
+    models: dict[str, list[tuple[str, EvaluationFolder]]] = defaultdict(list)
+    columns: dict[str, str] = {}
+    about: dict[str, Any] = {}
+    for folder in folders:
+        about = folder.about
+        column = label(folder.spec["attack"], about["given_options"])
+        if about["metric"] != "robust accuracy":
+            column += f" ({about['metric']})"
+        columns[column] = about["access"]
+        models[about["model"]].append((column, folder))
+    rows = [_row(model, cells) for model, cells in models.items()]
+    rows.sort(key=lambda row: (-row["rank"], row["model"]))
+    dataset = about["dataset"]
+    parts = [Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset, norm, about["eps"], f"n{count}"]
+    parts += [f"from{start}"] if start else []
+    parts += [f"s{seed}"] if seed else []
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+    order = tuple(sorted(columns, key=lambda c: (columns[c] != "white-box", "rate" in c, c)))
+    settings = [_setting(folder, column) for cells in models.values() for column, folder in cells]
+    settings.sort(key=lambda s: (s["model"], s["column"]))
+    return Board(name, dataset, norm, about["eps"], start, count, order, rows, settings)
+
+
+def _row(model: str, cells: list[tuple[str, EvaluationFolder]]) -> dict[str, Any]:
+    """One model's cells; the worst case needs every white-box attack of the row to be complete."""
+    found: dict[str, Cell] = defaultdict(lambda: Cell(None, "absent"))
+    white, complete, clean = [], True, Cell(None, INCOMPLETE)
+    for column, folder in cells:
+        result, about = folder.result, folder.about
+        if result is None or sum(b - a for a, b in folder.ranges()) != folder.spec["count"]:
+            found[column] = Cell(None, INCOMPLETE)
+            complete &= about["access"] != "white-box"
+            continue
+        rows = folder.rows()
+        found[column] = Cell(attack_figure(rows, about["metric"]), flags=tuple(result["flags"]))
+        clean = Cell(clean_figure(rows))
+        if about["access"] == "white-box":
+            white.append(rows)
+    worst = worst_case(white) if white and complete else None
+    found["clean"] = clean
+    found["worst case"] = Cell(worst, "complete" if white and complete else INCOMPLETE if not complete else "absent")
+    return {"model": model, "cells": found, "rank": worst.value if worst else -1.0}
+
+
+def _setting(folder: EvaluationFolder, column: str) -> dict[str, Any]:
+    """What made one cell."""
+    spec, about, result = folder.spec, folder.about, folder.result or {}
+    return {
+        "model": about["model"],
+        "column": column,
+        "attack": f"{spec['attack']} v{spec['attack_version']}",
+        "options": spec["attack_options"],
+        "seed": spec["seed"],
+        "n": result.get("n", 0),
+        "gradients": result.get("backwards", 0),
+        "seconds": result.get("seconds", 0.0),
+        "flags": result.get("flags", [INCOMPLETE]),
+        "evaluation": folder.job_id,
+        "model_digest": spec["model_digest"],
+        "data_digest": spec["data_digest"],
+        "command": about["command"],
+        "commit": about["environment"]["commit"],
+        "torch": about["environment"]["packages"]["torch"],
+    }
+
+
+def _csv(board: Board) -> str:
+    """One line per model: figures as fractions with interval ends, then what made them."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    figures = board.headers[1:]
+    ends = [f"{name} {part}" for name in figures for part in ("value", "low", "high")]
+    writer.writerow(["model", "n", *ends, "flags", "evaluations", "commands", "commits"])
+    for row in board.rows:
+        mine = [s for s in board.settings if s["model"] == row["model"]]
+        numbers: list[Any] = []
+        for name in figures:
+            cell = row["cells"][name]
+            absent = [cell.text] * 3 if cell.status == INCOMPLETE else [""] * 3
+            numbers += (
+                absent
+                if cell.figure is None
+                else [f"{cell.figure.value:.6g}", *(f"{v:.6g}" for v in cell.figure.interval)]
+            )
+        flags = sorted({f"{s['column']}: {flag}" for s in mine for flag in s["flags"]})
+        writer.writerow([
+            row["model"], board.count, *numbers, "; ".join(flags), " ".join(s["evaluation"] for s in mine),
+            "; ".join(dict.fromkeys(s["command"] for s in mine)), " ".join(dict.fromkeys(s["commit"] for s in mine)),
+        ])  # fmt: skip
+    return out.getvalue()
+
+
+def _option(options: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in options.items())
+
+
+def _tex(text: object) -> str:
+    """Text with LaTeX's special characters escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in str(text))

@@ -1,0 +1,159 @@
+"""Models by reference: trained by robench, made by a user's factory, or torchvision's; each with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from robench import registry
+from robench.data import DataInfo
+from robench.errors import BadInput, RobenchError, unknown
+from robench.networks import Normalize
+from robench.store import Store
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A module as it was handed over, its name in tables, its digest, and its data if robench trained it."""
+
+    name: str
+    module: nn.Module
+    digest: str
+    data: DataInfo | None = None
+
+
+def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
+    """The model behind a name, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, or the module itself.
+
+    Raises BadInput for anything that cannot be found or loaded.
+    """
+    if isinstance(reference, nn.Module):
+        return LoadedModel(type(reference).__name__, reference, digest_of(reference))
+    kind, colon, name = reference.partition(":")
+    if not colon:
+        return _trained(reference, store)
+    if kind == "torchvision":
+        return _torchvision(name)
+    module, source = _call_factory(reference, kind, name)
+    label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
+    return LoadedModel(label, module, digest_of(module, source))
+
+
+def digest_of(module: nn.Module, source: bytes = b"") -> str:
+    """16 hex digits over the class's name, every parameter and buffer by name, and the factory's source."""
+    sha = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode() + source)
+    for name, tensor in sorted(module.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        sha.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return sha.hexdigest()[:16]
+
+
+def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:
+    """An untrained defense with these options. Raises BadInput for unknown names, options or wrong values."""
+    module = registry.load("defense", defense).build(options, data)
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def _trained(name: str, store: Store) -> LoadedModel:
+    card = store.card(name)
+    path = store.weights(name)
+    try:
+        data = DataInfo.from_json(card["data"])
+        module = build_defense(card["defense"], card["options"], data)
+        module.load_state_dict(load_file(path))
+        identity = json.dumps([card["digest"], card["defense"], card["options"]], sort_keys=True)
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise BadInput(
+            f"The model {name!r} does not fit its card ({str(error).splitlines()[0][:120]}); train it again."
+        ) from error
+    return LoadedModel(name, module.eval(), hashlib.sha256(identity.encode()).hexdigest()[:16], data)
+
+
+def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
+    if not place or not name:
+        raise BadInput(f"The model {reference!r} is not of the form file.py:factory or package.module:factory.")
+    imported = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    factory = getattr(imported, name, None)
+    if factory is None:
+        public = [n for n, v in vars(imported).items() if callable(v) and not n.startswith("_")]
+        raise unknown(f"factory in {place}", name, public)
+    if isinstance(factory, nn.Module):
+        module: object = factory
+    else:
+        try:
+            module = factory()
+        except RobenchError:
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"The factory {reference!r} failed with {type(error).__name__}: {_first_line(error)}; it must "
+                "return the model when called without arguments."
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise BadInput(
+            f"The factory {reference!r} returned a {type(module).__name__}, but must return a torch nn.Module."
+        )
+    origin = getattr(imported, "__file__", None)
+    return module, Path(origin).read_bytes() if origin else b""
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise BadInput(f"There is no model file {path}; give the path of a Python file, then ':' and its factory.")
+    spec = importlib.util.spec_from_file_location(f"robench_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except RobenchError:
+        raise
+    except Exception as error:
+        raise BadInput(f"The model file {path} cannot be run: {type(error).__name__}: {_first_line(error)}.") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _import_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise BadInput(
+            f"The module {name!r} cannot be imported ({type(error).__name__}: {_first_line(error)}); give "
+            "file.py:factory, package.module:factory, torchvision:NAME or a trained model's name."
+        ) from error
+
+
+def _torchvision(name: str) -> LoadedModel:
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise unknown("torchvision model", name, models.list_models())
+    weights = models.get_model_weights(name)["DEFAULT"]
+    try:
+        network = models.get_model(name, weights=weights)
+    except OSError as error:
+        raise BadInput(f"The weights of torchvision:{name} cannot be downloaded ({_first_line(error)}).") from error
+    preset = weights.transforms()
+    module = nn.Sequential(Normalize(preset.mean, preset.std), network).eval()
+    return LoadedModel(f"torchvision:{name}", module, digest_of(module))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__

@@ -1,0 +1,61 @@
+"""Progress of long work on stderr: a live bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# seconds between lines where stderr is not a terminal
+QUIET = 30.0
+
+
+class Bar:
+    """One piece of work of a known size. `update` takes the share done in [0, 1] and a note such as a rate."""
+
+    def __init__(self, title: str, progress: Progress | None) -> None:
+        self._title, self._progress = title, progress
+        self._task = progress.add_task(title, total=1.0, note="") if progress else None
+        self._started = self._said = time.monotonic()
+
+    def update(self, share: float, note: str = "") -> None:
+        """Show the share done and the note."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=share, note=note)
+            return
+        now = time.monotonic()
+        if now - self._said >= QUIET:
+            self._said = now
+            spent = now - self._started
+            left = f", {clock(spent * (1 - share) / share)} left" if share > 0 else ""
+            print(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Bar]:
+    """A bar that disappears when its work is done."""
+    if not sys.stderr.isatty():
+        yield Bar(title, None)
+        return
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield Bar(title, progress)

@@ -1,0 +1,128 @@
+"""The outcome of an evaluation as a table for people and as JSON for machines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from robench.results import Figure, label, worst_case
+from robench.store import Store
+
+JSON_KEYS = (
+    "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
+    "attack_success_rate", "interval", "forwards", "backwards", "seconds", "flags", "status", "evaluation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows, one per model and attack, and the per-example worst case over each model's white-box attacks."""
+
+    rows: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]], store: Store) -> Report:
+        """The report on summaries from the scheduler; the worst case is read from the store's rows."""
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["access"] == "white-box":
+                groups.setdefault((row["model"], row["dataset"]), []).append(row)
+        return cls(rows, [_worst(model, group, store) for (model, _), group in groups.items()])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every evaluation is complete."""
+        return all(row["status"] == "complete" for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"rows": [...], "worst_case": [...]} with accuracies as fractions."""
+        return {
+            "rows": [{key: row[key] for key in JSON_KEYS if key in row} for row in self.rows],
+            "worst_case": self.worst,
+        }
+
+    def table(self) -> Table:
+        """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
+        table = Table(
+            title=self._title(), title_justify="left", title_style="bold", caption=self._caption(),
+            caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        )  # fmt: skip
+        for name in ("model", "attack"):
+            table.add_column(name, no_wrap=True)
+        for name in ("clean %", "robust %", "95% interval"):
+            table.add_column(name, justify="right", no_wrap=True)
+        if any(row["flags"] for row in self.rows):
+            table.add_column("flags")
+        worst = {(w["model"], w["dataset"]): w for w in self.worst}
+        order = sorted(
+            worst.values(), key=lambda w: -(w["robust_accuracy"] if w["robust_accuracy"] is not None else -1)
+        )
+        keys = [(w["model"], w["dataset"]) for w in order]
+        keys += [key for key in dict.fromkeys((r["model"], r["dataset"]) for r in self.rows) if key not in worst]
+        for key in keys:
+            self._add(table, key, worst.get(key))
+        return table
+
+    def __str__(self) -> str:
+        out = io.StringIO()
+        Console(width=140, file=out).print(self.table())
+        return out.getvalue().rstrip()
+
+    def _title(self) -> str:
+        settings = dict.fromkeys(f"{r['dataset']}, {r['norm']} eps {r['eps']}, n = {r['n']:,}" for r in self.rows)
+        return "; ".join(settings)
+
+    def _flags(self, row: dict[str, Any]) -> list[str]:
+        return [", ".join(row["flags"])] if any(r["flags"] for r in self.rows) else []
+
+    def _caption(self) -> str | None:
+        rates = any(row["metric"] != "robust accuracy" for row in self.rows)
+        return "† attack success rate, lower is better" if rates else None
+
+    def _add(self, table: Table, key: tuple[str, str], worst: dict[str, Any] | None) -> None:
+        rows = [row for row in self.rows if (row["model"], row["dataset"]) == key]
+        for i, row in enumerate(rows):
+            clean = f"{100 * row['clean_accuracy']:.1f}" if "clean_accuracy" in row else ""
+            mark = "" if row["metric"] == "robust accuracy" else " †"
+            table.add_row(
+                row["model"] if i == 0 else "", label(row["attack"], row["options"]), clean if i == 0 else "",
+                *_cells(row, mark), *self._flags(row),
+            )  # fmt: skip
+        if worst and len([row for row in rows if row["access"] == "white-box"]) > 1:
+            table.add_row("", "worst case", "", *_cells(worst), style="bold")
+        table.add_section()
+
+
+def _cells(row: dict[str, Any], mark: str = "") -> tuple[str, str]:
+    """Percent and interval."""
+    value = row.get("robust_accuracy", row.get("attack_success_rate"))
+    if row["status"] != "complete" or value is None:
+        return str(row["status"]), ""
+    low, high = row["interval"]
+    return f"{100 * value:.1f}{mark}", f"{100 * low:.1f} - {100 * high:.1f}"
+
+
+def _worst(model: str, group: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
+    first = group[0]
+    found: dict[str, Any] = {
+        "model": model,
+        "dataset": first["dataset"],
+        "norm": first["norm"],
+        "eps": first["eps"],
+        "n": first["n"],
+        "attacks": [label(row["attack"], row["options"]) for row in group],
+        "robust_accuracy": None,
+        "interval": [0.0, 1.0],
+        "status": "incomplete",
+    }
+    if all(row["status"] == "complete" for row in group):
+        figure: Figure = worst_case([store.evaluation(row["evaluation"]).rows() for row in group])
+        found |= {"robust_accuracy": figure.value, "interval": list(figure.interval), "status": "complete"}
+    return found

@@ -1,0 +1,97 @@
+"""From rows to figures: shares with intervals, the per-example worst case, and the flags that go with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robench.statistics import wilson
+
+# a flag that concerns single images is shown from this share of the attacked images on
+SHOWN_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A share of n examples with its 95% Wilson interval."""
+
+    count: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The share as a fraction."""
+        return self.count / self.n if self.n else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Low and high end of the 95% Wilson interval."""
+        return wilson(self.count, self.n)
+
+    def text(self) -> str:
+        """Percent, such as "91.4 [89.5, 93.0]"."""
+        low, high = self.interval
+        return f"{100 * self.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def label(attack: str, options: dict[str, Any]) -> str:
+    """An attack's name with the options that were given: "pgd (step=0.01, steps=40)"."""
+    given = ", ".join(f"{k}={v}" for k, v in sorted(options.items()))
+    return f"{attack} ({given})" if given else attack
+
+
+def clean_figure(rows: pd.DataFrame) -> Figure:
+    """Clean accuracy over all rows."""
+    return Figure(int(rows["clean_correct"].sum()), len(rows))
+
+
+def attack_figure(rows: pd.DataFrame, metric: str) -> Figure:
+    """Robust accuracy (correct and not broken), or attack success rate (success), over all rows."""
+    counted = rows["success"] if metric == "attack success rate" else rows["clean_correct"] & ~rows["success"]
+    return Figure(int(counted.sum()), len(rows))
+
+
+def worst_case(tables: list[pd.DataFrame]) -> Figure:
+    """The share of examples classified correctly that no attack broke, example by example.
+
+    The tables are rows of several attacks on the same examples in the same order; a ValueError says where they differ.
+    An example is broken by an attack when its adversarial image is misclassified, whatever class was aimed at.
+    """
+    first = tables[0]
+    standing = first["clean_correct"].to_numpy(dtype=bool).copy()
+    for rows in tables:
+        if not np.array_equal(rows["example_id"].to_numpy(), first["example_id"].to_numpy()):
+            raise ValueError("worst case over attacks needs the same examples for each")
+        standing &= rows["adv_pred"].to_numpy() == rows["label"].to_numpy()
+    return Figure(int(standing.sum()), len(first))
+
+
+def evaluation_flags(rows: pd.DataFrame, shard_flags: list[list[str]]) -> list[str]:
+    """The model's flags in any shard, and those of single images where enough of them have it."""
+    flags = {flag for flags in shard_flags for flag in flags}
+    texts = rows["flags"].fillna("").astype(str)
+    for name in ("zero-gradient", "non-finite", "invalid-proposal"):
+        share = float(texts.str.contains(name, regex=False).mean()) if len(rows) else 0.0
+        if share >= SHOWN_SHARE or (share > 0 and name != "zero-gradient"):
+            flags.add(f"{name} {share:.0%}" if share >= 0.005 else f"{name} <1%")
+    return sorted(flags)
+
+
+def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a finished evaluation as JSON types, accuracies as fractions."""
+    clean, figure = clean_figure(rows), attack_figure(rows, metric)
+    return {
+        "n": figure.n,
+        "clean_accuracy": clean.value,
+        "clean_interval": list(clean.interval),
+        "robust_accuracy" if metric == "robust accuracy" else "attack_success_rate": figure.value,
+        "interval": list(figure.interval),
+        "forwards": int(rows["forwards"].sum()),
+        "backwards": int(rows["backwards"].sum()),
+        "seconds": round(sum(float(note.get("seconds", 0)) for note in notes), 2),
+        "flags": evaluation_flags(rows, [list(note.get("flags", [])) for note in notes]),
+        "status": "complete",
+    }

@@ -1,0 +1,254 @@
+"""From what a user asks for to specs, from specs to what is missing in the store, and through it shard by shard."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench import registry
+from robench.attack import Attack
+from robench.data import Dataset, Split, open_dataset
+from robench.environment import choose_device, command, environment
+from robench.errors import BadInput, RobenchError
+from robench.evaluation import Examples, Settings, attack_shard
+from robench.models import LoadedModel, load_model
+from robench.progress import Bar, bar
+from robench.results import summarise
+from robench.specs import EvalSpec
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `robench evaluate` was asked for. `count` None means every test image; `models` empty, every trained one."""
+
+    models: Sequence[str | nn.Module]
+    attacks: Sequence[str]
+    threat: ThreatModel
+    dataset: str | None = None
+    count: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    batch_size: int = 250
+    shard_size: int = 250
+    device: str = "auto"
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("-n", self.count), ("--batch-size", self.batch_size), ("--shard-size", self.shard_size)):
+            if value is not None and value < 1:
+                raise BadInput(f"{name} is {value}, but must be at least 1.")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^63 - 1.")
+        if not self.attacks:
+            raise BadInput(
+                f"No attack is named; give --attack with one or more of: {', '.join(registry.names('attack'))}."
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: a model, an attack, the data, and the folder its shards go to."""
+
+    spec: EvalSpec
+    model: LoadedModel
+    attack: Attack
+    threat: ThreatModel
+    split: Split
+    classes: int
+    folder: EvaluationFolder
+    about: dict[str, Any]
+
+
+def evaluate(request: Request, store: Store) -> list[dict[str, Any]]:
+    """Compute what is missing of every (model, attack) and return one summary per evaluation, as in `result.json`.
+
+    A shard that fails makes its evaluation "incomplete". Raises BadInput for a model or an input that cannot be used;
+    where several models are asked for, the others are evaluated first.
+    """
+    attacks = _attacks(request)
+    results: list[dict[str, Any]] = []
+    refused: list[RobenchError] = []
+    for reference in _references(request, store):
+        try:
+            model, dataset = _open(reference, request, store)
+            jobs = [_job(request, store, model, dataset, name, attack, given) for name, attack, given in attacks]
+            results += [_run(job, request) for job in jobs]
+        except BadInput as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return results
+
+
+def _attacks(request: Request) -> list[tuple[str, Attack, dict[str, Any]]]:
+    """Every attack with the given options that it has; an option that none of them has is refused."""
+    found = []
+    used: set[str] = set()
+    for name in dict.fromkeys(request.attacks):
+        plugin = registry.load("attack", name)
+        known = plugin.options({})
+        given = {k: v for k, v in request.options.items() if k in known or len(request.attacks) == 1}
+        used |= set(given)
+        attack = plugin.build(given)
+        if request.threat.norm not in attack.norms:
+            raise BadInput(
+                f"The attack {name!r} does not support norm {request.threat.norm}; it supports {attack.norms}."
+            )
+        found.append((name, attack, {k: plugin.options(given)[k] for k in given}))
+    unused = [name for name in request.options if name not in used]
+    if unused:
+        raise BadInput(f"Option {unused[0]!r} belongs to none of the attacks {', '.join(request.attacks)}; remove it.")
+    return found
+
+
+def _references(request: Request, store: Store) -> list[str | nn.Module]:
+    if request.models:
+        return list(request.models)
+    names = store.model_names()
+    if request.dataset is not None:
+        names = [name for name in names if store.card(name)["data"]["name"] == request.dataset]
+    if not names:
+        on = f" trained on {request.dataset!r}" if request.dataset else ""
+        raise BadInput(
+            f"There is no model{on} in {store.models}; name one, such as file.py:factory, or train one with "
+            "'robench train standard --dataset digits'."
+        )
+    return list(names)
+
+
+def _open(reference: str | nn.Module, request: Request, store: Store) -> tuple[LoadedModel, Dataset]:
+    model = load_model(reference, store)
+    name = request.dataset or (model.data.name if model.data else None)
+    if name is None:
+        raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
+    dataset = open_dataset(name, request.data_root)
+    if model.data is not None and (model.data.shape, model.data.classes) != (_shape(dataset), dataset.classes):
+        raise BadInput(
+            f"The model {model.name!r} takes images {model.data.shape} of {model.data.classes} classes, but {name} has "
+            f"{_shape(dataset)} of {dataset.classes}; choose other data."
+        )
+    return model, dataset
+
+
+def _shape(dataset: Dataset) -> tuple[int, ...]:
+    return tuple(dataset.test.images(slice(0, 1)).shape[1:])
+
+
+def _job(
+    request: Request,
+    store: Store,
+    model: LoadedModel,
+    dataset: Dataset,
+    name: str,
+    attack: Attack,
+    given: dict[str, Any],
+) -> Job:
+    split = dataset.test
+    count = len(split) if request.count is None else request.count
+    if count > len(split):
+        raise BadInput(f"-n is {count}, but {dataset.name} has {len(split)} test images; give at most that.")
+    request.threat.check_shape(_shape(dataset))
+    spec = EvalSpec(
+        model_digest=model.digest,
+        data_digest=split.digest,
+        count=count,
+        norm=request.threat.norm,
+        eps=str(request.threat.eps),
+        attack=name,
+        attack_version=attack.version,
+        attack_options=registry.load("attack", name).options(given),
+        seed=request.seed,
+    )
+    about = {
+        "model": model.name,
+        "dataset": dataset.name,
+        "eps": request.threat.eps_text,
+        "given_options": given,
+        "metric": attack.metric,
+        "access": attack.access,
+        "command": command(),
+        "environment": environment(),
+        "batch_size": request.batch_size,
+        "device": choose_device(request.device),
+    }
+    return Job(spec, model, attack, request.threat, split, dataset.classes, store.evaluation(spec.job_id), about)
+
+
+def _run(job: Job, request: Request) -> dict[str, Any]:
+    """Compute the missing shards of a job, then its summary."""
+    folder, failures = job.folder, 0
+    missing = folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size)
+    if folder.result is None or missing:
+        folder.begin(job.spec.model_dump(mode="json"), job.about)
+        title = f"{job.model.name}  {job.spec.attack}"
+        with bar(title) as shown:
+            done = job.spec.count - sum(stop - start for start, stop in missing)
+            for start, stop in missing:
+                try:
+                    _compute(job, request, start, stop, _Shown(shown, done, stop - start, job.spec.count))
+                except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
+                    failures += 1
+                    log.error("Examples %d-%d of %s failed: %s.", start, stop, title, error)
+                done += stop - start
+    if failures or folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size):
+        return _row(job, {"n": len(folder.rows()), "status": "incomplete", "flags": []})
+    rows = folder.rows()
+    result = folder.result
+    if result is None or missing:
+        result = summarise(rows, job.attack.metric, folder.notes())
+        folder.finish(result)
+    return _row(job, result)
+
+
+class _Shown:
+    """A shard's progress as a share of its evaluation."""
+
+    def __init__(self, shown: Bar, done: int, size: int, count: int) -> None:
+        self.shown, self.done, self.size, self.count, self.began = shown, done, size, count, time.monotonic()
+
+    def __call__(self, share: float) -> None:
+        images = share * self.size
+        rate = images / max(time.monotonic() - self.began, 1e-9)
+        self.shown.update((self.done + images) / self.count, f"{self.done + images:,.0f} images  {rate:,.1f}/s")
+
+
+def _compute(job: Job, request: Request, start: int, stop: int, show: Any) -> None:
+    part = slice(start, stop)
+    examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
+    settings = Settings(request.seed, request.batch_size, choose_device(request.device))
+    job.model.module.to(settings.device)
+    began = time.monotonic()
+    shard = attack_shard(job.model.module, job.classes, job.attack, job.threat, examples, settings, show)
+    notes = {
+        "flags": list(shard.flags),
+        "seconds": round(time.monotonic() - began, 3),
+        "batch_size": request.batch_size,
+    }
+    job.folder.save_shard(start, stop, shard.rows, shard.images, notes)
+
+
+def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """A summary with the names a reader needs."""
+    about = job.about
+    return {
+        "model": about["model"],
+        "dataset": about["dataset"],
+        "attack": job.spec.attack,
+        "options": about["given_options"],
+        "metric": about["metric"],
+        "access": about["access"],
+        "norm": job.spec.norm,
+        "eps": about["eps"],
+        **result,
+        "evaluation": job.spec.job_id,
+    }

@@ -1,0 +1,55 @@
+"""What a model or an evaluation depends on, and nothing else; a job's identity is the hash of its spec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Spec(BaseModel):
+    """A frozen record with a canonical JSON form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical(self) -> str:
+        """The spec as JSON with sorted keys and no spaces: equal specs give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def job_id(self) -> str:
+        """The first 12 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
+
+
+class TrainSpec(Spec):
+    """Everything a trained model depends on. `recipe` and `options` are complete, defaults filled in."""
+
+    defense: str
+    options: dict[str, Any]
+    recipe_name: str
+    recipe: dict[str, Any]
+    dataset: str
+    train_digest: str
+    seed: int
+
+
+class EvalSpec(Spec):
+    """Everything the rows of an evaluation depend on. `eps` is an exact fraction as text.
+
+    The model and the data enter by their digests; their names are recorded beside the spec, not hashed.
+    """
+
+    model_digest: str
+    data_digest: str
+    split: str = "test"
+    start: int = 0
+    count: int
+    norm: str
+    eps: str
+    attack: str
+    attack_version: int
+    attack_options: dict[str, Any]
+    seed: int

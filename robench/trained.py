@@ -1,0 +1,150 @@
+"""Train jobs: from what a user asks for to a finished model in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from safetensors.torch import save_file
+
+from robench import registry
+from robench.data import Dataset, open_dataset
+from robench.defense import Defense, Recipe, find_recipe
+from robench.environment import choose_device, command, environment
+from robench.errors import BadInput
+from robench.files import checksum, read_json, write_file, write_json
+from robench.specs import TrainSpec
+from robench.statistics import wilson
+from robench.store import Store
+from robench.training import Fit, Outcome, fit
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `robench train` was asked for; `epochs` and `batch_size` None mean the recipe's."""
+
+    defense: str
+    dataset: str
+    recipe: str = "quick"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    name: str | None = None
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
+            if value is not None and value < 1:
+                raise BadInput(f"{flag} is {value}, but must be at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^32 - 1.")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A planned training: its spec, its name in the store, and what it is made of."""
+
+    spec: TrainSpec
+    name: str
+    recipe: Recipe
+    dataset: Dataset
+    device: str
+
+
+def plan(request: TrainRequest) -> TrainJob:
+    """Resolve names, recipe and options into a job. Raises BadInput for anything that cannot be used."""
+    plugin = registry.load("defense", request.defense)
+    dataset = open_dataset(request.dataset, request.data_root)
+    device = choose_device(request.device)
+    plugin.options(request.options)  # wrong options first: they cost nothing to find
+    recipe = find_recipe(plugin.recipes, request.defense, dataset.info, request.recipe)
+    recipe = dataclasses.replace(
+        recipe, epochs=request.epochs or recipe.epochs, batch_size=request.batch_size or recipe.batch_size
+    )
+    options = plugin.options({**recipe.options, **request.options})
+    spec = TrainSpec(
+        defense=request.defense,
+        options=options,
+        recipe_name=request.recipe,
+        recipe=json.loads(json.dumps(recipe.to_json())),
+        dataset=dataset.name,
+        train_digest=dataset.train.digest,
+        seed=request.seed,
+    )
+    return TrainJob(spec, request.name or _default_name(request), recipe, dataset, device)
+
+
+def train(request: TrainRequest, store: Store) -> dict[str, Any]:
+    """Train, or return at once when the same model is there; returns the model's card.
+
+    Raises BadInput when the name is taken by a model with other settings, CheckFailed when training goes wrong.
+    """
+    job = plan(request)
+    folder = store.model_folder(job.name)
+    if (folder / "spec.json").exists() and read_json(folder / "spec.json") != job.spec.model_dump(mode="json"):
+        raise BadInput(
+            f"The name {job.name!r} is taken by a model with other settings; choose another with --name, "
+            f"or delete {folder}."
+        )
+    if (folder / "DONE").exists():
+        return {**store.card(job.name), "fresh": False}
+    pl.seed_everything(job.spec.seed, verbose=False)
+    defense = registry.load("defense", request.defense).build(job.spec.options, job.dataset.info)
+    assert isinstance(defense, Defense)
+    write_json(folder / "spec.json", job.spec.model_dump(mode="json"))
+    title = f"{job.name}"
+    outcome = fit(defense, Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title))
+    weights = folder / "model.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}
+    write_file(weights, lambda aside: save_file(tensors, aside))
+    card = _card(job, outcome, checksum(weights))
+    store.finish_model(job.name, card)
+    return {**card, "fresh": True}
+
+
+def _default_name(request: TrainRequest) -> str:
+    """defense-dataset, then what differs from the defaults."""
+    kind, colon, place = request.dataset.partition(":")
+    parts = [request.defense, (Path(place.partition("@")[0]).stem or kind) if colon else request.dataset]
+    parts += [] if request.recipe == "quick" else [request.recipe]
+    parts += [f"{k}{v}" for k, v in sorted(request.options.items())]
+    parts += [f"e{request.epochs}"] if request.epochs else []
+    parts += [f"b{request.batch_size}"] if request.batch_size else []
+    parts += [f"s{request.seed}"] if request.seed else []
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in "-".join(parts))[:100]
+
+
+def _card(job: TrainJob, outcome: Outcome, digest: str) -> dict[str, Any]:
+    right = round(outcome.test_accuracy * outcome.test_count)
+    return {
+        "name": job.name,
+        "spec_id": job.spec.job_id,
+        "defense": job.spec.defense,
+        "options": job.spec.options,
+        "recipe_name": job.spec.recipe_name,
+        "recipe": job.spec.recipe,
+        "data": job.dataset.info.to_json(),
+        "train_digest": job.spec.train_digest,
+        "seed": job.spec.seed,
+        "digest": digest,
+        "accuracy": {
+            "validation": outcome.val_accuracy,
+            "test": outcome.test_accuracy,
+            "test_count": outcome.test_count,
+            "test_interval": list(wilson(right, outcome.test_count)),
+        },
+        "loss_terms": outcome.terms,
+        "history": outcome.history,
+        "seconds": outcome.seconds,
+        "resumed_from_epoch": outcome.resumed_from_epoch,
+        "device": job.device,
+        "command": command(),
+        "environment": environment(),
+    }

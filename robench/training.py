@@ -1,0 +1,298 @@
+"""Fit a Defense with a Lightning Trainer: resumable, watched for collapse, and measured once at the end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from robench.data import Dataset, Split
+from robench.defense import Defense, Recipe
+from robench.errors import BadInput, CheckFailed, disk_error
+from robench.progress import Bar, bar
+
+CHECKPOINT = "last.ckpt"
+
+# a model that gives one class to this share of the validation set has collapsed
+ONE_CLASS = 0.99
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training: the data, its recipe, the seed, the device, and the folder that checkpoints go to."""
+
+    dataset: Dataset
+    recipe: Recipe
+    seed: int
+    device: str
+    folder: Path
+    title: str
+
+
+@dataclass
+class Outcome:
+    """What training measured: accuracies as fractions, the last epoch's mean loss terms, seconds of this process."""
+
+    val_accuracy: float
+    test_accuracy: float
+    test_count: int
+    terms: dict[str, float]
+    seconds: float
+    resumed_from_epoch: int
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(defense: Defense, plan: Fit) -> Outcome:
+    """Train `defense` in place; afterwards it is in eval mode on the CPU, with the averaged weights if the recipe says.
+
+    A checkpoint is kept after every epoch; if one is in the folder, training goes on from it. Raises CheckFailed,
+    naming the step and the term of the loss, when a value is not finite, the loss diverges or the model collapses to
+    one class; the last good checkpoint stays in the folder. Raises KeyboardInterrupt on Ctrl-C.
+    """
+    train, val = plan.dataset.train, plan.dataset.val
+    defense.recipe = plan.recipe
+    checkpoint = plan.folder / CHECKPOINT
+    resume = checkpoint if checkpoint.is_file() else None
+    loader = _loader(train, plan.recipe.batch_size, plan.seed, training=True)
+    if not len(loader):
+        raise BadInput(
+            f"{plan.dataset.info.name} has {len(train)} training images, fewer than one batch; use more data."
+        )
+    watch = _Watch(plan, defense.data.classes)
+    callbacks: list[Callback] = [
+        watch,
+        ModelCheckpoint(plan.folder, CHECKPOINT[:-5], save_on_train_epoch_end=False, enable_version_counter=False),
+    ]
+    if plan.recipe.ema:
+        callbacks.append(EMAWeightAveraging(decay=plan.recipe.ema))
+    began = time.monotonic()
+    with _quiet(), bar(plan.title) as shown:
+        watch.bar = shown
+        trainer = pl.Trainer(
+            accelerator="gpu" if plan.device.startswith("cuda") else "cpu",
+            devices=[torch.device(plan.device).index or 0] if plan.device.startswith("cuda") else 1,
+            max_epochs=plan.recipe.epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            gradient_clip_val=plan.recipe.clip or None,
+        )
+        _run(trainer, defense, plan, loader, _loader(val, 1000, plan.seed, training=False), resume)
+    defense.eval().cpu()
+    if watch.reason:
+        raise CheckFailed(f"{watch.reason}; the last good checkpoint is kept in {plan.folder}.")
+    test = plan.dataset.test
+    return Outcome(
+        val_accuracy=accuracy(defense, val, plan.device),
+        test_accuracy=accuracy(defense, test, plan.device),
+        test_count=len(test),
+        terms=watch.last_terms,
+        seconds=round(time.monotonic() - began, 1),
+        resumed_from_epoch=watch.first_epoch,
+        history=watch.history,
+    )
+
+
+def _run(
+    trainer: pl.Trainer, defense: Defense, plan: Fit, train: DataLoader[Any], val: DataLoader[Any], resume: Path | None
+) -> None:
+    defense.to(memory_format=torch.channels_last)
+    try:
+        trainer.fit(defense, train, val, ckpt_path=str(resume) if resume else None, weights_only=True)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stop
+    except CheckFailed as stop:
+        raise CheckFailed(f"{stop}; {_kept(plan.folder)}") from None
+    except OSError as error:
+        raise disk_error(error, plan.folder) from error
+    except (RuntimeError, KeyError, EOFError) as error:
+        if resume is None or trainer.global_step > 0:
+            raise
+        raise BadInput(
+            f"The checkpoint {resume} cannot be read ({str(error).splitlines()[0][:120]}); delete it and train again."
+        ) from error
+
+
+def _kept(folder: Path) -> str:
+    if (folder / CHECKPOINT).exists():
+        return f"the last good checkpoint is kept in {folder}."
+    return "no epoch had finished, so there is no checkpoint."
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, split: Split, device: str = "cpu", batch_size: int = 500) -> float:
+    """Clean accuracy as a fraction; the module is moved to the device and back to the CPU."""
+    module.eval().to(device)
+    right = 0
+    for start in range(0, len(split), batch_size):
+        part = slice(start, min(start + batch_size, len(split)))
+        right += int((module(split.pixels(part).to(device)).argmax(1).cpu() == split.labels[part]).sum())
+    module.cpu()
+    return right / max(len(split), 1)
+
+
+class _Loader(DataLoader[Any]):
+    """Shuffles by (seed, epoch), so that a resumed training sees the batches it would have seen."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int, *, training: bool) -> None:
+        size = min(batch_size, len(split)) if training else batch_size
+        self.order = _Order(len(split), seed, shuffle=training)
+        super().__init__(
+            split,  # type: ignore[arg-type]
+            batch_size=size,
+            sampler=self.order,
+            drop_last=training,
+            collate_fn=_whole,
+        )
+
+
+class _Order(torch.utils.data.Sampler[int]):
+    def __init__(self, n: int, seed: int, *, shuffle: bool) -> None:
+        self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        if not self.shuffle:
+            return iter(range(self.n))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.n, generator=generator).tolist())
+
+
+def _loader(split: Split, batch_size: int, seed: int, *, training: bool) -> DataLoader[Any]:
+    return _Loader(split, batch_size, seed, training=training)
+
+
+def _whole(batch: Any) -> Any:
+    """Splits answer with whole batches; a list of single items is stacked."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)
+
+
+class _Watch(Callback):
+    """Shows progress, seeds every epoch, and stops training that diverges or collapses."""
+
+    def __init__(self, plan: Fit, classes: int) -> None:
+        self.plan, self.classes = plan, classes
+        self.bar: Bar | None = None
+        self.reason = ""
+        self.first_epoch = 0
+        self.first_loss: float | None = None
+        self.peaks: dict[str, float] = {}
+        self.sums: Counter[str] = Counter()
+        self.last_terms: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.predicted: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.best, self.at_chance = 0.0, 0
+        self.images, self.began = 0, time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where training went on from."""
+        self.first_epoch, self.began = trainer.current_epoch, time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make an epoch's noise a function of the seed and the epoch."""
+        torch.manual_seed(self.plan.seed * 1_000_003 + trainer.current_epoch)
+        self.sums.clear()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the terms' means and peaks; stop on divergence."""
+        terms = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        total = terms.get("total", 0.0)
+        self.sums.update(terms)
+        self.sums["steps"] += 1
+        for name, value in terms.items():
+            self.peaks[name] = max(self.peaks.get(name, 0.0), abs(value))
+        self.first_loss = total if self.first_loss is None else self.first_loss
+        if total > 100 * (abs(self.first_loss) + math.log(self.classes) + 1):
+            raise CheckFailed(
+                f"Training diverged at step {trainer.global_step}: the loss rose from {self.first_loss:.4g} to "
+                f"{total:.4g}, most of it the term {self._largest(terms)!r}; lower the learning rate or its weight"
+            )
+        self._show(trainer, len(batch[0]), total)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect predictions."""
+        self.predicted.append(outputs["predicted"].cpu())
+        self.labels.append(outputs["label"].cpu())
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop when the model has collapsed to one class, before its checkpoint overwrites the last good one."""
+        predicted, labels = torch.cat(self.predicted), torch.cat(self.labels)
+        self.predicted, self.labels = [], []
+        right = float((predicted == labels).float().mean())
+        steps = max(1, self.sums.pop("steps", 1))
+        self.last_terms = {k: round(v / steps, 6) for k, v in self.sums.items()}
+        self.history.append({"epoch": trainer.current_epoch, "val_accuracy": round(right, 5), **self.last_terms})
+        top = float(predicted.bincount().max()) / len(predicted)
+        collapsed = top >= ONE_CLASS and right <= 1.5 / self.classes + 0.02
+        self.at_chance = self.at_chance + 1 if collapsed else 0
+        last = trainer.current_epoch + 1 >= self.plan.recipe.epochs
+        if collapsed and (self.at_chance >= 2 or last or self.best > 3 / self.classes):
+            raise CheckFailed(
+                f"Training collapsed at step {trainer.global_step}: {top:.0%} of the validation images get one class "
+                f"(accuracy {right:.1%}), after the term {self._largest(self.peaks)!r} had outweighed the others (peak "
+                f"{self.peaks.get(self._largest(self.peaks), 0):.3g}); lower its weight, or let it ramp up"
+            )
+        self.best = max(self.best, right)
+
+    def _largest(self, terms: dict[str, float]) -> str:
+        parts = {k: abs(v) for k, v in terms.items() if k != "total"} or {"total": 0.0}
+        return max(parts, key=lambda k: parts[k])
+
+    def _show(self, trainer: pl.Trainer, images: int, total: float) -> None:
+        self.images += images
+        steps = max(1, int(trainer.estimated_stepping_batches))
+        rate = self.images / max(time.monotonic() - self.began, 1e-9)
+        note = f"epoch {trainer.current_epoch + 1}/{self.plan.recipe.epochs}  loss {total:.3f}  {rate:,.0f} images/s"
+        if self.bar:
+            self.bar.update(trainer.global_step / steps, note)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice and banners stay off the user's terminal."""
+    loggers = [
+        logging.getLogger(name) for name in ("pytorch_lightning", "lightning", "pytorch_lightning.utilities.rank_zero")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+            warnings.filterwarnings("ignore", message=r".*(lr_scheduler|isinstance\(treespec|LeafSpec).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,170 @@
+"""Re-check stored adversarial examples: still inside the threat model, and still answered as recorded?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from robench.classifier import Classifier
+from robench.data import Split, open_dataset
+from robench.environment import choose_device
+from robench.errors import BadInput
+from robench.evaluation import clean_logits, predictions
+from robench.models import LoadedModel, load_model
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel, distance
+
+# a verdict may change with the batch size only where the two highest logits are this close, relative to their size
+CLOSE = 1e-3
+
+FAULTS = ("outside eps", "outside [0, 1]", "NaN pixels", "wrong label", "wrong verdict", "wrong distance")
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome for one evaluation: examples checked, faults by kind, and verdicts too close to call."""
+
+    evaluation: str
+    model: str
+    attack: str
+    examples: int
+    expected: int
+    faults: dict[str, int] = field(default_factory=dict)
+    close: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """No fault, and every example of the spec is there."""
+        return not any(self.faults.values()) and self.examples == self.expected
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and whether the check holds."""
+        return {**asdict(self), "holds": self.holds}
+
+
+def verify_all(
+    store: Store,
+    names: Sequence[str],
+    model: str | None = None,
+    batch_size: int = 97,
+    device: str = "auto",
+    data: Path | None = None,
+) -> list[Check]:
+    """Check the named evaluations, or all of them. Raises BadInput where a model or the data cannot be had."""
+    if batch_size < 1:
+        raise BadInput(f"--batch-size is {batch_size}, but must be at least 1.")
+    ids = [store.find_evaluation(name).job_id for name in names] or store.evaluation_ids()
+    if not ids:
+        raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
+    return [verify(store, store.evaluation(i), model, batch_size, choose_device(device), data) for i in ids]
+
+
+def verify(
+    store: Store, folder: EvaluationFolder, model: str | None, batch_size: int, device: str, data: Path | None
+) -> Check:
+    """Check one evaluation's stored tensors against its rows, the data and the model."""
+    spec, about = folder.spec, folder.about
+    loaded = _model(store, model or about["model"], spec["model_digest"], folder)
+    dataset = open_dataset(about["dataset"], data)
+    split = dataset.test
+    if split.digest != spec["data_digest"]:
+        raise BadInput(
+            f"The data {about['dataset']} are not those of evaluation {folder.job_id}; choose others with --data."
+        )
+    threat = ThreatModel.of(spec["norm"], spec["eps"])
+    loaded.module.to(device)
+    classifier = Classifier(loaded.module, dataset.classes, device=device)
+    faults, close, examples = dict.fromkeys(FAULTS, 0), 0, 0
+    try:
+        classifier.check_mode()
+        rows = folder.rows()
+        for start, stop in folder.ranges():
+            part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
+            close += _check_shard(classifier, threat, split, folder.images(start, stop), part, batch_size, faults)
+            examples += stop - start
+    finally:
+        classifier.release()
+    return Check(folder.job_id, about["model"], spec["attack"], examples, spec["count"], faults, close)
+
+
+def _model(store: Store, reference: str, digest: str, folder: EvaluationFolder) -> LoadedModel:
+    named = [name for name in store.model_names() if name == reference]
+    try:
+        loaded = load_model(reference, store)
+    except BadInput as error:
+        raise BadInput(
+            f"The model of evaluation {folder.job_id} is needed to verify it; say where it is with --model. {error}"
+        ) from error
+    if loaded.digest != digest:
+        where = "was trained again" if named else "has changed"
+        raise BadInput(
+            f"The model {reference!r} {where} since evaluation {folder.job_id}; give the old one with --model."
+        )
+    return loaded
+
+
+def _check_shard(
+    classifier: Classifier,
+    threat: ThreatModel,
+    split: Split,
+    images: Tensor,
+    rows: pd.DataFrame,
+    batch_size: int,
+    faults: dict[str, int],
+) -> int:
+    """Add a shard's faults to `faults`; returns how many verdicts are too close to call."""
+    ids = torch.tensor(rows["example_id"].to_numpy().copy())
+    x0, labels = split.pixels(ids), split.labels[ids]
+    flat = images.flatten(1)
+    finite = flat.isfinite().all(1)
+    faults["NaN pixels"] += int((~finite).sum())
+    faults["outside [0, 1]"] += int((finite & ((flat < 0) | (flat > 1)).any(1)).sum())
+    inside = threat.distance(x0, images) <= threat.radius + 2.0**-22
+    faults["outside eps"] += int((finite & ~inside).sum())
+    recorded = torch.tensor(rows["linf"].to_numpy().copy())
+    faults["wrong distance"] += int(((distance("linf", x0, images) - recorded).abs() > 1e-6).sum())
+    faults["wrong label"] += int((labels != torch.tensor(rows["label"].to_numpy().copy())).sum())
+    clean = clean_logits(classifier, x0, batch_size)
+    adversarial = clean_logits(classifier, images, batch_size)
+    close = 0
+    for logits, column in ((clean, "clean_pred"), (adversarial, "adv_pred")):
+        differs = predictions(logits) != torch.tensor(rows[column].to_numpy().copy())
+        top = logits.topk(2, dim=1).values
+        tie = (top[:, 0] - top[:, 1]) <= CLOSE * logits.abs().amax(1)
+        faults["wrong verdict"] += int((differs & ~tie).sum())
+        close += int((differs & tie).sum())
+    return close + _inconsistent(rows, faults)
+
+
+def _inconsistent(rows: pd.DataFrame, faults: dict[str, int]) -> int:
+    """Rows whose success does not follow from their own predictions count as wrong verdicts; returns 0."""
+    aimed = rows["goal"] >= 0
+    hit = (rows["adv_pred"] == rows["goal"]).where(aimed, (rows["adv_pred"] != rows["label"]) & rows["clean_correct"])
+    correct = rows["clean_pred"] == rows["label"]
+    faults["wrong verdict"] += int(((hit != rows["success"]) | (correct != rows["clean_correct"])).sum())
+    return 0
+
+
+def table(checks: Sequence[Check]) -> Table:
+    """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
+    shown = Table(title="Stored adversarial examples, checked again", title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
+    for name in ("evaluation", "model", "attack", "images", "ties", "holds", "faults"):
+        shown.add_column(name)
+    for check in checks:
+        faults = ", ".join(f"{count} {kind}" for kind, count in check.faults.items() if count)
+        missing = check.expected - check.examples
+        shown.add_row(
+            check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close),
+            "yes" if check.holds else "NO",
+            ", ".join(filter(None, [faults, f"{missing} missing" if missing else ""])) or "none",
+        )  # fmt: skip
+    return shown
