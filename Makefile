@@ -34,6 +34,8 @@ clean:  ## remove the environment and caches
 
 # uv installs in seconds what pip installs in minutes; where uv cannot, pip does it
 $(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "$(PYTHON) is not Python 3.11 or 3.12; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || true
 	touch $@

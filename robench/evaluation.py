@@ -90,6 +90,19 @@ def clean_logits(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model.logits(part) for part in torch.split(x, batch_size)])
 
 
+def _first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
+    """The first logits a model gives; a model that cannot take the images at all is bad input, not a failed shard."""
+    try:
+        return clean_logits(model, x, batch_size)
+    except (BadInput, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        raise BadInput(
+            f"The model cannot take images of shape {tuple(x.shape[1:])} ({reason}); choose data that fit it."
+        ) from error
+
+
 def predictions(logits: Tensor) -> Tensor:
     """The predicted class [n], or -1 where a logit is NaN or infinite."""
     return torch.where(logits.isfinite().all(1), logits.nan_to_num(0.0).argmax(1), -1)
@@ -148,7 +161,7 @@ class _Judge:
     def run(self, before: list[Tensor]) -> Shard:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
-        clean = clean_logits(self.model, x, self.settings.batch_size)
+        clean = _first_answers(self.model, x, self.settings.batch_size)
         flags = inspect(self.model, x, clean, self.settings.batch_size)
         clean_pred = predictions(clean)
         plan = self.attack.trials(y, clean, self.examples.ids, self.settings.seed)
@@ -182,7 +195,7 @@ class _Judge:
         trial = torch.tensor(list(wave)).repeat(len(part))
         x0 = examples.x[rows]
         batch = Batch(
-            x=x0.to(device),
+            x=x0.to(device).contiguous(memory_format=torch.channels_last),
             y=examples.y[rows].to(device),
             goal=plan.goal[rows, trial].to(device),
             example_id=examples.ids[rows],

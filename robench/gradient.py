@@ -68,8 +68,8 @@ def parse_schedule(text: str, steps: int) -> list[float]:
 class StepRule(Protocol):
     """Turns gradients into steps; its state has one row per row of the batch."""
 
-    def step(self, grad: Tensor, size: float) -> Tensor:
-        """The displacement [B, ...] for a gradient [B, ...]."""
+    def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x [B, ...] moved along its gradient [B, ...], not yet projected."""
         ...
 
     def select(self, keep: Tensor) -> None:
@@ -84,11 +84,11 @@ class Steepest:
         del x
         self.linf = threat.norm == "linf"
 
-    def step(self, grad: Tensor, size: float) -> Tensor:
-        """size * sign(g), or size * g / ||g||_2."""
+    def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + size * sign(g), or x + size * g / ||g||_2."""
         if self.linf:
-            return grad.sign().mul_(size)
-        return grad * expand(size / grad.flatten(1).norm(dim=1).clamp(min=1e-30), grad)
+            return torch.add(x, grad.sign(), alpha=size)
+        return torch.addcdiv(x, grad, expand(grad.flatten(1).norm(dim=1).clamp(min=1e-30), grad), value=size)
 
     def select(self, keep: Tensor) -> None:
         """Nothing to keep."""
@@ -109,8 +109,8 @@ class Adam:
         self.second = torch.zeros_like(x) if self.linf else x.new_zeros(len(x), *(1,) * (x.dim() - 1))
         self.count = 0
 
-    def step(self, grad: Tensor, size: float) -> Tensor:
-        """size * m / (sqrt(v) + 1e-9) with bias correction."""
+    def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + size * m / (sqrt(v) + 1e-9), with bias correction of m and v."""
         self.count += 1
         self.first.lerp_(grad, 1 - self.beta1)
         if self.linf:
@@ -120,8 +120,8 @@ class Adam:
             self.second.lerp_(expand(grad.flatten(1).square().sum(1), grad), 1 - self.beta2)
             length = size * 10 * self.radius
         correction1, correction2 = 1 - self.beta1**self.count, 1 - self.beta2**self.count
-        scale = (self.second / correction2).sqrt_().add_(self.tiny)
-        return (self.first / scale).mul_(length / correction1)
+        scale = self.second.sqrt().mul_(correction2**-0.5).add_(self.tiny)
+        return torch.addcdiv(x, self.first, scale, value=length / correction1)
 
     def select(self, keep: Tensor) -> None:
         """Keep the moments of the rows at positions `keep`."""
@@ -157,8 +157,8 @@ class GradientAttack(Attack):
     """An attack by projected gradient ascent. A subclass says how it searches and what it maximises.
 
     The loop computes one forward and one backward per row and step. A row leaves the batch when its example has been
-    broken by a firm margin, together with the example's other rows. What remains unbroken is proposed at the iterate
-    with the largest margin seen, so that a borderline find is not lost.
+    broken by a firm margin, together with the example's other rows. A find with a smaller margin is kept, in case no
+    firmer one follows; a row without a find proposes its last iterate.
     """
 
     aims_at_goal: bool = False
@@ -195,9 +195,10 @@ class _Loop:
         self.x = batch.start() if search.random_start else batch.x.clone()
         self.rule: StepRule = RULES[search.rule](self.x, batch.threat)
         self.live = torch.arange(len(batch), device=device)
-        self.best, self.step = self.x.clone(), torch.full_like(self.live, -1)
-        self.best_margin = torch.full((len(batch),), -torch.inf, device=device)
-        self.out, self.out_step = self.best.clone(), self.step.clone()
+        self.best, self.step = self.x, torch.full_like(self.live, -1)
+        self.best_margin = torch.zeros(len(batch), device=device)
+        self.out, self.out_step = self.x.clone(), self.step.clone()
+        self.bounds = self._bounds()
         self.groups, self.found, self.nonfinite = self.group, torch.zeros_like(self.live), torch.zeros_like(self.live)
         self.interval = 1 if device.type == "cpu" else 8
 
@@ -217,12 +218,10 @@ class _Loop:
                     self._select(keep)
                     grad = grad[keep]
             grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
-            self.x = self.threat.project(self.x0, self.x + self.rule.step(grad, size))
+            self.x = self._project(self.rule.move(self.x, grad, size))
         else:
             if any_step:
                 self._record(self.model(self.x), len(self.search.sizes))
-            else:
-                self.best = self.x
         self._write()
         whole.note_nonfinite((self.nonfinite > 0)[self.groups])
         return Proposal(self.out, self.out_step.cpu())
@@ -230,12 +229,21 @@ class _Loop:
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)
 
+    def _bounds(self) -> tuple[Tensor, Tensor] | None:
+        """In linf the projection is a clamp between two fixed images."""
+        return self.threat.bounds(self.x0) if self.threat.norm == "linf" else None
+
+    def _project(self, x: Tensor) -> Tensor:
+        return self.threat.project(self.x0, x) if self.bounds is None else torch.clamp(x, *self.bounds)
+
     def _record(self, logits: Tensor, step: int) -> None:
-        """Keep the iterates that are the best so far, and count the finds of every example."""
+        """Keep the finds with the largest margins so far, and count the finds of every example."""
         finite = logits.isfinite().all(1)
         # a model that answers with NaN has given no right answer: a find, for the judge to confirm
         margins = torch.where(finite, self.attack.succeeded(logits, self.y, self.goal), torch.inf)
         better = margins > self.best_margin
+        if self.interval == 1 and not bool(better.any()):
+            return
         self.best = torch.where(expand(better, self.x), self.x, self.best)
         self.best_margin = torch.where(better, margins, self.best_margin)
         self.step = self.step.masked_fill(better, step)
@@ -249,7 +257,8 @@ class _Loop:
         return None if bool(going.all()) else going.nonzero()[:, 0]
 
     def _write(self) -> None:
-        self.out[self.live], self.out_step[self.live] = self.best, self.step
+        self.out[self.live] = torch.where(expand(self.best_margin > 0, self.x), self.best, self.x)
+        self.out_step[self.live] = self.step
 
     def _select(self, keep: Tensor) -> None:
         self._write()
@@ -257,4 +266,5 @@ class _Loop:
         self.best, self.best_margin, self.step = self.best[keep], self.best_margin[keep], self.step[keep]
         self.group, self.live = self.group[keep], self.live[keep]
         self.rule.select(keep)
+        self.bounds = self._bounds()
         self.model = self.model.select(keep.cpu())

@@ -92,7 +92,7 @@ class Board:
         for i, name in enumerate(self.headers):
             shown.add_column(name, justify="right" if i else "left")
         for row in self.rows:
-            shown.add_row(*self.texts(row))
+            shown.add_row(*(text.replace(" [", "\n[") for text in self.texts(row)))
         return shown
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from robench import registry
@@ -189,7 +190,6 @@ def _run(job: Job, request: Request) -> dict[str, Any]:
     folder, failures = job.folder, 0
     missing = folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size)
     if folder.result is None or missing:
-        folder.begin(job.spec.model_dump(mode="json"), job.about)
         title = f"{job.model.name}  {job.spec.attack}"
         with bar(title) as shown:
             done = job.spec.count - sum(stop - start for start, stop in missing)
@@ -198,6 +198,7 @@ def _run(job: Job, request: Request) -> dict[str, Any]:
                     _compute(job, request, start, stop, _Shown(shown, done, stop - start, job.spec.count))
                 except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
                     failures += 1
+                    _begin(job)
                     log.error("Examples %d-%d of %s failed: %s.", start, stop, title, error)
                 done += stop - start
     if failures or folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size):
@@ -226,7 +227,7 @@ def _compute(job: Job, request: Request, start: int, stop: int, show: Any) -> No
     part = slice(start, stop)
     examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
     settings = Settings(request.seed, request.batch_size, choose_device(request.device))
-    job.model.module.to(settings.device)
+    job.model.module.to(settings.device).to(memory_format=torch.channels_last)
     began = time.monotonic()
     shard = attack_shard(job.model.module, job.classes, job.attack, job.threat, examples, settings, show)
     notes = {
@@ -234,7 +235,13 @@ def _compute(job: Job, request: Request, start: int, stop: int, show: Any) -> No
         "seconds": round(time.monotonic() - began, 3),
         "batch_size": request.batch_size,
     }
+    _begin(job)
     job.folder.save_shard(start, stop, shard.rows, shard.images, notes)
+
+
+def _begin(job: Job) -> None:
+    """Record the job, once there is something of it to keep; a model that is refused leaves no trace."""
+    job.folder.begin(job.spec.model_dump(mode="json"), job.about)
 
 
 def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:

@@ -106,13 +106,16 @@ class ThreatModel:
         x0, x: [B, ...] -> [B, ...]. Clipping to the box moves every pixel towards x0, so the L2 norm stays within eps.
         """
         if self.norm == "linf":
-            low, high = (x0 - self.radius).clamp_(min=0.0), (x0 + self.radius).clamp_(max=1.0)
-            return torch.clamp(x, low, high)
+            return torch.clamp(x, *self.bounds(x0))
         delta = x - x0
         norms = delta.flatten(1).norm(dim=1)
         # a hair inside, so that float32 rounding cannot carry the result out of the ball
         factor = (self.radius * (1 - 2e-7) / norms.clamp(min=1e-30)).clamp(max=1.0)
         return (x0 + delta * expand(factor, delta)).clamp_(0.0, 1.0)
+
+    def bounds(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and highest pixels within linf eps of x0 and in [0, 1]: [B, ...] -> two of the same shape."""
+        return (x0 - self.radius).clamp_(min=0.0), (x0 + self.radius).clamp_(max=1.0)
 
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         """||x - x0|| per example in float64: [B, ...] -> [B]."""

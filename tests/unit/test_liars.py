@@ -1,0 +1,174 @@
+"""Broken models under the judge: refused with a sentence, flagged, or attacked as well as the honest ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import robench
+from robench import BadInput, ThreatModel, registry
+from robench.evaluation import Examples, Settings, Shard, attack_shard
+from tests import liars
+
+EPS = 0.1
+QUICK = {
+    "untargeted": {"restarts": 2, "steps": 30, "schedule": "0.1"}, "multi-targeted": {"steps": 30},
+    "random-targeted": {"steps": 30, "schedule": "0.1"},
+}  # fmt: skip
+
+
+def attacked(module: nn.Module, attack: str = "pgd", honest: nn.Module | None = None, eps: float = EPS) -> Shard:
+    """A shard of images that an honest model gets right, every fourth excepted."""
+    x = liars.images()
+    with torch.no_grad():
+        y = (honest or liars.Linear())(x).argmax(1)
+    y[::4] = (y[::4] + 1) % liars.CLASSES
+    examples = Examples(x, y, torch.arange(len(x)))
+    built = registry.load("attack", attack).build(QUICK.get(attack, {}))
+    return attack_shard(module, liars.CLASSES, built, ThreatModel.of("linf", eps), examples, Settings(batch_size=10))
+
+
+def robust(shard: Shard) -> torch.Tensor:
+    return torch.tensor((shard.rows["clean_correct"] & ~shard.rows["success"]).to_numpy())
+
+
+def marked(shard: Shard, flag: str) -> torch.Tensor:
+    return torch.tensor(shard.rows["flags"].str.contains(flag, regex=False).to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("liar", "says"),
+    [
+        (liars.in_train_mode, "train mode"),
+        (liars.partly_in_train_mode, "train mode (at '0')"),
+        (liars.probabilities, "probabilities"),
+        (liars.nan_on_clean, "NaN"),
+        (liars.infinite_on_clean, "infinite"),
+        (liars.too_few_classes, "shape (10, 3)"),
+        (liars.too_many_classes, "shape (10, 5)"),
+        (liars.not_a_tensor, "dict"),
+        (liars.wrong_batch, "shape (1, 4)"),
+        (liars.wrong_rank, "shape (10, 4, 1)"),
+        (liars.classes_for_logits, "int64"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_refused(liar: Callable[[], nn.Module], says: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        attacked(liar())
+    assert says in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("liar", [liars.nan_on_clean, liars.too_few_classes], ids=lambda liar: liar.__name__)
+def test_refusal_gives_parameters_back(liar: Callable[[], nn.Module]) -> None:
+    module = liar()
+    with pytest.raises(BadInput):
+        attacked(module)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("liar", "flag"),
+    [
+        (liars.noisy, "randomised"),
+        (lambda: liars.Counting(3), "randomised"),
+        (liars.BatchStatistics, "batch-dependent"),
+        (liars.Counter, "changes-its-state"),
+    ],
+    ids=["noisy", "changes-at-once", "batch-statistics", "changes-its-state"],
+)
+def test_flagged(liar: Callable[[], nn.Module], flag: str) -> None:
+    assert flag in attacked(liar()).flags
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_model_that_changes_during_the_attack_is_flagged(share: float) -> None:
+    honest = liars.Counting(10**9)
+    attacked(honest)
+    liar = liars.Counting(int(share * honest.calls))
+    shard = attacked(liar)
+    assert liar.calls > liar.patience, "the liar never lied"
+    assert shard.flags
+
+
+@pytest.mark.parametrize("attack", ["pgd", "fgsm", "multi-targeted", "random-noise"])
+def test_nan_on_perturbed_images_is_not_robustness(attack: str) -> None:
+    shard = attacked(liars.nan_when_perturbed(), attack)
+    correct = torch.tensor(shard.rows["clean_correct"].to_numpy())
+    assert int(correct.sum()) == 18
+    assert torch.equal(marked(shard, "non-finite") & correct, correct)
+    assert not robust(shard).any()
+    assert (shard.rows["adv_pred"][correct.numpy()] == -1).all()
+
+
+def test_nan_is_no_success_of_a_targeted_attack() -> None:
+    shard = attacked(liars.nan_when_perturbed(), "random-targeted")
+    clean_hits = shard.rows["clean_pred"] == shard.rows["goal"]
+    assert (shard.rows["success"] == clean_hits).all()
+    assert marked(shard, "non-finite").any()
+
+
+@pytest.mark.parametrize("liar", [liars.Rounding, liars.detached, liars.constant], ids=lambda liar: liar.__name__)
+@pytest.mark.parametrize("attack", ["pgd", "fgsm", "untargeted"])
+def test_dead_gradients_are_flagged(liar: Callable[[], nn.Module], attack: str) -> None:
+    shard = attacked(liar(), attack)
+    correct = torch.tensor(shard.rows["clean_correct"].to_numpy())
+    assert correct.any()
+    assert torch.equal(marked(shard, "zero-gradient"), correct)
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e-4])
+@pytest.mark.parametrize("attack", ["untargeted", "multi-targeted"])
+def test_scaled_logits_hide_nothing(factor: float, attack: str) -> None:
+    honest, scaled = attacked(liars.Linear(), attack), attacked(liars.scaled(factor), attack)
+    assert torch.equal(robust(scaled), robust(honest))
+    x, y = liars.images(), torch.tensor(honest.rows["label"].to_numpy())
+    expected = liars.linear_robust(liars.Linear(), x, y, EPS)
+    assert torch.equal(robust(honest), expected & torch.tensor(honest.rows["clean_correct"].to_numpy()))
+    assert 0 < int(expected.sum()) < len(x), "the closed form decides nothing"
+
+
+def test_large_logits_kill_the_cross_entropy_and_that_shows() -> None:
+    shard = attacked(liars.scaled(1e4), "fgsm")
+    assert int(marked(shard, "zero-gradient").sum()) >= 9
+
+
+@pytest.mark.parametrize("model", [liars.Linear, liars.Conv], ids=["linear", "conv"])
+@pytest.mark.parametrize("attack", registry.names("attack"))
+def test_honest_models_raise_no_flag(model: Callable[[], nn.Module], attack: str) -> None:
+    shard = attacked(model(), attack, honest=model())
+    assert shard.flags == ()
+    assert set(shard.rows["flags"]) == {""}
+
+
+@pytest.mark.parametrize("model", [liars.Linear, liars.Conv], ids=["linear", "conv"])
+def test_without_perturbation_accuracy_is_the_clean_one(model: Callable[[], nn.Module]) -> None:
+    shard = attacked(model(), "pgd", honest=model(), eps=0.0)
+    assert not shard.rows["success"].any()
+    assert torch.equal(shard.images, liars.images())
+
+
+class ForDigits(nn.Module):
+    """A liar widened from four to the ten classes of digits."""
+
+    def __init__(self, liar: Any) -> None:
+        super().__init__()
+        self.liar = liar
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(self.liar(x), (0, 6), value=-1.0)
+
+
+def test_flags_reach_the_report(tmp_path: Path) -> None:
+    report = robench.evaluate(
+        ForDigits(liars.Rounding()), dataset="digits", attacks="fgsm", eps=EPS, count=100, runs=tmp_path
+    )
+    assert any(flag.startswith("zero-gradient") for flag in report.rows[0]["flags"])
+    assert "zero-gradient" in str(report)
