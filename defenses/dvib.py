@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robench import DataInfo, Recipe, Recipes, Variant, require
 from robench_defenses import information
-from robench_defenses.recipes import STANDARD, with_options
+from robench_defenses.recipes import SHORT_RAMP, STANDARD, with_options
 from robench_defenses.stochastic import Code, Matching, StochasticEncoder
 
 # Alemi et al. (2017) on MNIST: one training draw, sigma = softplus(rho - 5), the answer a mean softmax of 12 draws
@@ -70,5 +70,5 @@ dvib_pm = Variant(
     DVIB,
     "DVIB with posterior matching (Hoang et al., 2020).",
     {"beta": 1e-5, "gamma": 25.0},
-    with_options(STANDARD, {"digits": OURS, "mnist": OURS, "fashion-mnist": OURS}),
+    with_options(STANDARD, {"digits": OURS, "mnist": OURS, "fashion-mnist": OURS, **SHORT_RAMP}),
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robench import DataInfo, Recipes, Variant, require
 from robench_defenses import information
-from robench_defenses.recipes import STANDARD, with_options
+from robench_defenses.recipes import SHORT_RAMP, STANDARD, with_options
 from robench_defenses.stochastic import Code, Matching, StochasticEncoder
 
 
@@ -66,6 +66,7 @@ paradise_pm = Variant(
             "digits": OURS,
             "mnist": OURS,
             "fashion-mnist": OURS,
+            **SHORT_RAMP,
             "imagenet": {"alpha": 1e-5, "gamma": 100.0, "noise": 16 / 255},
         },
     ),

@@ -1,0 +1,38 @@
+"""Parity with a peer: pgd beside foolbox's LinfPGD on the same model, images and settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import foolbox
+import pytest
+import torch
+
+from robench import ThreatModel, open_dataset, registry
+from robench.evaluation import Examples, Settings, attack_shard
+from robench.models import load_model
+from robench.results import attack_figure
+from robench.store import Store
+
+EPS, STEP, STEPS = 0.1, 0.01, 40
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_no_weaker_than_foolbox(store: Path, norm: str) -> None:
+    module = load_model("plain", Store(store)).module
+    test = open_dataset("digits").test
+    x, y = test.pixels(slice(None)), test.labels
+    eps, step = (EPS, STEP) if norm == "linf" else (0.5, 0.05)
+    attack = registry.load("attack", "pgd").build({"steps": STEPS, "step": str(step)})
+    shard = attack_shard(module, 10, attack, ThreatModel.of(norm, eps), Examples(x, y, test.ids), Settings())
+    ours = attack_figure(shard.rows, attack.metric).value
+
+    torch.manual_seed(0)
+    peer = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+    model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+    _, _, broken = peer(abs_stepsize=step, steps=STEPS, random_start=True)(model, x, y, epsilons=eps)
+    theirs = float(((module(x).argmax(1) == y) & ~broken).float().mean())
+    clean = float((module(x).argmax(1) == y).float().mean())
+    assert theirs < clean - 0.1  # the comparison says something
+    assert ours <= theirs + 0.01
+    assert ours >= theirs - 0.03  # much lower would mean that the two do not attack the same thing

@@ -1,0 +1,174 @@
+"""Tables: figures, incomplete cells, worst case, and the four formats of a leaderboard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from robench.errors import BadInput
+from robench.leaderboard import Board, build, write
+from robench.report import Report
+from robench.specs import EvalSpec
+from robench.store import EvaluationFolder, Store
+
+N = 10
+
+
+def rows_of(broken: set[int], wrong: set[int] = frozenset()) -> pd.DataFrame:
+    """Rows of ten images of class 0, of which some are misclassified to begin with and some broken."""
+    ids = list(range(N))
+    return pd.DataFrame(
+        {
+            "example_id": ids,
+            "label": 0,
+            "goal": -1,
+            "clean_pred": [1 if i in wrong else 0 for i in ids],
+            "adv_pred": [1 if i in broken | wrong else 0 for i in ids],
+            "clean_correct": [i not in wrong for i in ids],
+            "success": [i in broken - wrong for i in ids],
+            "forwards": 2,
+            "backwards": 1,
+            "flags": ["zero-gradient" if i == 0 else "" for i in ids],
+        }
+    )
+
+
+def add(
+    store: Store, model: str, attack: str, rows: pd.DataFrame, access: str = "white-box", shards: int = 2
+) -> EvaluationFolder:
+    """Put an evaluation of ten images into the store, of which the first `shards` halves are finished."""
+    spec = EvalSpec(
+        model_digest=model, data_digest="d", count=N, norm="linf", eps="8/255", attack=attack, attack_version=1,
+        attack_options={"steps": 3}, seed=0,
+    )  # fmt: skip
+    folder = store.evaluation(spec.job_id)
+    metric = "attack success rate" if attack == "random-targeted" else "robust accuracy"
+    about: dict[str, Any] = {
+        "model": model, "dataset": "npz:data/my_images.npz", "eps": "8/255", "given_options": {}, "metric": metric,
+        "access": access, "command": f"robench evaluate {model} -a {attack}",
+        "environment": {"commit": "abc", "packages": {"torch": "2"}},
+    }  # fmt: skip
+    folder.begin(spec.model_dump(mode="json"), about)
+    for k in range(shards):
+        part = rows.iloc[k * N // 2 : (k + 1) * N // 2]
+        folder.save_shard(k * N // 2, (k + 1) * N // 2, part, torch.zeros(N // 2, 1, 2, 2), {"flags": [], "seconds": 1})
+    if shards == 2:
+        folder.finish({"n": N, "backwards": N, "seconds": 2.0, "flags": ["zero-gradient 10%"]})
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two models: one attacked by two attacks that break different images, one with an unfinished attack."""
+    store = Store(tmp_path)
+    add(store, "strong_&_honest", "pgd", rows_of({0, 1}, wrong={9}))
+    add(store, "strong_&_honest", "untargeted", rows_of({1, 2}, wrong={9}))
+    add(store, "strong_&_honest", "random-noise", rows_of({3, 4, 5}, wrong={9}), access="noise")
+    add(store, "killed", "pgd", rows_of({0}))
+    add(store, "killed", "untargeted", rows_of({0}), shards=1)
+    return store
+
+
+def only(store: Store) -> Board:
+    """The one table of the store."""
+    (board,) = build(store)
+    return board
+
+
+def test_worst_case_is_image_by_image_over_white_box_attacks(store: Store) -> None:
+    row = next(r for r in only(store).rows if r["model"] == "strong_&_honest")
+    cells = row["cells"]
+    assert (cells["clean"].figure.count, cells["pgd"].figure.count, cells["untargeted"].figure.count) == (9, 7, 7)
+    assert (
+        cells["worst case"].figure.count == 6
+    )  # images 0, 1, 2 and the misclassified 9 are gone; noise does not count
+    assert cells["random-noise"].figure.count == 6
+
+
+def test_an_unfinished_attack_makes_its_cell_and_the_worst_case_incomplete(store: Store) -> None:
+    row = next(r for r in only(store).rows if r["model"] == "killed")
+    assert row["cells"]["untargeted"].text == "incomplete"
+    assert row["cells"]["worst case"].text == "incomplete"
+    assert row["cells"]["pgd"].figure.count == 9
+    assert row["cells"]["random-noise"].text == "-"
+
+
+def test_a_damaged_shard_makes_the_cell_incomplete(store: Store) -> None:
+    folder = next(f for f in map(store.evaluation, store.evaluation_ids()) if f.spec["attack"] == "random-noise")
+    path = next(folder.path.glob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    row = next(r for r in only(store).rows if r["model"] == "strong_&_honest")
+    assert row["cells"]["random-noise"].text == "incomplete"
+    assert row["cells"]["worst case"].figure.count == 6
+
+
+def test_rows_are_ranked_by_worst_case_with_incomplete_last(store: Store) -> None:
+    assert [row["model"] for row in only(store).rows] == ["strong_&_honest", "killed"]
+
+
+def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_path: Path) -> None:
+    paths = write(only(store), tmp_path / "boards")
+    assert [p.suffix for p in paths] == [".csv", ".md", ".tex", ".html"]
+    assert paths[0].stem == "my-images-linf-8-255-n10"
+    first, second = csv.DictReader(io.StringIO(paths[0].read_text()))
+    assert float(first["worst case value"]) == 0.6
+    assert float(first["worst case low"]) == pytest.approx(0.3127, abs=1e-4)
+    assert second["worst case value"] == "incomplete"
+    assert "robench evaluate killed -a pgd" in second["commands"]
+
+
+def test_markdown_latex_and_html_carry_the_same_figures(store: Store, tmp_path: Path) -> None:
+    _, md, tex, html = (p.read_text() for p in write(only(store), tmp_path))
+    figure = "60.0 [31.3, 83.2]"
+    assert figure in md
+    assert r"strong\_\&\_honest & " in tex
+    assert figure in tex
+    assert re.search(r"60\.0 <small>\[31\.3, 83\.2\]</small>", html)
+    assert "strong_&amp;_honest" in html
+
+
+def test_the_page_loads_nothing_from_elsewhere(store: Store, tmp_path: Path) -> None:
+    html = write(only(store), tmp_path)[3].read_text()
+    assert not re.search(r"(src|href)=|url\(|@import|https?:", html)
+
+
+def test_flags_mark_the_cell(store: Store) -> None:
+    row = next(r for r in only(store).rows if r["model"] == "strong_&_honest")
+    assert row["cells"]["pgd"].text.endswith("*")
+
+
+def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="run 'robench evaluate' first"):
+        build(Store(tmp_path))
+
+
+def test_a_report_ranks_models_and_marks_success_rates(store: Store) -> None:
+    ids = {(f.about["model"], f.spec["attack"]): f.job_id for f in map(store.evaluation, store.evaluation_ids())}
+    common = {"dataset": "d", "options": {}, "metric": "robust accuracy", "access": "white-box", "norm": "linf",
+              "eps": "8/255", "n": N, "clean_accuracy": 0.9, "flags": [], "interval": [0.3, 0.8],
+              "forwards": 1, "backwards": 1, "seconds": 1.0}  # fmt: skip
+    name = "strong_&_honest"
+    rows = [
+        {**common, "model": name, "attack": "pgd", "robust_accuracy": 0.7, "status": "complete",
+         "evaluation": ids[name, "pgd"]},
+        {**common, "model": name, "attack": "untargeted", "robust_accuracy": 0.7, "status": "complete",
+         "evaluation": ids[name, "untargeted"]},
+        {**common, "model": "killed", "attack": "untargeted", "status": "incomplete",
+         "evaluation": ids["killed", "untargeted"]},
+    ]  # fmt: skip
+    report = Report.of(rows, store)
+    by_model = {w["model"]: w for w in report.worst}
+    assert by_model[name]["robust_accuracy"] == 0.6
+    assert by_model["killed"]["status"] == "incomplete"
+    assert by_model["killed"]["robust_accuracy"] is None
+    assert not report.complete
+    text = str(report)
+    assert text.index(name) < text.index("killed")
+    assert "incomplete" in text
