@@ -58,7 +58,7 @@ def _length(step: str) -> float | None:
         return None
     try:
         length = float(Fraction(step))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         length = -1.0
     require(length > 0, "step", step, "a length in pixels such as 0.01 or 2/255, or 'eps/4'")
     return length

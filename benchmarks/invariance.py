@@ -1,4 +1,4 @@
-"""The same evaluation in several batch sizes and in two shards: are starts equal, and how many verdicts differ? Example:
+"""One evaluation in several batch sizes and in two shards: are starts equal, how many verdicts differ? Example:
 
 python benchmarks/invariance.py paradise-pm-mnist --data ~/datasets -n 1000 --attack multi-targeted --eps 0.2
 """

@@ -61,13 +61,14 @@ GUESS_FIRST = Recipe(
 
 QUICK_MNIST = Recipe(epochs=8, lr=3e-3, batch_size=250, schedule="onecycle", options={"backbone": "cnn"})
 QUICK_DIGITS = Recipe(epochs=30, lr=2e-3, batch_size=64, schedule="onecycle", options={"backbone": "mlp"})
+# ResNet-8 is a third of ResNet-20's cost and leaves the attack on 10,000 images affordable on two cores
 QUICK_CIFAR = Recipe(
-    epochs=6,
+    epochs=15,
     lr=0.01,
     batch_size=128,
     schedule="onecycle",
     augment="crop-flip",
-    options={"backbone": "resnet-20"},
+    options={"backbone": "resnet-8"},
 )
 
 COLOUR = {"paper": WIDE_RESNET, "paper-resnet": RESNET, "quick": QUICK_CIFAR}

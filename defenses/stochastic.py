@@ -116,7 +116,7 @@ class StochasticEncoder(Defense):
             distortion, rate = self._terms(mu, log_sigma, y)
             return {"distortion": distortion, "rate": rate, "total": distortion + rate}
         mu, log_sigma = self.encode(torch.cat(self.matching.pair(x)))
-        first, second = zip(mu.chunk(2), log_sigma.chunk(2), strict=True)
+        first, second = zip(mu.float().chunk(2), log_sigma.float().chunk(2), strict=True)
         halves = [self._terms(*half, y) for half in (first, second)]
         distortion = (halves[0][0] + halves[1][0]) / 2
         rate = (halves[0][1] + halves[1][1]) / 2

@@ -2,6 +2,6 @@
 
 import sys
 
-from robench.cli import main
+from robench.cli.app import main
 
 sys.exit(main())

@@ -42,8 +42,9 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that is not among `known`, with the nearest one suggested."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    folded = {known_name.lower(): known_name for known_name in names}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     listing = ", ".join(names) if names else "none"
     return BadInput(f"There is no {kind} named {name!r}; {hint}Known: {listing}.".replace("; Known", "; known"))
 

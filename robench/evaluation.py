@@ -130,7 +130,7 @@ def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> li
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal predictions, and logits that differ by no more than kernels do, relative to their spread."""
+    """Finite, and different by no more than kernels make them, relative to the largest logit."""
     scale = a.abs().amax().clamp(min=1e-12)
     return bool(b.isfinite().all()) and bool((a - b).abs().amax() <= TOLERANCE * scale)
 
@@ -175,11 +175,15 @@ class _Judge:
         self.model.check_mode()
         if any(not torch.equal(a, b) for a, b in zip(before, _state(self.model.module), strict=True)):
             flags.append("changes-its-state")
+        if "randomised" not in flags and not _same(clean, clean_logits(self.model, x, self.settings.batch_size)):
+            flags.append("changes-its-answers")
         rows = self._rows(clean_pred, predictions(final), attacked)
         return Shard(rows, self.images, tuple(flags))
 
     def _run_wave(self, plan: Trials, wave: range) -> None:
         members = self.standing.nonzero()[:, 0]
+        if not len(members):
+            return
         size = max(1, self.settings.batch_size // len(wave))
         total, left = len(self.standing) * len(plan), len(plan) - wave.stop
         for done, part in enumerate(torch.split(members, size)):

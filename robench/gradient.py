@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -52,12 +53,16 @@ def parse_schedule(text: str, steps: int) -> list[float]:
     for part in text.replace(" ", "").split(","):
         match = re.fullmatch(r"([0-9.]+(?:e-?\d+)?)(?:@(\d+))?", part)
         at = int(match[2] or 0) if match else -1
-        if match is None or at <= previous or (previous < 0 < at) or match[1].count(".") > 1 or match[1] == ".":
+        try:
+            size = float(match[1]) if match else 0.0
+        except ValueError:
+            size = 0.0
+        if not 0 < size < math.inf or at <= previous or (previous < 0 < at):
             raise BadInput(
-                f"schedule is {text!r}, but must be step sizes with the step each starts at, in order, "
+                f"schedule is {text!r}, but must be positive step sizes with the step each starts at, in order, "
                 "such as '0.1,0.01@100,0.001@150'."
             )
-        sizes[at:] = [float(match[1])] * len(sizes[at:])
+        sizes[at:] = [size] * len(sizes[at:])
         previous = at
     return sizes
 
@@ -88,6 +93,7 @@ class Steepest:
         """x + size * sign(g), or x + size * g / ||g||_2."""
         if self.linf:
             return torch.add(x, grad.sign(), alpha=size)
+        grad = grad * expand(_unit(grad), grad)
         return torch.addcdiv(x, grad, expand(grad.flatten(1).norm(dim=1).clamp(min=1e-30), grad), value=size)
 
     def select(self, keep: Tensor) -> None:
@@ -97,8 +103,10 @@ class Steepest:
 class Adam:
     """Adam on the perturbation (Kingma & Ba, 2015), bias-corrected, moments untouched by the projection.
 
-    In L2 the second moment is one number per example, the mean square of its gradient, so that a constant gradient
-    keeps its direction, which is the optimum there; steps are then multiples of eps: size 0.1 moves by one radius.
+    Each row's gradients are divided by the largest entry of its first one, so that the scale of a model's logits
+    neither overflows the moments nor vanishes beside the 1e-9. In L2 the second moment is one number per row, the
+    square of its gradient's norm, so that a constant gradient keeps its direction, which is the optimum there; steps
+    are then multiples of eps: size 0.1 moves by one radius.
     """
 
     beta1, beta2, tiny = 0.9, 0.999, 1e-9
@@ -107,11 +115,15 @@ class Adam:
         self.linf, self.radius = threat.norm == "linf", threat.radius
         self.first = torch.zeros_like(x)
         self.second = torch.zeros_like(x) if self.linf else x.new_zeros(len(x), *(1,) * (x.dim() - 1))
+        self.unit = x.new_ones(len(x), *(1,) * (x.dim() - 1))
         self.count = 0
 
     def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
         """x + size * m / (sqrt(v) + 1e-9), with bias correction of m and v."""
         self.count += 1
+        if self.count == 1:
+            self.unit = expand(_unit(grad), grad)
+        grad = grad * self.unit
         self.first.lerp_(grad, 1 - self.beta1)
         if self.linf:
             self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
@@ -125,7 +137,13 @@ class Adam:
 
     def select(self, keep: Tensor) -> None:
         """Keep the moments of the rows at positions `keep`."""
-        self.first, self.second = self.first[keep], self.second[keep]
+        self.first, self.second, self.unit = self.first[keep], self.second[keep], self.unit[keep]
+
+
+def _unit(grad: Tensor) -> Tensor:
+    """1 over the largest entry of each row, [B]; 1 for a row of zeros."""
+    largest = grad.flatten(1).abs().amax(1)
+    return torch.where(largest > 0, largest.clamp(min=1e-37), 1.0).reciprocal()
 
 
 RULES: dict[str, type[Steepest] | type[Adam]] = {"steepest": Steepest, "adam": Adam}

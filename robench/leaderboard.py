@@ -18,6 +18,7 @@ from robench.errors import BadInput
 from robench.files import write_text
 from robench.results import Figure, attack_figure, clean_figure, label, worst_case
 from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel
 
 INCOMPLETE = "incomplete"
 
@@ -140,7 +141,8 @@ def write(board: Board, folder: Path) -> list[Path]:
 
 
 def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
-    _, _, start, count, norm, _, seed = key
+    _, _, start, count, norm, exact, seed = key
+    eps = ThreatModel.of(norm, exact).eps_text
     models: dict[str, list[tuple[str, EvaluationFolder]]] = defaultdict(list)
     columns: dict[str, str] = {}
     about: dict[str, Any] = {}
@@ -154,14 +156,14 @@ def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
     rows = [_row(model, cells) for model, cells in models.items()]
     rows.sort(key=lambda row: (-row["rank"], row["model"]))
     dataset = about["dataset"]
-    parts = [Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset, norm, about["eps"], f"n{count}"]
+    parts = [Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset, norm, eps, f"n{count}"]
     parts += [f"from{start}"] if start else []
     parts += [f"s{seed}"] if seed else []
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
     order = tuple(sorted(columns, key=lambda c: (columns[c] != "white-box", "rate" in c, c)))
     settings = [_setting(folder, column) for cells in models.values() for column, folder in cells]
     settings.sort(key=lambda s: (s["model"], s["column"]))
-    return Board(name, dataset, norm, about["eps"], start, count, order, rows, settings)
+    return Board(name, dataset, norm, eps, start, count, order, rows, settings)
 
 
 def _row(model: str, cells: list[tuple[str, EvaluationFolder]]) -> dict[str, Any]:

@@ -89,9 +89,11 @@ def load(kind: str, name: str) -> Plugin:
         raise unknown(kind, name, _entries(kind))
     try:
         target = entry.load()
-    except (ImportError, AttributeError, SyntaxError) as error:
+    except Exception as error:  # whatever a third party's module does when it is imported
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(
-            f"The {kind} {name!r} ({entry.value}) cannot be loaded: {error}; reinstall its package."
+            f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {reason}); "
+            "mend or reinstall its package."
         ) from error
     if isinstance(target, Variant):
         recipes = target.recipes if target.recipes is not None else getattr(target.base, "recipes", {})
@@ -105,10 +107,14 @@ def summaries(kind: str) -> dict[str, str]:
 
 
 def _summary(entry: EntryPoint) -> str:
-    spec = importlib.util.find_spec(entry.module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return ""
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+    try:
+        spec = importlib.util.find_spec(entry.module)
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            return ""
+        body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    except (ImportError, SyntaxError, ValueError, OSError):
+        return ""  # a broken plugin says so when it is used
+    for node in body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
             return (ast.get_docstring(node) or "").partition("\n")[0]
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == entry.attr for t in node.targets):

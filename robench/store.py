@@ -15,6 +15,7 @@ from typing import Any
 from robench.errors import BadInput, unknown
 from robench.files import checksum, read_json, write_file, write_json, write_text
 
+SHARD = re.compile(r"shard-(\d+)-(\d+)\.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -132,8 +133,8 @@ class EvaluationFolder:
     def ranges(self) -> list[tuple[int, int]]:
         """The ranges of examples whose shards are whole and undamaged, in order, without overlap."""
         found: list[tuple[int, int]] = []
-        for path in sorted(self.path.glob("shard-*.json")):
-            start, stop = (int(part) for part in path.stem.split("-")[1:3])
+        named = [(SHARD.fullmatch(path.name), path) for path in self.path.glob("shard-*.json")]
+        for start, stop, path in sorted((int(match[1]), int(match[2]), path) for match, path in named if match):
             if (not found or start >= found[-1][1]) and self._intact(path):
                 found.append((start, stop))
         return found

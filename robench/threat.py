@@ -15,6 +15,9 @@ from robench.errors import BadInput, unknown
 
 NORMS = ("linf", "l2")
 
+# no image is this far from another; larger numbers are mistakes, and some are too large for a float
+LARGEST = 10**6
+
 # float32 pixels round: x0 + eps and x - x0 each lose up to one unit in the last place of 1.0
 TOLERANCE = 2.0**-22
 
@@ -33,6 +36,8 @@ def parse_epsilon(value: str | float | Fraction, norm: str) -> Fraction:
         eps = value if isinstance(value, Fraction) else _exact(text)
     except (ValueError, InvalidOperation, OverflowError, ZeroDivisionError):
         raise BadInput(f"eps is {text!r}, but must be {allowed}.") from None
+    if eps > LARGEST:
+        raise BadInput(f"eps is {text}, which is larger than any image, but must be {allowed}.")
     if eps < 0:
         raise BadInput(f"eps is {text}, but must not be negative: give {allowed}.")
     if norm == "linf" and eps > 1:
@@ -42,8 +47,11 @@ def parse_epsilon(value: str | float | Fraction, norm: str) -> Fraction:
 
 
 def _exact(text: str) -> Fraction:
-    top, slash, bottom = text.partition("/")
-    return Fraction(Decimal(top)) / Fraction(Decimal(bottom)) if slash else Fraction(Decimal(text))
+    top, _, bottom = (part.strip() for part in text.partition("/"))
+    parts = [Decimal(top), Decimal(bottom if "/" in text else "1")]
+    if any(abs(part.adjusted()) > 50 for part in parts if part):
+        raise ValueError(text)
+    return Fraction(parts[0]) / Fraction(parts[1])
 
 
 def parse_norm(norm: str) -> str:
@@ -108,9 +116,11 @@ class ThreatModel:
         if self.norm == "linf":
             return torch.clamp(x, *self.bounds(x0))
         delta = x - x0
-        norms = delta.flatten(1).norm(dim=1)
-        # a hair inside, so that float32 rounding cannot carry the result out of the ball
-        factor = (self.radius * (1 - 2e-7) / norms.clamp(min=1e-30)).clamp(max=1.0)
+        flat = delta.flatten(1)
+        norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+        # a hair inside, so that float32 rounding of every pixel cannot carry the result out of the ball
+        reach = max(self.radius * (1 - 2e-7) - math.sqrt(flat.shape[1]) * 2.0**-25, 0.0)
+        factor = torch.where(norms <= self.radius, 1.0, reach / norms.clamp(min=1e-30)).to(delta.dtype)
         return (x0 + delta * expand(factor, delta)).clamp_(0.0, 1.0)
 
     def bounds(self, x0: Tensor) -> tuple[Tensor, Tensor]:

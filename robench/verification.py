@@ -13,19 +13,32 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from robench import registry
+from robench.attack import Attack
 from robench.classifier import Classifier
 from robench.data import Split, open_dataset
 from robench.environment import choose_device
 from robench.errors import BadInput
 from robench.evaluation import clean_logits, predictions
 from robench.models import LoadedModel, load_model
+from robench.specs import EvalSpec
 from robench.store import EvaluationFolder, Store
-from robench.threat import ThreatModel, distance
+from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
 
 # a verdict may change with the batch size only where the two highest logits are this close, relative to their size
 CLOSE = 1e-3
 
-FAULTS = ("outside eps", "outside [0, 1]", "NaN pixels", "wrong label", "wrong verdict", "wrong distance")
+FAULTS = (
+    "outside eps",
+    "outside [0, 1]",
+    "NaN pixels",
+    "wrong label",
+    "wrong verdict",
+    "wrong distance",
+    "wrong examples",
+    "wrong goal",
+    "wrong record",
+)
 
 
 @dataclass(frozen=True)
@@ -83,12 +96,21 @@ def verify(
     loaded.module.to(device)
     classifier = Classifier(loaded.module, dataset.classes, device=device)
     faults, close, examples = dict.fromkeys(FAULTS, 0), 0, 0
+    attack: type[Attack] = registry.load("attack", spec["attack"]).base
+    recorded = {"metric": attack.metric, "access": attack.access, "eps": threat.eps_text}
+    faults["wrong record"] += sum(about.get(key) != value for key, value in recorded.items())
+    faults["wrong record"] += EvalSpec(**spec).job_id != folder.job_id
     try:
         classifier.check_mode()
         rows = folder.rows()
         for start, stop in folder.ranges():
             part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
-            close += _check_shard(classifier, threat, split, folder.images(start, stop), part, batch_size, faults)
+            images = folder.images(start, stop)
+            if part["example_id"].tolist() != list(range(start, stop)) or len(images) != stop - start:
+                faults["wrong examples"] += stop - start
+                continue
+            faults["wrong goal"] += int(((part["goal"] >= 0) != (attack.metric == "attack success rate")).sum())
+            close += _check_shard(classifier, threat, split, images, part, batch_size, faults)
             examples += stop - start
     finally:
         classifier.release()
@@ -127,10 +149,11 @@ def _check_shard(
     finite = flat.isfinite().all(1)
     faults["NaN pixels"] += int((~finite).sum())
     faults["outside [0, 1]"] += int((finite & ((flat < 0) | (flat > 1)).any(1)).sum())
-    inside = threat.distance(x0, images) <= threat.radius + 2.0**-22
+    inside = threat.distance(x0, images) <= threat.radius + TOLERANCE
     faults["outside eps"] += int((finite & ~inside).sum())
-    recorded = torch.tensor(rows["linf"].to_numpy().copy())
-    faults["wrong distance"] += int(((distance("linf", x0, images) - recorded).abs() > 1e-6).sum())
+    for norm in NORMS:
+        recorded = torch.tensor(rows[norm].to_numpy().copy())
+        faults["wrong distance"] += int((~((distance(norm, x0, images) - recorded).abs() <= 1e-6)).sum())
     faults["wrong label"] += int((labels != torch.tensor(rows["label"].to_numpy().copy())).sum())
     clean = clean_logits(classifier, x0, batch_size)
     adversarial = clean_logits(classifier, images, batch_size)
@@ -141,16 +164,16 @@ def _check_shard(
         tie = (top[:, 0] - top[:, 1]) <= CLOSE * logits.abs().amax(1)
         faults["wrong verdict"] += int((differs & ~tie).sum())
         close += int((differs & tie).sum())
-    return close + _inconsistent(rows, faults)
+    faults["wrong verdict"] += _inconsistent(rows)
+    return close
 
 
-def _inconsistent(rows: pd.DataFrame, faults: dict[str, int]) -> int:
-    """Rows whose success does not follow from their own predictions count as wrong verdicts; returns 0."""
+def _inconsistent(rows: pd.DataFrame) -> int:
+    """How many rows have a success or a clean verdict that does not follow from their own predictions."""
     aimed = rows["goal"] >= 0
     hit = (rows["adv_pred"] == rows["goal"]).where(aimed, (rows["adv_pred"] != rows["label"]) & rows["clean_correct"])
     correct = rows["clean_pred"] == rows["label"]
-    faults["wrong verdict"] += int(((hit != rows["success"]) | (correct != rows["clean_correct"])).sum())
-    return 0
+    return int(((hit != rows["success"]) | (correct != rows["clean_correct"])).sum())
 
 
 def table(checks: Sequence[Check]) -> Table:

@@ -1,3 +1,1 @@
 """The command line: one file per command; each parses, builds a request, calls the harness and prints."""
-
-from robench.cli.app import main as main

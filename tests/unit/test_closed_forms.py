@@ -108,12 +108,13 @@ def check(name, classes, norm, ratios):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["pgd", "multi-targeted", "untargeted"])
 def test_ten_classes(name, norm):
-    check(name, 10, norm, RATIOS if name != "untargeted" else (0.5, 0.999, 1.001, 2.0))  # 20 restarts take longer
+    check(name, 10, norm, RATIOS if name != "untargeted" else (0.999, 1.001, 2.0))  # 20 restarts take longer
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", ["pgd", "multi-targeted", "untargeted"])
+@pytest.mark.parametrize(
+    ("name", "classes"), [("pgd", 2), ("pgd", 3), ("multi-targeted", 2), ("multi-targeted", 3), ("untargeted", 3)]
+)
 def test_few_classes(name, classes, norm):
     check(name, classes, norm, (0.999, 1.001))
 
@@ -163,7 +164,7 @@ def test_quadratic(name, norm):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["multi-targeted", "untargeted"])
-@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e25])
+@pytest.mark.parametrize("scale", [1e-20, 1e6, 1e25])
 def test_the_scale_of_the_logits_hides_nothing(name, norm, scale):
     # the decision, and so the robust accuracy, does not change with a factor on the logits
     model, x = problem(3)

@@ -42,8 +42,8 @@ def entropy_by_hand(log_sigma):
 
 def kl_by_hand(mu, log_sigma):
     return [
-        sum(0.5 * (m**2 + math.exp(s) ** 2 - 1 - 2 * s) for m, s in zip(means, spreads))
-        for means, spreads in zip(mu, log_sigma)
+        sum(0.5 * (m**2 + math.exp(s) ** 2 - 1 - 2 * s) for m, s in zip(means, spreads, strict=True))
+        for means, spreads in zip(mu, log_sigma, strict=True)
     ]
 
 
@@ -56,7 +56,7 @@ def mws_by_hand(z, mu, log_sigma):
                 continue
             terms = [
                 -0.5 * math.log(2 * math.pi) - s - 0.5 * ((value - m) / math.exp(s)) ** 2
-                for value, m, s in zip(z[i], mu[j], log_sigma[j])
+                for value, m, s in zip(z[i], mu[j], log_sigma[j], strict=True)
             ]
             densities.append(sum(terms))
         top = max(densities)
@@ -68,10 +68,10 @@ def discrepancy_by_hand(mu, log_sigma, mu2, log_sigma2, weight=None):
     result = []
     for i in range(len(mu)):
         width = len(mu[i])
-        gaps = [abs(a - b) for a, b in zip(mu[i], mu2[i])]
+        gaps = [abs(a - b) for a, b in zip(mu[i], mu2[i], strict=True)]
         shares = [max(1 / width, gap / sum(gaps)) for gap in gaps] if weight is None else weight[i]
-        spread = sum(abs(a - b) for a, b in zip(log_sigma[i], log_sigma2[i])) / width
-        result.append(sum(a * gap for a, gap in zip(shares, gaps)) + spread)
+        spread = sum(abs(a - b) for a, b in zip(log_sigma[i], log_sigma2[i], strict=True)) / width
+        result.append(sum(a * gap for a, gap in zip(shares, gaps, strict=True)) + spread)
     return result
 
 
@@ -110,7 +110,7 @@ def test_minibatch_weighted_sampling(batch, width):
     z = mu + torch.randn(mu.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * log_sigma.exp()
     leaves = [t.clone().requires_grad_() for t in (z, mu, log_sigma)]
     value = information.minibatch_weighted_sampling(*leaves)
-    assert float(value) == pytest.approx(mws_by_hand(z.tolist(), mu.tolist(), log_sigma.tolist()), abs=1e-9)
+    assert value.item() == pytest.approx(mws_by_hand(z.tolist(), mu.tolist(), log_sigma.tolist()), abs=1e-9)
     gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     assert gradients[1] is None  # the code distribution is held fixed
     assert gradients[2] is None
@@ -229,19 +229,21 @@ def test_training_draws_z_as_often_as_asked(draws):
     assert float(noise.std()) == pytest.approx(1, abs=0.06)
     assert draws == 1 or abs(np.corrcoef(noise[0].flatten(), noise[1].flatten())[0, 1]) < 0.1
     logits = nn.functional.linear(z, model.head.weight, model.head.bias).log_softmax(-1)
-    chosen = [float(logits[k, i, y[i]]) for k in range(draws) for i in range(400)]
-    assert float(terms["distortion"]) == pytest.approx(-np.mean(chosen), abs=1e-5)
-    assert float(terms["rate"]) == pytest.approx(1e-4 * np.mean(kl_by_hand(mu.tolist(), log_sigma.tolist())), rel=1e-4)
+    chosen = [logits[k, i, y[i]].item() for k in range(draws) for i in range(400)]
+    assert terms["distortion"].item() == pytest.approx(-np.mean(chosen), abs=1e-5)
+    assert terms["rate"].item() == pytest.approx(1e-4 * np.mean(kl_by_hand(mu.tolist(), log_sigma.tolist())), rel=1e-4)
 
 
-@pytest.mark.parametrize(("options", "count"), [({}, 1), ({"mws_draws": "all"}, 12), ({"draws": 3, "mws_draws": "all"}, 3)])
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 1), ({"mws_draws": "all"}, 12), ({"draws": 3, "mws_draws": "all"}, 3)]
+)
 def test_paradise_uses_the_draws_it_is_told_to(calls, options, count):
     model, (x, y) = defense("paradise", alpha=0.5, **options), images()
     terms = model.loss(x, y)
     assert [name for name, *_ in calls] == ["minibatch_weighted_sampling"] * count
     mws = np.mean([mws_by_hand(*(a.tolist() for a in args)) for _, args, _ in calls])
     entropy = np.mean(entropy_by_hand(calls[0][1][2].tolist()))
-    assert float(terms["rate"]) == pytest.approx(0.5 * (-entropy - mws), rel=1e-4)
+    assert terms["rate"].item() == pytest.approx(0.5 * (-entropy - mws), rel=1e-4)
 
 
 def test_a_batch_of_one_image_has_a_finite_loss():
@@ -284,7 +286,7 @@ def test_gamma_rises_over_the_ramp():
     matching = []
     for model.progress in (0.0, 0.25, 1.0):
         torch.manual_seed(1)
-        matching.append(float(model.loss(x, y)["matching"]))
+        matching.append(model.loss(x, y)["matching"].item())
     assert matching[0] == 0
     assert matching[1] == pytest.approx(matching[2] / 2)
 
@@ -306,11 +308,13 @@ def test_posterior_matching_uses_both_halves(calls, name, inputs):
     (_, pair, _), = [c for c in calls if c[0] == "posterior_discrepancy"]  # fmt: skip
     with torch.no_grad():
         mu, log_sigma = model.encode(seen[0])
-    for got, wanted in zip(pair, (mu[:5], log_sigma[:5], mu[5:], log_sigma[5:])):
+    for got, wanted in zip(pair, (mu[:5], log_sigma[:5], mu[5:], log_sigma[5:]), strict=True):
         assert torch.allclose(got, wanted, atol=1e-6)
-    assert float(terms["matching"]) == pytest.approx(2 * np.mean(discrepancy_by_hand(*(t.tolist() for t in pair))), rel=1e-5)
+    assert terms["matching"].item() == pytest.approx(
+        2 * np.mean(discrepancy_by_hand(*(t.tolist() for t in pair))), rel=1e-5
+    )
     parts = terms["distortion"] + terms["rate"] + terms["matching"]
-    assert float(terms["total"]) == pytest.approx(float(parts), rel=1e-6)
+    assert terms["total"].item() == pytest.approx(parts.item(), rel=1e-6)
 
 
 def test_options_of_matching_reach_the_formula(calls):

@@ -1,0 +1,308 @@
+"""The command line end to end on digits: train, evaluate, verify, tables; starting fast; going on after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import robench as harness
+from robench import registry, scheduler
+from robench.store import EvaluationFolder
+from robench.training import _Watch
+from tests.integration.conftest import Run, finished, start_module, wait_for
+
+ROW_KEYS = {
+    "model", "dataset", "attack", "norm", "eps", "n", "clean_accuracy", "interval", "forwards", "backwards", "seconds",
+    "flags", "status", "evaluation",
+}  # fmt: skip
+ATTACK = ("evaluate", "plain", "-a", "multi-targeted", "--eps", "0.1", "--json")
+
+
+def _spent() -> float:
+    """Processor time of finished child processes, which other work on the machine does not change."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"), [(["--help"], 0.5), (["list", "attacks"], 0.7), (["train", "--help"], 0.5)]
+)
+def test_starting_is_instant(arguments: list[str], seconds: float) -> None:
+    """Of torch, Lightning, numpy and pandas none is imported; the best of three takes little of a processor's time."""
+    heavy = "{'torch', 'pytorch_lightning', 'numpy', 'pandas'}"
+    code = f"import sys; from robench.cli.app import main; main(sys.argv[1:]); assert not {heavy} & set(sys.modules)"
+    best = 60.0
+    for _ in range(3):
+        began = _spent()
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        best = min(best, _spent() - began)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) >= 3
+    assert best < seconds
+
+
+def test_from_training_to_the_leaderboard(tmp_path: Path, robench: Run) -> None:
+    card = robench("train", "standard", "--dataset", "digits", "--epochs", "3", "--json").json
+    assert card["name"] == "standard-digits-e3"
+    assert card["accuracy"]["test"] > 0.8
+    rows = robench(
+        "evaluate", "--attack", "fgsm,random-targeted", "-a", "random-noise", "--eps", "0.1", "-n", "40", "--json"
+    ).json
+    assert set(rows) == {"rows", "worst_case"}
+    assert [row["attack"] for row in rows["rows"]] == ["fgsm", "random-targeted", "random-noise"]
+    for row in rows["rows"]:
+        figure = "attack_success_rate" if row["attack"] == "random-targeted" else "robust_accuracy"
+        assert set(row) >= ROW_KEYS | {figure}
+        low, high = row["interval"]
+        assert 0 <= low <= row[figure] <= high <= 1
+        assert (row["n"], row["status"], row["model"]) == (40, "complete", card["name"])
+    (worst,) = rows["worst_case"]
+    assert worst["attacks"] == ["fgsm", "random-targeted"]
+    assert worst["robust_accuracy"] <= rows["rows"][0]["robust_accuracy"]
+
+    checks = robench("verify", "--json").json["evaluations"]
+    assert len(checks) == 3
+    assert all(check["holds"] and check["examples"] == 40 for check in checks)
+    boards = robench("leaderboard", "--out", "tables", "--json").json
+    assert sorted(path.suffix for path in (tmp_path / "tables").iterdir()) == [".csv", ".html", ".md", ".tex"]
+    assert boards["boards"][0]["rows"][0]["model"] == card["name"]
+    for kind, count in (("models", 1), ("evaluations", 3), ("defenses", 5), ("attacks", 6), ("datasets", 9)):
+        assert len(robench("list", kind, "--json").json[kind]) >= count
+        assert len(robench("list", kind).out.splitlines()) >= count
+    assert robench("show", card["name"], "--json").json == {k: v for k, v in card.items() if k != "fresh"}
+    one = rows["rows"][0]["evaluation"]
+    assert robench("show", one[:6], "--json").json["result"]["robust_accuracy"] == rows["rows"][0]["robust_accuracy"]
+    assert card["name"] in robench("show", card["name"]).out
+
+
+def test_the_same_again_computes_nothing(store: Path, robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = robench(*ATTACK, "-n", "30").json
+    times = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    calls: list[object] = []
+    monkeypatch.setattr(scheduler, "attack_shard", lambda *given: calls.append(given))
+    assert robench(*ATTACK, "-n", "30", "--batch-size", "7").json == first
+    assert calls == []
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == times
+
+
+def test_a_damaged_shard_is_computed_again(store: Path, robench: Run) -> None:
+    first = robench(*ATTACK, "-n", "30", "--shard-size", "10").json
+    folder = EvaluationFolder(store / "evaluations" / first["rows"][0]["evaluation"])
+    before = folder.rows()
+    shard = sorted(folder.path.glob("*.parquet"))[1]
+    shard.write_bytes(shard.read_bytes()[:-5])
+    assert len(folder.rows()) == 20
+    robench(*ATTACK, "-n", "30", "--shard-size", "10")
+    pd.testing.assert_frame_equal(folder.rows(), before)
+
+
+@pytest.mark.parametrize("fault", ["pixels", "label", "verdict"])
+def test_verify_finds_what_was_tampered_with(fault: str, evaluation: Path, robench: Run) -> None:
+
+    folder = EvaluationFolder(evaluation)
+    (start, stop), rows = folder.ranges()[0], folder.rows()
+    images, notes = folder.images(start, stop).clone(), folder.notes()[0]
+    if fault == "pixels":
+        images[3] = (images[3] + 0.2).clamp(0, 1)
+    if fault == "label":
+        rows.loc[2, "label"] = (rows.loc[2, "label"] + 1) % 10
+    if fault == "verdict":
+        rows.loc[1, "success"] = not rows.loc[1, "success"]
+    folder.save_shard(start, stop, rows, images, {k: v for k, v in notes.items() if k != "sha256"})
+    outcome = robench("verify", "--json")
+    assert outcome.code == 1
+    (check,) = json.loads(outcome.out)["evaluations"]
+    assert not check["holds"]
+    assert sum(check["faults"].values()) >= 1
+    assert "Traceback" not in outcome.err
+
+
+def test_a_users_model_file(model_file: Path, robench: Run) -> None:
+    found = robench(
+        "evaluate", "my_model.py:load", "--dataset", "digits", "-a", "fgsm", "-n", "20", "--eps", "0.1", "--json"
+    ).json
+    assert found["rows"][0]["model"] == "my_model.py:load"
+    again = robench("evaluate", f"{model_file}:load", "--dataset", "digits", "-a", "fgsm", "-n", "20", "--eps", "0.1")
+    assert again.code == 0
+    assert len(robench("list", "evaluations", "--json").json["evaluations"]) == 1
+    assert robench("verify").code == 0
+
+
+class Flat(nn.Module):
+    """An untrained linear model on digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+def test_in_a_program(tmp_path: Path) -> None:
+    report = harness.evaluate(Flat().eval(), dataset="digits", attacks=["fgsm", "pgd"], eps="0.1", count=20)
+    assert report.complete
+    assert [row["attack"] for row in report.rows] == ["fgsm", "pgd"]
+    assert report.table().row_count == 3
+    text = str(report)
+    assert all(word in text for word in ("Flat", "fgsm", "pgd", "worst case", "digits, linf eps 0.1, n = 20"))
+    assert set(report.to_json()) == {"rows", "worst_case"}
+    with pytest.raises(harness.BadInput, match="train mode"):
+        harness.evaluate(Flat().train(), dataset="digits", attacks="fgsm", eps="0.1", count=20)
+
+
+# --- training that stops and goes on ---------------------------------------------------------------------------------
+
+RECIPES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    ("standard", {}, ()),
+    ("paradise-pm", {}, ("-o", "ramp=0.5")),
+    ("standard", {"ema": 0.9}, ()),
+    ("standard", {"schedule": "steps", "milestones": (1, 3), "optimizer": "sgd", "lr": 0.05}, ("--backbone", "cnn")),
+]
+
+
+def set_recipe(monkeypatch: pytest.MonkeyPatch, defense: str, **changes: Any) -> None:
+    """Change the quick recipe for digits."""
+    recipes: Any = registry.load("defense", defense).recipes["digits"]
+    monkeypatch.setitem(recipes, "quick", dataclasses.replace(recipes["quick"], **changes))
+
+
+@pytest.mark.parametrize(("defense", "changes", "options"), RECIPES, ids=["plain", "pm-ramp", "ema", "steps-cnn"])
+def test_interrupted_training_ends_in_the_same_weights(
+    defense: str, changes: dict[str, Any], options: tuple[str, ...], robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_recipe(monkeypatch, defense, **changes)
+    command = ("train", defense, "--epochs", "4", "--name", "m", *options)
+    assert robench(*command, "--runs", "whole").code == 0
+    end = _Watch.on_train_batch_end
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(self: Any, trainer: Any, *rest: Any) -> None:
+            end(self, trainer, *rest)
+            if trainer.current_epoch == 2 and rest[-1] == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(_Watch, "on_train_batch_end", stop)
+        stopped = robench(*command, "--runs", "parts")
+    assert stopped.code == 130
+    assert len(stopped.err.splitlines()) == 1
+    assert finished(Path("parts")) == set()
+    resumed = robench(*command, "--runs", "parts")
+    whole, parts = (load_file(Path(runs, "models", "m", "model.safetensors")) for runs in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    card = json.loads(Path("parts/models/m/model.json").read_text())
+    assert [line["epoch"] for line in card["history"]] == [2, 3], "an epoch was computed twice"
+    assert "resumed from epoch 2" in resumed.out
+
+
+def test_a_finished_model_is_not_trained_again(store: Path, robench: Run) -> None:
+    weights = store / "models" / "plain" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = robench("train", "standard", "--epochs", "3", "--name", "plain")
+    assert again.code == 0
+    assert "trained already" in again.out
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_collapse_is_a_sentence_and_keeps_the_checkpoint(tmp_path: Path, robench: Run) -> None:
+    outcome = robench("train", "paradise-pm", "-o", "gamma=1e4", "--epochs", "4", "--name", "m")
+    assert outcome.code == 1
+    assert outcome.out == ""
+    (line,) = outcome.err.splitlines()
+    assert all(word in line for word in ("collapsed at step", "'matching'", "last good checkpoint", "m/training"))
+    assert (tmp_path / "runs/models/m/training/last.ckpt").is_file()
+    assert finished(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("lr", "says"), [(1e30, "not finite in the term 'total' at step"), (1e3, "at step")])
+def test_an_absurd_learning_rate_is_a_sentence(
+    lr: float, says: str, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_recipe(monkeypatch, "standard", lr=lr, schedule="constant")
+    outcome = robench("train", "standard", "--epochs", "3", "--name", "m")
+    assert outcome.code == 1
+    (line,) = outcome.err.splitlines()
+    assert says in line
+    assert "'total'" in line
+    assert "no epoch had finished" in line or "checkpoint is kept" in line
+
+
+# --- killed and interrupted processes --------------------------------------------------------------------------------
+
+LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2")
+
+
+@pytest.fixture(params=[signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def stopped(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[int, subprocess.Popen[str], Path]]:
+    """An evaluation stopped by a signal after its first shards, and its folder."""
+    for folder in (store / "evaluations").iterdir():
+        folder.rename(store.parent / folder.name)
+    process = start_module(*LONG)
+    try:
+        wait_for(lambda: list(store.glob("evaluations/*/shard-*.json")), process)
+        process.send_signal(request.param)
+        process.wait(30)
+        yield request.param, process, next((store / "evaluations").iterdir())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_stopped_evaluation_goes_on(
+    stopped: tuple[int, subprocess.Popen[str], Path], store: Path, tmp_path: Path, robench: Run
+) -> None:
+    """Nothing finished is lost, and rows and tensors equal those of a run that nobody disturbed."""
+    sent, process, path = stopped
+    out, err = process.communicate()
+    assert out == ""
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert len(err.splitlines()) == 1
+        assert err.startswith("robench: Interrupted")
+        assert not list(path.glob(".*.part"))
+    kept = {file: file.stat().st_mtime_ns for file in path.glob("shard-*.json")}
+    assert 1 <= len(kept) < 20
+    assert not (path / "result.json").exists()
+
+    assert robench(*LONG).json["rows"][0]["status"] == "complete"
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    (tmp_path / "other" / "models").mkdir(parents=True)
+    (tmp_path / "other" / "models" / "plain").symlink_to(store / "models" / "plain")
+    undisturbed = robench(*LONG, "--runs", "other").json
+    once = EvaluationFolder(tmp_path / "other" / "evaluations" / undisturbed["rows"][0]["evaluation"])
+    again = EvaluationFolder(path)
+    assert once.job_id == again.job_id
+    pd.testing.assert_frame_equal(again.rows(), once.rows(), check_exact=True)
+    assert len(once.ranges()) == 20
+    for start, stop in once.ranges():
+        assert torch.equal(again.images(start, stop), once.images(start, stop))
+
+
+def test_ctrl_c_while_training(tmp_path: Path, robench: Run) -> None:
+    command = ("train", "standard", "--epochs", "400", "--name", "m")
+    process = start_module(*command)
+    wait_for(lambda: (tmp_path / "runs/models/m/training/last.ckpt").exists(), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "Interrupted" in err
+    assert finished(tmp_path) == set()
+    assert (tmp_path / "runs/models/m/training/last.ckpt").is_file()

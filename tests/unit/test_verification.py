@@ -1,0 +1,189 @@
+"""Verification: an honest evaluation holds, and every forgery of its stored images and rows is found."""
+
+import pandas as pd
+import pytest
+import torch
+
+from robench.data import open_dataset
+from robench.scheduler import Request, evaluate
+from robench.store import Store
+from robench.threat import ThreatModel
+from robench.verification import verify_all
+
+FACTORY = """
+import torch
+from robench.data import open_dataset
+
+def nearest_mean():
+    train = open_dataset("digits").train
+    x = train.pixels(slice(None)).flatten(1)
+    means = torch.stack([x[train.labels == c].mean(0) for c in range(10)])
+    layer = torch.nn.Linear(64, 10)
+    layer.weight.data, layer.bias.data = means * 4, -2 * means.square().sum(1)
+    return torch.nn.Sequential(torch.nn.Flatten(), layer).eval()
+"""
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A store with one honest evaluation of 24 images in two shards, and its only folder's path."""
+    root = tmp_path_factory.mktemp("runs")
+    (root / "mine.py").write_text(FACTORY)
+    store = Store(root)
+    request = Request([f"{root / 'mine.py'}:nearest_mean"], ["fgsm"], ThreatModel.of("linf", "0.1"), "digits",
+        count=24, shard_size=12, device="cpu")  # fmt: skip
+    (row,) = evaluate(request, store)
+    assert row["status"] == "complete"
+    return store, row["evaluation"], f"{root / 'mine.py'}:nearest_mean"
+
+
+@pytest.fixture
+def check(evaluated):
+    """Verify after `change(rows, images)` was made to the first shard, as a forger would: checksums fit again."""
+    store, job_id, model = evaluated
+    folder = store.evaluation(job_id)
+    kept = {path: path.read_bytes() for path in folder.path.iterdir()}
+
+    def run(change):
+        rows, images = pd.read_parquet(folder.path / "shard-000000-000012.parquet"), folder.images(0, 12).clone()
+        changed = change(rows, images)
+        rows, images = (rows, images) if changed is None else changed
+        folder.save_shard(0, 12, rows, images, {"flags": []})
+        (found,) = verify_all(store, [], model, device="cpu")
+        assert found.holds == (found.examples == found.expected and not any(found.faults.values()))
+        return found
+
+    yield run
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+def names(found):
+    return {kind for kind, count in found.faults.items() if count}
+
+
+def test_an_honest_evaluation_holds(check):
+    found = check(lambda rows, images: None)
+    assert found.holds
+    assert (found.examples, found.expected) == (24, 24)
+
+
+def test_an_evaluation_of_both_kinds_is_checked(check):
+    seen = []
+    check(lambda rows, images: seen.append(rows["success"].sum()))
+    assert 0 < seen[0] < 12  # broken and robust examples, so that either lie can be told
+
+
+def broken(rows):
+    return int(rows.index[rows["success"]][0])
+
+
+@pytest.mark.parametrize("excess", [1e-6, 1e-3, 0.1])
+def test_a_pixel_outside_eps_is_found(check, excess):
+    x0 = open_dataset("digits").test.pixels(slice(0, 12))
+    pixel = int((x0[3] - 0.5).abs().argmin())
+
+    def change(rows, images, outside=excess):
+        images[3] = x0[3]
+        images[3].view(-1)[pixel] += 0.1 + outside
+
+    found = check(change)
+    assert not found.holds
+    assert found.faults["outside eps"] == 1
+    assert check(lambda rows, images: change(rows, images, -1e-6)).faults["outside eps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(1.01, "outside [0, 1]"), (-0.01, "outside [0, 1]"), (float("nan"), "NaN pixels"), (float("inf"), "NaN pixels")],
+)
+def test_a_pixel_that_is_none_is_found(check, value, kind):
+    def change(rows, images):
+        images[5, 0, 0, 0] = value
+
+    found = check(change)
+    assert not found.holds
+    assert found.faults[kind] == 1
+
+
+def test_a_verdict_that_was_flipped_is_found(check):
+    def change(rows, images):
+        i = broken(rows)
+        rows.loc[i, ["adv_pred", "success"]] = [rows.loc[i, "label"], False]
+
+    assert names(check(change)) == {"wrong verdict"}
+
+
+def test_a_success_that_does_not_follow_is_found(check):
+    def change(rows, images):
+        rows.loc[broken(rows), "success"] = False
+
+    assert names(check(change)) == {"wrong verdict"}
+
+
+def test_a_clean_verdict_that_was_flipped_is_found(check):
+    def change(rows, images):
+        i = broken(rows)
+        rows.loc[i, ["clean_pred", "clean_correct", "success"]] = [(rows.loc[i, "label"] + 1) % 10, False, False]
+
+    assert names(check(change)) == {"wrong verdict"}
+
+
+def test_a_changed_label_is_found(check):
+    def change(rows, images):
+        i = broken(rows)
+        rows.loc[i, ["label", "success"]] = [rows.loc[i, "adv_pred"], False]
+        rows.loc[i, "clean_correct"] = False
+
+    assert "wrong label" in names(check(change))
+
+
+@pytest.mark.parametrize("column", ["linf", "l2"])
+def test_a_changed_distance_is_found(check, column):
+    def change(rows, images):
+        rows.loc[2, column] += 0.01
+
+    assert names(check(change)) == {"wrong distance"}
+
+
+def test_an_image_put_back_is_found(check):
+    def change(rows, images):
+        i = broken(rows)
+        images[i] = 0.0
+
+    assert not check(change).holds
+
+
+def test_a_goal_that_no_attack_had_is_found(check):
+    # with a goal, success would mean reaching it: every broken example would count as robust
+    def change(rows, images):
+        rows["goal"] = (rows["adv_pred"] + 1) % 10
+        rows["success"] = False
+
+    assert not check(change).holds
+
+
+def test_rows_left_out_are_found(check):
+    def change(rows, images):
+        keep = ~rows["success"]
+        return rows[keep].reset_index(drop=True), images[torch.tensor(keep.to_numpy())]
+
+    assert not check(change).holds
+
+
+def test_a_row_put_in_anothers_place_is_found(check):
+    def change(rows, images):
+        bad, good = broken(rows), int(rows.index[~rows["success"]][0])
+        order = [good if i == bad else i for i in range(len(rows))]
+        return rows.loc[order].reset_index(drop=True), images[order]
+
+    assert not check(change).holds
+
+
+def test_damaged_shards_are_no_longer_counted(evaluated, check):
+    store, job_id, _model = evaluated
+    path = store.evaluation(job_id).path / "shard-000012-000024.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    found = check(lambda rows, images: None)
+    assert not found.holds
+    assert (found.examples, found.expected) == (12, 24)
