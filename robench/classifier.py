@@ -51,12 +51,7 @@ class Classifier:
 
     def check_mode(self) -> None:
         """Raise BadInput if any part of the module is in train mode."""
-        training = next((name or type(m).__name__ for name, m in self.module.named_modules() if m.training), None)
-        if training is not None:
-            raise BadInput(
-                f"The model is in train mode (at {training!r}), where its answers depend on the batch; "
-                "call model.eval() before handing it over."
-            )
+        check_eval_mode(self.module)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
@@ -84,6 +79,16 @@ class Classifier:
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
         return BatchModel(self, examples)
+
+
+def check_eval_mode(module: nn.Module) -> None:
+    """Raise BadInput if any part of the module is in train mode."""
+    training = next((name or type(m).__name__ for name, m in module.named_modules() if m.training), None)
+    if training is not None:
+        raise BadInput(
+            f"The model is in train mode (at {training!r}), where its answers depend on the batch; "
+            "call model.eval() before handing it over."
+        )
 
 
 class BatchModel:

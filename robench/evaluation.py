@@ -96,7 +96,7 @@ def _first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
         return clean_logits(model, x, batch_size)
     except (BadInput, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except Exception as error:  # whatever a user's model does
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
         raise BadInput(
             f"The model cannot take images of shape {tuple(x.shape[1:])} ({reason}); choose data that fit it."

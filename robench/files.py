@@ -6,11 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from robench.errors import BadInput, disk_error
+
+# keys a JSON file must have, with the types of their values
+Required = Mapping[str, type | tuple[type, ...]]
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -25,13 +31,19 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         with aside.open("rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(aside, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        raise disk_error(error if isinstance(error, OSError) else _system_error(error), path) from error
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """The system's error behind one of safetensors, which keeps its number in the text only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,8 +56,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises BadInput for a missing or damaged file."""
+def read_json(path: Path, required: Required | None = None) -> dict[str, Any]:
+    """A JSON object with the required keys ("a.b" is b inside a) of the required types.
+
+    Raises BadInput for a missing or damaged file.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -54,6 +69,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BadInput(f"The file {path} is damaged ({error}); delete it and run the command again.") from error
     if not isinstance(value, dict):
         raise BadInput(f"The file {path} is damaged (not a JSON object); delete it and run the command again.")
+    for key, kind in (required or {}).items():
+        found: Any = value
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, kind):
+            raise BadInput(f"The file {path} is damaged (no usable {key!r}); delete it and run the command again.")
     return value
 
 

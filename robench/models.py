@@ -72,10 +72,13 @@ def _trained(name: str, store: Store) -> LoadedModel:
     path = store.weights(name)
     try:
         data = DataInfo.from_json(card["data"])
+    except BadInput as error:
+        raise BadInput(f"The card of model {name!r} is damaged; train it again. {error}") from error
+    try:
         module = build_defense(card["defense"], card["options"], data)
         module.load_state_dict(load_file(path))
         identity = json.dumps([card["digest"], card["defense"], card["options"]], sort_keys=True)
-    except (KeyError, RuntimeError, SafetensorError) as error:
+    except (KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise BadInput(
             f"The model {name!r} does not fit its card ({str(error).splitlines()[0][:120]}); train it again."
         ) from error
@@ -97,7 +100,7 @@ def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, byt
             module = factory()
         except RobenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadInput(
                 f"The factory {reference!r} failed with {type(error).__name__}: {_first_line(error)}; it must "
                 "return the model when called without arguments."
@@ -122,7 +125,7 @@ def _import_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except RobenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"The model file {path} cannot be run: {type(error).__name__}: {_first_line(error)}.") from error
     finally:
         sys.path.pop(0)
@@ -132,7 +135,7 @@ def _import_file(path: Path) -> Any:
 def _import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(
             f"The module {name!r} cannot be imported ({type(error).__name__}: {_first_line(error)}); give "
             "file.py:factory, package.module:factory, torchvision:NAME or a trained model's name."

@@ -35,6 +35,11 @@ class Bar:
             print(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
 
 
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(f"robench: {text}", file=sys.stderr, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)

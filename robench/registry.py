@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -81,12 +81,18 @@ def names(kind: str) -> list[str]:
     return sorted(_entries(kind))
 
 
+def check_names(kind: str, wanted: Iterable[str]) -> None:
+    """Raise BadInput for the first name that no plugin has; imports none of them."""
+    for name in wanted:
+        if name not in _entries(kind):
+            raise unknown(kind, name, _entries(kind))
+
+
 @cache
 def load(kind: str, name: str) -> Plugin:
     """The plugin of that name. Raises BadInput for an unknown name or a plugin that cannot be imported."""
-    entry = _entries(kind).get(name)
-    if entry is None:
-        raise unknown(kind, name, _entries(kind))
+    check_names(kind, [name])
+    entry = _entries(kind)[name]
     try:
         target = entry.load()
     except Exception as error:  # whatever a third party's module does when it is imported

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +13,17 @@ from torch import nn
 
 from robench import registry
 from robench.attack import Attack
+from robench.classifier import check_eval_mode
 from robench.data import Dataset, Split, open_dataset
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput, RobenchError
 from robench.evaluation import Examples, Settings, attack_shard
 from robench.models import LoadedModel, load_model
-from robench.progress import Bar, bar
+from robench.progress import Bar, bar, say
 from robench.results import summarise
 from robench.specs import EvalSpec
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,7 @@ def _references(request: Request, store: Store) -> list[str | nn.Module]:
 
 def _open(reference: str | nn.Module, request: Request, store: Store) -> tuple[LoadedModel, Dataset]:
     model = load_model(reference, store)
+    check_eval_mode(model.module)  # here too: a stored figure must not answer for a model in another mode
     name = request.dataset or (model.data.name if model.data else None)
     if name is None:
         raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
@@ -196,10 +195,12 @@ def _run(job: Job, request: Request) -> dict[str, Any]:
             for start, stop in missing:
                 try:
                     _compute(job, request, start, stop, _Shown(shown, done, stop - start, job.spec.count))
-                except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
+                except (RobenchError, OSError):
+                    raise
+                except Exception as error:  # whatever a user's model does: a crash is not robustness
                     failures += 1
                     _begin(job)
-                    log.error("Examples %d-%d of %s failed: %s.", start, stop, title, error)
+                    say(f"Examples {start}-{stop} of {title} failed: {type(error).__name__}: {error}")
                 done += stop - start
     if failures or folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size):
         return _row(job, {"n": len(folder.rows()), "status": "incomplete", "flags": []})

@@ -13,9 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import BadInput, unknown
-from robench.files import checksum, read_json, write_file, write_json, write_text
+from robench.files import Required, checksum, read_json, write_file, write_json, write_text
 
 SHARD = re.compile(r"shard-(\d+)-(\d+)\.json")
+# what readers rely on in each file
+CARD: Required = {
+    "name": str, "defense": str, "options": dict, "digest": str, "data": dict, "data.name": str,
+    "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
+}  # fmt: skip
+SPEC: Required = {
+    "model_digest": str, "data_digest": str, "split": str, "start": int, "count": int, "norm": str, "eps": str,
+    "attack": str, "attack_version": int, "attack_options": dict, "seed": int,
+}  # fmt: skip
+ABOUT: Required = {
+    "model": str, "dataset": str, "eps": str, "given_options": dict, "metric": str, "access": str, "command": str,
+    "environment.commit": str, "environment.packages.torch": str,
+}  # fmt: skip
+RESULT: Required = {
+    "n": int,
+    "status": str,
+    "flags": list,
+    "interval": list,
+    "clean_accuracy": (int, float),
+    "backwards": int,
+}
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -62,7 +84,7 @@ class Store:
                     f"The training of model {name!r} has not finished; run its train command again to resume."
                 )
             raise unknown("model", name, self.model_names())
-        return read_json(folder / "model.json")
+        return read_json(folder / "model.json", CARD)
 
     def weights(self, name: str) -> Path:
         """The file of a finished model's weights, its checksum compared with the card's; raises BadInput if damaged."""
@@ -112,17 +134,17 @@ class EvaluationFolder:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The spec as JSON; raises BadInput where it is damaged."""
-        return read_json(self.path / "spec.json")
+        return read_json(self.path / "spec.json", SPEC)
 
     @property
     def about(self) -> dict[str, Any]:
         """What is recorded beside the spec: names, command, environment."""
-        return read_json(self.path / "about.json")
+        return read_json(self.path / "about.json", ABOUT)
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The summary, or None while the evaluation is unfinished."""
-        return read_json(self.path / "result.json") if (self.path / "result.json").exists() else None
+        return read_json(self.path / "result.json", RESULT) if (self.path / "result.json").exists() else None
 
     def begin(self, spec: dict[str, Any], about: dict[str, Any]) -> None:
         """Record the spec, unless it is there, and what goes with it."""

@@ -78,7 +78,7 @@ def plan(request: TrainRequest) -> TrainJob:
         train_digest=dataset.train.digest,
         seed=request.seed,
     )
-    return TrainJob(spec, request.name or _default_name(request), recipe, dataset, device)
+    return TrainJob(spec, _default_name(request) if request.name is None else request.name, recipe, dataset, device)
 
 
 def train(request: TrainRequest, store: Store) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def fit(defense: Defense, plan: Fit) -> Outcome:
         test_count=len(test),
         terms=watch.last_terms,
         seconds=round(time.monotonic() - began, 1),
-        resumed_from_epoch=watch.first_epoch,
+        resumed_from_epoch=watch.first_epoch or 0,
         history=watch.history,
     )
 
@@ -195,7 +195,7 @@ class _Watch(Callback):
         self.plan, self.classes = plan, classes
         self.bar: Bar | None = None
         self.reason = ""
-        self.first_epoch = 0
+        self.first_epoch: int | None = None
         self.first_loss: float | None = None
         self.peaks: dict[str, float] = {}
         self.sums: Counter[str] = Counter()
@@ -206,12 +206,10 @@ class _Watch(Callback):
         self.best, self.at_chance = 0.0, 0
         self.images, self.began = 0, time.monotonic()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember where training went on from."""
-        self.first_epoch, self.began = trainer.current_epoch, time.monotonic()
-
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make an epoch's noise a function of the seed and the epoch."""
+        """Make an epoch's noise a function of the seed and the epoch; remember where training went on from."""
+        if self.first_epoch is None:
+            self.first_epoch, self.began = trainer.current_epoch, time.monotonic()
         torch.manual_seed(self.plan.seed * 1_000_003 + trainer.current_epoch)
         self.sums.clear()
 

@@ -32,6 +32,7 @@ app.command("show")(show.show)
 app.add_typer(data.app, name="data")
 
 INTERRUPTED = 130
+STOPPED = "Interrupted; what was finished is kept, and the same command goes on from there."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, Abort):
-        return _say("Interrupted; what was finished is kept, and the same command goes on from there.", INTERRUPTED)
+        return _say(STOPPED, INTERRUPTED)
     except BrokenPipeError:
         # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _say(f"Cannot read or write{where} ({error.strerror or error}); check the path and try again.", 2)
+    if code == INTERRUPTED:  # what the parser makes of Ctrl-C
+        return _say(STOPPED, INTERRUPTED)
     return int(code) if isinstance(code, int) else 0
 
 

@@ -24,23 +24,41 @@ def evaluate(
         str, typer.Option("--eps", help="Size of the perturbation in pixels of [0, 1]: 8/255 or 0.1.")
     ] = "8/255",
     norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
-    count: Annotated[int | None, typer.Option("-n", "--count", help="First N test images (default: all).")] = None,
-    restarts: Annotated[int | None, typer.Option("--restarts", help="Random starts; short for -o restarts=N.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps; short for -o steps=N.")] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--count", parser=shared.whole, metavar="N", help="First N test images (default: all)."),
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option("--restarts", parser=shared.whole, metavar="N", help="Random starts; short for -o restarts=N."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", parser=shared.whole, metavar="N", help="Steps; short for -o steps=N.")
+    ] = None,
     option: shared.Options = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")
     ] = None,
     seed: shared.Seed = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows per batch; changes speed only.")] = 250,
-    shard_size: Annotated[int, typer.Option("--shard-size", help="Images between saves; changes speed only.")] = 250,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", parser=shared.whole, metavar="N", help="Rows per batch; changes speed only.")
+    ] = 250,
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            "--shard-size", parser=shared.whole, metavar="N", help="Images between saves; changes speed only."
+        ),
+    ] = 250,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
     as_json: shared.Json = False,
 ) -> int:
     """Attack models and judge the result; what is in the store already is not computed again."""
-    from robench.registry import parse_options
+    from robench.registry import check_names, parse_options
+
+    attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
+    check_names("attack", attacks)  # before the seconds it takes to import what attacks
     from robench.report import Report
     from robench.scheduler import Request
     from robench.scheduler import evaluate as run
@@ -51,7 +69,7 @@ def evaluate(
     short = {"restarts": restarts, "steps": steps}
     request = Request(
         models=models or [],
-        attacks=[name.strip() for text in attack or [] for name in text.split(",") if name.strip()],
+        attacks=attacks,
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,
         count=count,

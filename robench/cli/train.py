@@ -15,8 +15,12 @@ def train(
     option: shared.Options = None,
     recipe: Annotated[str, typer.Option("--recipe", help="quick, paper, or another the defense has.")] = "quick",
     backbone: Annotated[str | None, typer.Option("--backbone", help="A network's name, such as resnet-20.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Instead of the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Instead of the recipe's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", parser=shared.whole, metavar="N", help="Instead of the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", parser=shared.whole, metavar="N", help="Instead of the recipe's.")
+    ] = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
     name: Annotated[str | None, typer.Option("--name", help="The model's name (default: defense-dataset).")] = None,
@@ -25,7 +29,9 @@ def train(
     as_json: shared.Json = False,
 ) -> int:
     """Train a defense; a run that was killed goes on from its last epoch."""
-    from robench.registry import parse_options
+    from robench.registry import check_names, parse_options
+
+    check_names("defense", [defense])  # before the seconds it takes to import what trains
     from robench.store import Store, runs_root
     from robench.trained import TrainRequest
     from robench.trained import train as run

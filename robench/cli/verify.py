@@ -16,7 +16,12 @@ def verify(
     model: Annotated[
         str | None, typer.Option("--model", help="Where the model is now, if not under the name it was evaluated by.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows per batch; other than the evaluation's.")] = 97,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", parser=shared.whole, metavar="N", help="Rows per batch; other than the evaluation's."
+        ),
+    ] = 97,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
