@@ -246,7 +246,7 @@ def test_evaluations_are_found_by_the_beginning_of_their_id(tmp_path):
     store = Store(tmp_path)
     for name in ("abc123", "abd456"):
         store.evaluation(name).begin({"name": name}, {})
-    assert store.find_evaluation("abc").spec == {"name": "abc123"}
+    assert store.find_evaluation("abc").job_id == "abc123"
     with pytest.raises(BadInput, match="any of abc123, abd456"):
         store.find_evaluation("ab")
     for unknown in ("x", "", "abc1234"):
