@@ -42,4 +42,5 @@ def evaluate(
         **settings,
     )
     store = Store(runs_root(Path(runs) if runs else None))
-    return Report.of(run(request, store), store)
+    done = run(request, store)
+    return Report.of(done.rows, store, done.refused)

@@ -22,19 +22,23 @@ JSON_KEYS = (
 
 @dataclass(frozen=True)
 class Report:
-    """Rows, one per model and attack, and the per-example worst case over each model's white-box attacks."""
+    """Rows, one per model and attack, the per-example worst case over each model's white-box attacks, and refusals."""
 
     rows: list[dict[str, Any]]
     worst: list[dict[str, Any]]
+    refused: list[str]
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]], store: Store) -> Report:
-        """The report on summaries from the scheduler; the worst case is read from the store's rows."""
+    def of(cls, rows: list[dict[str, Any]], store: Store, refused: Sequence[str] = ()) -> Report:
+        """The report on summaries from the scheduler; the worst case is read from the store's rows.
+
+        `refused` has a sentence for each model that could not be used.
+        """
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in rows:
             if row["access"] == "white-box":
                 groups.setdefault((row["model"], row["dataset"]), []).append(row)
-        return cls(rows, [_worst(model, group, store) for (model, _), group in groups.items()])
+        return cls(rows, [_worst(model, group, store) for (model, _), group in groups.items()], list(refused))
 
     @property
     def complete(self) -> bool:
@@ -46,6 +50,7 @@ class Report:
         return {
             "rows": [{key: row[key] for key in JSON_KEYS if key in row} for row in self.rows],
             "worst_case": self.worst,
+            "refused": self.refused,
         }
 
     def table(self) -> Table:

@@ -68,15 +68,23 @@ class Job:
     about: dict[str, Any]
 
 
-def evaluate(request: Request, store: Store) -> list[dict[str, Any]]:
-    """Compute what is missing of every (model, attack) and return one summary per evaluation, as in `result.json`.
+@dataclass(frozen=True)
+class Evaluated:
+    """One summary per evaluation, as in `result.json`, and a sentence per model that could not be used."""
 
-    A shard that fails makes its evaluation "incomplete". Raises BadInput for a model or an input that cannot be used;
-    where several models are asked for, the others are evaluated first.
+    rows: list[dict[str, Any]]
+    refused: list[str]
+
+
+def evaluate(request: Request, store: Store) -> Evaluated:
+    """Compute what is missing of every (model, attack).
+
+    A shard that fails makes its evaluation "incomplete"; a model that cannot be used does not keep the others from
+    being evaluated. Raises BadInput for input that cannot be used, and where no model can.
     """
     attacks = _attacks(request)
     results: list[dict[str, Any]] = []
-    refused: list[RobenchError] = []
+    refused: list[BadInput] = []
     for reference in _references(request, store):
         try:
             model, dataset = _open(reference, request, store)
@@ -84,9 +92,9 @@ def evaluate(request: Request, store: Store) -> list[dict[str, Any]]:
             results += [_run(job, request) for job in jobs]
         except BadInput as error:
             refused.append(error)
-    if refused:
+    if refused and not results:
         raise refused[0]
-    return results
+    return Evaluated(results, [str(error) for error in refused])
 
 
 def _attacks(request: Request) -> list[tuple[str, Attack, dict[str, Any]]]:

@@ -59,6 +59,7 @@ def evaluate(
 
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_names("attack", attacks)  # before the seconds it takes to import what attacks
+    from robench.progress import say
     from robench.report import Report
     from robench.scheduler import Request
     from robench.scheduler import evaluate as run
@@ -81,7 +82,8 @@ def evaluate(
         data_root=data,
     )
     store = Store(runs_root(runs))
-    report = Report.of(run(request, store), store)
+    done = run(request, store)
+    report = Report.of(done.rows, store, done.refused)
     if as_json:
         import json
 
@@ -90,4 +92,6 @@ def evaluate(
         from rich.console import Console
 
         Console().print(report.table())
-    return 0 if report.complete else 3
+    for sentence in report.refused:
+        say(sentence)
+    return 2 if report.refused else 0 if report.complete else 3

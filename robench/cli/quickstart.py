@@ -37,7 +37,7 @@ def quickstart(
         names.append(card["name"])
         print(f"{card['name']}: {100 * card['accuracy']['test']:.1f}% clean", file=sys.stderr)
     request = Request(models=names, attacks=ATTACKS, threat=ThreatModel.of("linf", EPS))
-    report = Report.of(evaluate(request, store), store)
+    report = Report.of(evaluate(request, store).rows, store)
     console = Console()
     console.print(report.table())
     boards = [board for board in build(store) if {row["model"] for row in board.rows} >= set(names)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,3 +307,16 @@ def test_ctrl_c_while_training(tmp_path: Path, robench: Run) -> None:
     assert "Interrupted" in err
     assert finished(tmp_path) == set()
     assert (tmp_path / "runs/models/m/training/last.ckpt").is_file()
+
+
+def test_a_model_that_cannot_be_used_does_not_hide_the_others(store: Path, robench: Run) -> None:
+    damaged = store / "models" / "damaged"
+    shutil.copytree(store / "models" / "plain", damaged)
+    (damaged / "model.safetensors").write_bytes(b"")
+    outcome = robench("evaluate", "-a", "fgsm", "-n", "20", "--eps", "0.1", "--runs", store)
+    assert outcome.code == 2
+    assert "plain" in outcome.out
+    assert "'damaged'" in outcome.err
+    found = json.loads(robench("evaluate", "-a", "fgsm", "-n", "20", "--eps", "0.1", "--runs", store, "--json").out)
+    assert [row["model"] for row in found["rows"]] == ["plain"]
+    assert len(found["refused"]) == 1

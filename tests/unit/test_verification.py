@@ -32,7 +32,7 @@ def evaluated(tmp_path_factory):
     store = Store(root)
     request = Request([f"{root / 'mine.py'}:nearest_mean"], ["fgsm"], ThreatModel.of("linf", "0.1"), "digits",
         count=24, shard_size=12, device="cpu")  # fmt: skip
-    (row,) = evaluate(request, store)
+    (row,) = evaluate(request, store).rows
     assert row["status"] == "complete"
     return store, row["evaluation"], f"{root / 'mine.py'}:nearest_mean"
 
