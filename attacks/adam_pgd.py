@@ -7,10 +7,17 @@ from robench import GradientAttack, Search, ThreatModel, check_count, parse_sche
 DECAY = "0.1,0.01@100,0.001@150"
 
 
+def decay(steps: int) -> list[float]:
+    """The papers' schedule stretched to `steps`: 0.1 for a half, 0.01 for a quarter, 0.001 for the rest."""
+    first, second = (steps + 1) // 2, (3 * steps + 3) // 4
+    return [0.1] * first + [0.01] * (second - first) + [0.001] * (steps - second)
+
+
 class AdamPGD(GradientAttack):
     """Adam-PGD, no sign, on logit margins (Hoang et al., 2020, supplement; optimiser of Qin et al., 2019).
 
-    restarts: random starts per trial. schedule: step sizes in pixels, each with the step it starts at. rule: "adam"
+    restarts: random starts per trial. schedule: step sizes, each with the step it starts
+    at, in pixels (in L2, 0.1 is one eps); the papers' is stretched to `steps`. rule: "adam"
     or "steepest". success: "any" step counts, or only the "last", as the papers read it.
     """
 
@@ -20,14 +27,10 @@ class AdamPGD(GradientAttack):
         check_count("steps", steps)
         check_count("restarts", restarts)
         self.restarts = restarts
-        self._search = Search(parse_schedule(schedule, steps), rule, success=success)
+        sizes = decay(steps) if schedule == DECAY else parse_schedule(schedule, steps)
+        self._search = Search(sizes, rule, success=success)
 
     def search(self, threat: ThreatModel) -> Search:
         """The same schedule under every threat model."""
         del threat
         return self._search
-
-    @property
-    def passes(self) -> int:
-        """Gradients per trial."""
-        return len(self._search.sizes)

@@ -47,11 +47,6 @@ class PGD(GradientAttack):
         del goal
         return cross_entropy(logits, y)
 
-    @property
-    def passes(self) -> int:
-        """Gradients per trial."""
-        return self.steps
-
 
 def _length(step: str) -> float | None:
     if step == "eps/4":

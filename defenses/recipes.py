@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from robench import Recipe, Recipes
@@ -24,7 +25,8 @@ WIDE_RESNET = Recipe(
     source="Zagoruyko & Komodakis (2016)",
 )
 
-# He et al. (2016a) with the authors' reference code: 164 epochs, drops at 81 and 122
+# He et al. (2016a) with the authors' reference code: 164 epochs, drops at 81 and 122. Depth 110 also wants a warm-up,
+# which this recipe does not have.
 RESNET = Recipe(
     epochs=164,
     lr=0.1,
@@ -35,7 +37,7 @@ RESNET = Recipe(
     schedule="steps",
     milestones=(81, 122),
     augment="crop-flip",
-    options={"backbone": "resnet-110"},
+    options={"backbone": "resnet-56"},
     source="He et al. (2016)",
 )
 
@@ -88,10 +90,18 @@ STANDARD: Recipes = {
 
 
 def with_options(recipes: Recipes, options: Mapping[str, Mapping[str, Any]]) -> Recipes:
-    """The recipes with further options per family of data ("mnist") or per family and recipe ("cifar10 quick")."""
+    """The recipes with further options per family of data ("mnist") or per family and recipe ("cifar10 quick").
+
+    The key "source" among the options is added to the recipe's own.
+    """
+
+    def extend(recipe: Recipe, extra: dict[str, Any]) -> Recipe:
+        source = "; ".join(filter(None, [recipe.source, extra.pop("source", "")]))
+        return replace(recipe.with_options(**extra), source=source)
+
     return {
         family: {
-            name: recipe.with_options(**{**options.get(family, {}), **options.get(f"{family} {name}", {})})
+            name: extend(recipe, {**options.get(family, {}), **options.get(f"{family} {name}", {})})
             for name, recipe in named.items()
         }
         for family, named in recipes.items()
@@ -100,4 +110,7 @@ def with_options(recipes: Recipes, options: Mapping[str, Mapping[str, Any]]) -> 
 
 # Posterior matching in a few epochs: the paper sees most of its effect after epoch 96, so a short training lets
 # cross-entropy go first and reaches the full weight half-way.
-SHORT_RAMP = {f"{family} quick": {"ramp": 0.5} for family in ("cifar10", "cifar100", "svhn", "stl10", "imagenet")}
+SHORT_RAMP = {
+    f"{family} quick": {"ramp": 0.5, "source": "ramp ours"}
+    for family in ("cifar10", "cifar100", "svhn", "stl10", "imagenet")
+}

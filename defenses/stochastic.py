@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ class StochasticEncoder(Defense):
             return logits
         mu, log_sigma = self.encode(x)
         z = mu + self.get_buffer("fixed_draws") * log_sigma.exp()
-        return self.head(z).log_softmax(-1).logsumexp(0) - torch.tensor(float(self.code.mc_samples)).log()
+        return self.head(z).log_softmax(-1).logsumexp(0) - math.log(self.code.mc_samples)
 
     def loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """distortion + rate, and with posterior matching both on two noisy copies, plus the weighted discrepancy."""

@@ -20,7 +20,7 @@ def evaluate(
     model: str | nn.Module | Sequence[str | nn.Module],
     dataset: str | None = None,
     attacks: str | Sequence[str] = ("multi-targeted",),
-    eps: str | float | Fraction = "8/255",
+    eps: str | float | Fraction | None = None,
     norm: str = "linf",
     *,
     runs: str | Path | None = None,
@@ -30,8 +30,8 @@ def evaluate(
     """Attack one or several models and judge the result, as `robench evaluate` does; returns a Report.
 
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
-    the command line. eps: in pixels of [0, 1]. settings: count (of test images), options, seed, batch_size, shard_size,
-    device. Raises BadInput for input that cannot be used.
+    the command line. eps: in pixels of [0, 1], 8/255 by default in linf. settings: count (of test images), options,
+    seed, batch_size, shard_size, device. Raises BadInput for input that cannot be used.
     """
     request = Request(
         models=[model] if isinstance(model, str | nn.Module) else list(model),

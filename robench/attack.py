@@ -111,11 +111,6 @@ class Attack(ABC):
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor | Proposal:
         """Propose images [B, C, H, W] for the rows of `batch`. They are projected and judged by the harness."""
 
-    @property
-    def passes(self) -> int:
-        """An upper bound on the gradients that one trial of one example takes, for estimates of time."""
-        return 1
-
 
 def misclassified_margin(logits: Tensor, y: Tensor, goal: Tensor | None = None) -> Tensor:
     """How far an example is past the decision boundary, [B]: positive where the attack has succeeded.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,6 @@ from robench.errors import BadInput
 
 # maps logits [B, C] to the values [B] an attack maximises
 Objective = Callable[[Tensor], Tensor]
-
-
-class Model(Protocol):
-    """What a gradient-based attack needs: logits, and logits with the gradient of an objective."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images x [B, C, H, W] in [0, 1]."""
-        ...
-
-    def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """(logits [B, C], d sum(objective(logits)) / dx [B, C, H, W])."""
-        ...
 
 
 class Classifier:
@@ -40,6 +28,7 @@ class Classifier:
         self.backwards = torch.zeros(examples, dtype=torch.int64)
         self.nonfinite = torch.zeros(examples, dtype=torch.bool)
         self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
+        self.randomised = False
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -81,6 +70,19 @@ class Classifier:
         return BatchModel(self, examples)
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 without TensorFloat-32, whose rounding to about 1e-3 would make verdicts depend on the batch."""
+    before, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(precision)
+
+
 def check_eval_mode(module: nn.Module) -> None:
     """Raise BadInput if any part of the module is in train mode."""
     training = next((name or type(m).__name__ for name, m in module.named_modules() if m.training), None)
@@ -92,10 +94,15 @@ def check_eval_mode(module: nn.Module) -> None:
 
 
 class BatchModel:
-    """A `Model` bound to the rows of one batch, charging every pass to the examples behind the rows."""
+    """The model for the rows of one batch, charging every pass to the examples behind the rows."""
 
     def __init__(self, classifier: Classifier, examples: Tensor) -> None:
         self._classifier, self.examples = classifier, examples
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the model answered differently to two identical calls."""
+        return self._classifier.randomised
 
     def select(self, keep: Tensor) -> BatchModel:
         """The same for the rows at positions `keep` (int64)."""

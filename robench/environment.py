@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,7 @@ def environment() -> dict[str, Any]:
 def command() -> str:
     """The command line of this process, as a user would type it."""
     name = Path(sys.argv[0]).name
-    return " ".join([name if name != "__main__.py" else "python -m robench", *sys.argv[1:]])
+    return shlex.join([*([name] if name != "__main__.py" else ["python", "-m", "robench"]), *sys.argv[1:]])
 
 
 def choose_device(name: str) -> str:

@@ -17,20 +17,14 @@ class BadInput(RobenchError):
     """The user's input cannot be used: names the value, what is allowed and what to do."""
 
 
+class DiskError(BadInput):
+    """A file cannot be written; no further work can be kept."""
+
+
 class CheckFailed(RobenchError):
     """A check did not hold: verification failed, or training went wrong."""
 
     exit_code = 1
-
-
-class Incomplete(RobenchError):
-    """Some of the work failed or was interrupted; the same command continues it."""
-
-    exit_code = 3
-
-
-class RobenchWarning(UserWarning):
-    """Something the user should know that does not stop the work."""
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -49,9 +43,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     return BadInput(f"There is no {kind} named {name!r}; {hint}Known: {listing}.".replace("; Known", "; known"))
 
 
-def disk_error(error: OSError, path: object) -> BadInput:
+def disk_error(error: OSError, path: object) -> DiskError:
     """A failed write in one sentence: no space, no permission, or what the system said."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BadInput(f"No space left to write {path}; free some space and run the same command again.")
+        return DiskError(f"No space left to write {path}; free some space and run the same command again.")
     reason = (error.strerror or str(error)).lower()
-    return BadInput(f"Cannot write {path} ({reason}); check the folder, or choose another with --runs.")
+    return DiskError(f"Cannot write {path} ({reason}); check the folder, or choose another with --runs.")

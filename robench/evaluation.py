@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack import Attack, Batch, Proposal, Trials, misclassified_margin
-from robench.classifier import Classifier
+from robench.classifier import Classifier, full_precision
 from robench.errors import BadInput
 from robench.gradient import FIRM
 from robench.threat import ThreatModel, distance
@@ -32,6 +32,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 250
     device: str = "cpu"
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def attack_shard(
     model.check_mode()
     before = _state(module)
     try:
-        return _Judge(model, attack, threat, examples, settings, progress or (lambda share: None)).run(before)
+        with full_precision():
+            return _Judge(model, attack, threat, examples, settings, progress or (lambda share: None)).run(before)
     finally:
         model.release()
 
@@ -99,7 +101,7 @@ def _first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
     except Exception as error:  # whatever a user's model does
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
         raise BadInput(
-            f"The model cannot take images of shape {tuple(x.shape[1:])} ({reason}); choose data that fit it."
+            f"The model failed on clean images of shape {tuple(x.shape[1:])} ({reason}); mend it, or choose other data."
         ) from error
 
 
@@ -154,6 +156,7 @@ class _Judge:
         self.model, self.attack, self.threat, self.examples = model, attack, threat, examples
         self.settings, self.progress = settings, progress
         n = len(examples)
+        self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.images, self.margin = examples.x.clone(), torch.full((n,), -torch.inf)
         self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
         self.invalid = torch.zeros(n, dtype=torch.bool)
@@ -163,6 +166,7 @@ class _Judge:
         x, y = self.examples.x, self.examples.y
         clean = _first_answers(self.model, x, self.settings.batch_size)
         flags = inspect(self.model, x, clean, self.settings.batch_size)
+        self.model.randomised = "randomised" in flags
         clean_pred = predictions(clean)
         plan = self.attack.trials(y, clean, self.examples.ids, self.settings.seed)
         targeted = self.attack.metric == "attack success rate"
@@ -199,7 +203,7 @@ class _Judge:
         trial = torch.tensor(list(wave)).repeat(len(part))
         x0 = examples.x[rows]
         batch = Batch(
-            x=x0.to(device).contiguous(memory_format=torch.channels_last),
+            x=x0.to(device).contiguous(memory_format=self.layout),
             y=examples.y[rows].to(device),
             goal=plan.goal[rows, trial].to(device),
             example_id=examples.ids[rows],
@@ -219,7 +223,8 @@ class _Judge:
         self.images[at], self.margin[at] = images[source], margin[source]
         self.trial[at], self.step[at] = batch.trial[source], proposal.step[source]
         firm = margin[best] > FIRM * logits[best].abs().amax(1).nan_to_num(0.0, posinf=0.0)
-        self.standing[part[firm]] = False
+        if not self.model.randomised:  # one wrong answer of a random model does not end the attack
+            self.standing[part[firm]] = False
 
     def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         """The proposals inside the threat model; one with NaN pixels is replaced by the original image and flagged."""

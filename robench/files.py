@@ -19,8 +19,8 @@ from robench.errors import BadInput, disk_error
 Required = Mapping[str, type | tuple[type, ...]]
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, then move it there in one step.
+def write_file(path: Path, write: Callable[[Path], None]) -> str:
+    """Let `write` fill a file beside `path`, then move it there in one step; returns the checksum of what was written.
 
     Raises BadInput when the disk is full or the folder cannot be written; nothing half-written stays behind.
     """
@@ -30,6 +30,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         write(aside)
         with aside.open("rb+") as handle:
             os.fsync(handle.fileno())
+        written = checksum(aside)
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -38,6 +39,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    return written
 
 
 def _system_error(error: SafetensorError) -> OSError:

@@ -21,6 +21,10 @@ from robench.threat import ThreatModel, expand
 FIRM = 1e-5
 
 
+# Squares of larger entries overflow float32 moments, after which a row would never move again.
+LARGEST_GRADIENT = 1e15
+
+
 # --- objectives: [B, C] logits -> [B] values to maximise -------------------------------------------------------------
 
 
@@ -57,10 +61,10 @@ def parse_schedule(text: str, steps: int) -> list[float]:
             size = float(match[1]) if match else 0.0
         except ValueError:
             size = 0.0
-        if not 0 < size < math.inf or at <= previous or (previous < 0 < at):
+        if not 0 < size < math.inf or at <= previous or (previous < 0 < at) or at >= steps:
             raise BadInput(
-                f"schedule is {text!r}, but must be positive step sizes with the step each starts at, in order, "
-                "such as '0.1,0.01@100,0.001@150'."
+                f"schedule is {text!r} for {steps} steps, but must be positive step sizes with the step each starts "
+                "at, in order, such as '0.1,0.01@100,0.001@150'."
             )
         sizes[at:] = [size] * len(sizes[at:])
         previous = at
@@ -123,7 +127,7 @@ class Adam:
         self.count += 1
         if self.count == 1:
             self.unit = expand(_unit(grad), grad)
-        grad = grad * self.unit
+        grad = (grad * self.unit).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
         self.first.lerp_(grad, 1 - self.beta1)
         if self.linf:
             self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
@@ -222,7 +226,8 @@ class _Loop:
 
     def run(self) -> Proposal:
         """Ascend for every step of the schedule, then propose."""
-        whole, any_step = self.model, self.search.success == "any"
+        # the best answer of a random model is its luckiest draw, not its strongest image: there the last one counts
+        whole, any_step = self.model, self.search.success == "any" and not self.model.randomised
         for step, size in enumerate(self.search.sizes):
             logits, grad = self.model.gradient(self.x, self._objective)
             if step == 0:
@@ -257,8 +262,10 @@ class _Loop:
     def _record(self, logits: Tensor, step: int) -> None:
         """Keep the finds with the largest margins so far, and count the finds of every example."""
         finite = logits.isfinite().all(1)
-        # a model that answers with NaN has given no right answer: a find, for the judge to confirm
-        margins = torch.where(finite, self.attack.succeeded(logits, self.y, self.goal), torch.inf)
+        # a model that answers with NaN has given no right answer: a find, for the judge to confirm, unless a goal is
+        # to be reached
+        invalid = -torch.inf if self.attack.aims_at_goal else torch.inf
+        margins = torch.where(finite, self.attack.succeeded(logits, self.y, self.goal), invalid)
         better = margins > self.best_margin
         if self.interval == 1 and not bool(better.any()):
             return

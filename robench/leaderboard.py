@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,21 @@ class Cell:
     figure: Figure | None
     status: str = "complete"
     flags: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def text(self) -> str:
         """Percent with interval, "incomplete", or a dash; an asterisk says that flags fired."""
         if self.figure is None:
             return INCOMPLETE if self.status == INCOMPLETE else "-"
-        return self.figure.text() + ("*" if self.flags else "")
+        return self.figure.text() + ("*" if self.flags else "") + self.note
 
     def to_json(self) -> dict[str, Any] | None:
         """Value, interval, n, status and flags."""
         if self.figure is None:
             return None if self.status != INCOMPLETE else {"status": INCOMPLETE}
         return {"value": self.figure.value, "interval": list(self.figure.interval), "n": self.figure.n,
-                "status": self.status, "flags": list(self.flags)}  # fmt: skip
+                "status": self.status, "flags": list(self.flags), "note": self.note}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,12 @@ NOTE = (
 def build(store: Store) -> list[Board]:
     """Every table that the store's evaluations fill. Raises BadInput where there is none."""
     groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
+    trained = {name: store.model_digest(name) for name in store.model_names()}
     for job_id in store.evaluation_ids():
         folder = store.evaluation(job_id)
-        spec = folder.spec
+        spec, name = folder.spec, folder.about["model"]
+        if trained.get(name, spec["model_digest"]) != spec["model_digest"]:
+            continue  # of an earlier model by the same name
         key = (
             spec["data_digest"],
             spec["split"],
@@ -121,7 +125,13 @@ def build(store: Store) -> list[Board]:
         groups[key].append(folder)
     if not groups:
         raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
-    return [_board(key, folders) for key, folders in sorted(groups.items(), key=lambda item: str(item[0]))]
+    boards = [_board(key, folders) for key, folders in sorted(groups.items(), key=lambda item: str(item[0]))]
+    names = Counter(board.name for board in boards)
+    digests = [key[0] for key in sorted(groups, key=str)]
+    return [
+        replace(board, name=f"{board.name}-{digest[:6]}") if names[board.name] > 1 else board
+        for board, digest in zip(boards, digests, strict=True)
+    ]
 
 
 def write(board: Board, folder: Path) -> list[Path]:
@@ -143,34 +153,38 @@ def write(board: Board, folder: Path) -> list[Path]:
 def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
     _, _, start, count, norm, exact, seed = key
     eps = ThreatModel.of(norm, exact).eps_text
-    models: dict[str, list[tuple[str, EvaluationFolder]]] = defaultdict(list)
+    models: dict[tuple[str, str], dict[str, EvaluationFolder]] = defaultdict(dict)
     columns: dict[str, str] = {}
     about: dict[str, Any] = {}
-    for folder in folders:
+    for folder in sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id)):
         about = folder.about
         column = label(folder.spec["attack"], about["given_options"])
         if about["metric"] != "robust accuracy":
             column += f" ({about['metric']})"
         columns[column] = about["access"]
-        models[about["model"]].append((column, folder))
-    rows = [_row(model, cells) for model, cells in models.items()]
-    rows.sort(key=lambda row: (-row["rank"], row["model"]))
+        models[about["model"], folder.spec["model_digest"]][column] = folder  # the newest version of an attack
+    shared = {name for name, count in Counter(name for name, _ in models).items() if count > 1}
+    named = {f"{name}#{digest[:6]}" if name in shared else name: cells for (name, digest), cells in models.items()}
+    white = [column for column, access in columns.items() if access == "white-box" and "(attack" not in column]
+    rows = [_row(model, cells, white) for model, cells in named.items()]
+    rows.sort(key=lambda row: (row["partial"], -row["rank"], row["model"]))
     dataset = about["dataset"]
     parts = [Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset, norm, eps, f"n{count}"]
     parts += [f"from{start}"] if start else []
     parts += [f"s{seed}"] if seed else []
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
     order = tuple(sorted(columns, key=lambda c: (columns[c] != "white-box", "rate" in c, c)))
-    settings = [_setting(folder, column) for cells in models.values() for column, folder in cells]
+    settings = [_setting(model, folder, column) for model, cells in named.items() for column, folder in cells.items()]
     settings.sort(key=lambda s: (s["model"], s["column"]))
     return Board(name, dataset, norm, eps, start, count, order, rows, settings)
 
 
-def _row(model: str, cells: list[tuple[str, EvaluationFolder]]) -> dict[str, Any]:
-    """One model's cells; the worst case needs every white-box attack of the row to be complete."""
+def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> dict[str, Any]:
+    """One model's cells. The worst case needs every white-box attack of the row to be complete, and one of `columns`
+    (the table's white-box attacks) at least; a row that lacks some of them says so and is ranked last."""
     found: dict[str, Cell] = defaultdict(lambda: Cell(None, "absent"))
     white, complete, clean = [], True, Cell(None, INCOMPLETE)
-    for column, folder in cells:
+    for column, folder in cells.items():
         result, about = folder.result, folder.about
         if result is None or sum(b - a for a, b in folder.ranges()) != folder.spec["count"]:
             found[column] = Cell(None, INCOMPLETE)
@@ -181,19 +195,21 @@ def _row(model: str, cells: list[tuple[str, EvaluationFolder]]) -> dict[str, Any
         clean = Cell(clean_figure(rows))
         if about["access"] == "white-box":
             white.append(rows)
-    worst = worst_case(white) if white and complete else None
+    here = [column for column in columns if column in cells]
+    worst = worst_case(white) if here and complete else None
+    note = "" if len(here) == len(columns) else f" ({len(here)} of {len(columns)} attacks)"
     found["clean"] = clean
-    found["worst case"] = Cell(worst, "complete" if white and complete else INCOMPLETE if not complete else "absent")
-    return {"model": model, "cells": found, "rank": worst.value if worst else -1.0}
+    found["worst case"] = Cell(worst, "complete" if worst else "absent" if complete else INCOMPLETE, note=note)
+    return {"model": model, "cells": found, "rank": worst.value if worst else -1.0, "partial": bool(note)}
 
 
-def _setting(folder: EvaluationFolder, column: str) -> dict[str, Any]:
+def _setting(model: str, folder: EvaluationFolder, column: str) -> dict[str, Any]:
     """What made one cell."""
     spec, about, result = folder.spec, folder.about, folder.result or {}
     return {
-        "model": about["model"],
+        "model": model,
         "column": column,
-        "attack": f"{spec['attack']} v{spec['attack_version']}",
+        "attack": f"{spec['attack']} v{spec['harness']}.{spec['attack_version']}",
         "options": spec["attack_options"],
         "seed": spec["seed"],
         "n": result.get("n", 0),

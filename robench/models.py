@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import json
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,21 @@ from robench.errors import BadInput, RobenchError, unknown
 from robench.networks import Normalize
 from robench.store import Store
 
+# values of a module's attributes that enter its digest
+PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
+
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A module as it was handed over, its name in tables, its digest, and its data if robench trained it."""
+    """A module as it was handed over, its name in tables, its digest, and its data if robench trained it.
+
+    reference: how to find it again on the command line, "" for a module handed over in a program.
+    """
 
     name: str
     module: nn.Module
     digest: str
+    reference: str = ""
     data: DataInfo | None = None
 
 
@@ -47,17 +54,32 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
         return _torchvision(name)
     module, source = _call_factory(reference, kind, name)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
-    return LoadedModel(label, module, digest_of(module, source))
+    return LoadedModel(label, module, digest_of(module, name.encode() + source), reference)
 
 
 def digest_of(module: nn.Module, source: bytes = b"") -> str:
-    """16 hex digits over the class's name, every parameter and buffer by name, and the factory's source."""
-    sha = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode() + source)
-    for name, tensor in sorted(module.state_dict().items()):
+    """16 hex digits over what a module computes with, as far as it can be seen, and the factory's name and source.
+
+    That is every submodule's class with its source and its plain settings, and every parameter and buffer by name.
+    Functions and objects that a module holds are not seen, so stored rows are also compared with its predictions.
+    """
+    sha = hashlib.sha256(source)
+    for name, part in module.named_modules():
+        plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, PLAIN)}
+        plain.pop("training", None)
+        sha.update(f"{name}{type(part).__qualname__}{sorted(plain.items())}{_source(type(part))}".encode())
+    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
         value = tensor.detach().cpu().contiguous()
         sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         sha.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return sha.hexdigest()[:16]
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:
@@ -77,12 +99,11 @@ def _trained(name: str, store: Store) -> LoadedModel:
     try:
         module = build_defense(card["defense"], card["options"], data)
         module.load_state_dict(load_file(path))
-        identity = json.dumps([card["digest"], card["defense"], card["options"]], sort_keys=True)
     except (KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise BadInput(
             f"The model {name!r} does not fit its card ({str(error).splitlines()[0][:120]}); train it again."
         ) from error
-    return LoadedModel(name, module.eval(), hashlib.sha256(identity.encode()).hexdigest()[:16], data)
+    return LoadedModel(name, module.eval(), store.model_digest(name), name, data)
 
 
 def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
@@ -154,7 +175,7 @@ def _torchvision(name: str) -> LoadedModel:
         raise BadInput(f"The weights of torchvision:{name} cannot be downloaded ({_first_line(error)}).") from error
     preset = weights.transforms()
     module = nn.Sequential(Normalize(preset.mean, preset.std), network).eval()
-    return LoadedModel(f"torchvision:{name}", module, digest_of(module))
+    return LoadedModel(f"torchvision:{name}", module, digest_of(module), f"torchvision:{name}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -34,11 +34,14 @@ class Report:
 
         `refused` has a sentence for each model that could not be used.
         """
+        rows = _told_apart(rows)
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in rows:
             if row["access"] == "white-box":
                 groups.setdefault((row["model"], row["dataset"]), []).append(row)
-        return cls(rows, [_worst(model, group, store) for (model, _), group in groups.items()], list(refused))
+        # the best a targeted attack did towards its own goal is not robust accuracy by itself
+        kept = {k: g for k, g in groups.items() if any(row["metric"] == "robust accuracy" for row in g)}
+        return cls(rows, [_worst(model, group, store) for (model, _), group in kept.items()], list(refused))
 
     @property
     def complete(self) -> bool:
@@ -46,12 +49,12 @@ class Report:
         return all(row["status"] == "complete" for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """{"rows": [...], "worst_case": [...]} with accuracies as fractions."""
-        return {
+        """{"rows": [...], "worst_case": [...]} with accuracies as fractions, and "refused" where a model was."""
+        found: dict[str, Any] = {
             "rows": [{key: row[key] for key in JSON_KEYS if key in row} for row in self.rows],
             "worst_case": self.worst,
-            "refused": self.refused,
         }
+        return found | {"refused": self.refused} if self.refused else found
 
     def table(self) -> Table:
         """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
@@ -94,15 +97,26 @@ class Report:
     def _add(self, table: Table, key: tuple[str, str], worst: dict[str, Any] | None) -> None:
         rows = [row for row in self.rows if (row["model"], row["dataset"]) == key]
         for i, row in enumerate(rows):
-            clean = f"{100 * row['clean_accuracy']:.1f}" if "clean_accuracy" in row else ""
+            clean = f"{100 * row['clean_accuracy']:.1f}" if row.get("clean_accuracy") is not None else ""
             mark = "" if row["metric"] == "robust accuracy" else " †"
             table.add_row(
                 row["model"] if i == 0 else "", label(row["attack"], row["options"]), clean if i == 0 else "",
                 *_cells(row, mark), *self._flags(row),
             )  # fmt: skip
-        if worst and len([row for row in rows if row["access"] == "white-box"]) > 1:
+        if worst and len(worst["attacks"]) > 1:
             table.add_row("", "worst case", "", *_cells(worst), style="bold")
         table.add_section()
+
+
+def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the digest added to names that several models share."""
+    digests: dict[str, set[str]] = {}
+    for row in rows:
+        digests.setdefault(row["model"], set()).add(row["model_digest"])
+    return [
+        {**row, "model": f"{row['model']}#{row['model_digest'][:6]}"} if len(digests[row["model"]]) > 1 else row
+        for row in rows
+    ]
 
 
 def _cells(row: dict[str, Any], mark: str = "") -> tuple[str, str]:

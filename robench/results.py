@@ -10,8 +10,8 @@ import pandas as pd
 
 from robench.statistics import wilson
 
-# a flag that concerns single images is shown from this share of the attacked images on
-SHOWN_SHARE = 0.05
+# flags of single images, each shown where more than this share of the attacked images has it
+SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "invalid-proposal": 0.0}
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,11 @@ def worst_case(tables: list[pd.DataFrame]) -> Figure:
 def evaluation_flags(rows: pd.DataFrame, shard_flags: list[list[str]]) -> list[str]:
     """The model's flags in any shard, and those of single images where enough of them have it."""
     flags = {flag for flags in shard_flags for flag in flags}
+    attacked = int((rows["trial"] >= 0).sum())
     texts = rows["flags"].fillna("").astype(str)
-    for name in ("zero-gradient", "non-finite", "invalid-proposal"):
-        share = float(texts.str.contains(name, regex=False).mean()) if len(rows) else 0.0
-        if share >= SHOWN_SHARE or (share > 0 and name != "zero-gradient"):
+    for name, least in SHOWN_SHARE.items():
+        share = int(texts.str.contains(name, regex=False).sum()) / max(attacked, 1)
+        if share > least:
             flags.add(f"{name} {share:.0%}" if share >= 0.005 else f"{name} <1%")
     return sorted(flags)
 

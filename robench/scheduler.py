@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 from robench import registry
 from robench.attack import Attack
-from robench.classifier import check_eval_mode
+from robench.classifier import Classifier, check_eval_mode
 from robench.data import Dataset, Split, open_dataset
 from robench.environment import choose_device, command, environment
-from robench.errors import BadInput, RobenchError
-from robench.evaluation import Examples, Settings, attack_shard
+from robench.errors import BadInput, DiskError, RobenchError
+from robench.evaluation import Examples, Settings, attack_shard, clean_logits, predictions
 from robench.models import LoadedModel, load_model
 from robench.progress import Bar, bar, say
 from robench.results import summarise
@@ -90,6 +91,8 @@ def evaluate(request: Request, store: Store) -> Evaluated:
             model, dataset = _open(reference, request, store)
             jobs = [_job(request, store, model, dataset, name, attack, given) for name, attack, given in attacks]
             results += [_run(job, request) for job in jobs]
+        except DiskError:
+            raise
         except BadInput as error:
             refused.append(error)
     if refused and not results:
@@ -179,6 +182,7 @@ def _job(
     )
     about = {
         "model": model.name,
+        "reference": model.reference,
         "dataset": dataset.name,
         "eps": request.threat.eps_text,
         "given_options": given,
@@ -205,19 +209,47 @@ def _run(job: Job, request: Request) -> dict[str, Any]:
                     _compute(job, request, start, stop, _Shown(shown, done, stop - start, job.spec.count))
                 except (RobenchError, OSError):
                     raise
+                except torch.OutOfMemoryError:
+                    raise BadInput(
+                        f"The device ran out of memory with --batch-size {request.batch_size}; give a smaller one."
+                    ) from None
                 except Exception as error:  # whatever a user's model does: a crash is not robustness
                     failures += 1
                     _begin(job)
                     say(f"Examples {start}-{stop} of {title} failed: {type(error).__name__}: {error}")
                 done += stop - start
     if failures or folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size):
-        return _row(job, {"n": len(folder.rows()), "status": "incomplete", "flags": []})
+        figure = "robust_accuracy" if job.attack.metric == "robust accuracy" else "attack_success_rate"
+        unknown = dict.fromkeys(("clean_accuracy", figure, "interval", "forwards", "backwards", "seconds"))
+        return _row(job, {**unknown, "n": len(folder.rows()), "status": "incomplete", "flags": []})
     rows = folder.rows()
-    result = folder.result
-    if result is None or missing:
-        result = summarise(rows, job.attack.metric, folder.notes())
+    if not missing:
+        say(f"{job.model.name} {job.spec.attack} ({folder.job_id}) was in the store.")
+        _check_stored(job, rows, request)
+    result = summarise(rows, job.attack.metric, folder.notes())
+    if folder.result != result:
         folder.finish(result)
     return _row(job, result)
+
+
+def _check_stored(job: Job, rows: pd.DataFrame, request: Request) -> None:
+    """Raise BadInput unless the model still answers the clean images as it did when the rows were made.
+
+    A digest does not see everything a module computes with; its predictions do.
+    """
+    device = choose_device(request.device)
+    model = Classifier(job.model.module.to(device), job.classes, device=device)
+    x = job.split.pixels(slice(job.spec.start, job.spec.start + job.spec.count))
+    try:
+        now = predictions(clean_logits(model, x, request.batch_size))
+    finally:
+        model.release()
+    differing = int((now.numpy() != rows["clean_pred"].to_numpy()).sum())
+    if differing > max(2, len(rows) // 200):  # a randomised model is not stored under a stable answer either
+        raise BadInput(
+            f"The model {job.model.name!r} answers {differing} of {len(rows)} clean images differently than when "
+            f"evaluation {job.folder.path} was made; delete that folder, or give another --runs."
+        )
 
 
 class _Shown:
@@ -235,8 +267,11 @@ class _Shown:
 def _compute(job: Job, request: Request, start: int, stop: int, show: Any) -> None:
     part = slice(start, stop)
     examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
-    settings = Settings(request.seed, request.batch_size, choose_device(request.device))
-    job.model.module.to(settings.device).to(memory_format=torch.channels_last)
+    device = choose_device(request.device)
+    settings = Settings(request.seed, request.batch_size, device, channels_last=job.model.data is not None)
+    job.model.module.to(settings.device)
+    if settings.channels_last:  # faster convolutions; a stranger's model may not bear it
+        job.model.module.to(memory_format=torch.channels_last)
     began = time.monotonic()
     shard = attack_shard(job.model.module, job.classes, job.attack, job.threat, examples, settings, show)
     notes = {
@@ -265,6 +300,7 @@ def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "access": about["access"],
         "norm": job.spec.norm,
         "eps": about["eps"],
+        "model_digest": job.spec.model_digest,
         **result,
         "evaluation": job.spec.job_id,
     }

@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+# raise when a change of the loop, the judge or the projection changes figures; stored evaluations are then not reused
+HARNESS = 1
+
 
 class Spec(BaseModel):
     """A frozen record with a canonical JSON form."""
@@ -42,6 +45,7 @@ class EvalSpec(Spec):
     The model and the data enter by their digests; their names are recorded beside the spec, not hashed.
     """
 
+    harness: int = HARNESS
     model_digest: str
     data_digest: str
     split: str = "test"

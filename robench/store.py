@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -22,12 +23,12 @@ CARD: Required = {
     "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
 }  # fmt: skip
 SPEC: Required = {
-    "model_digest": str, "data_digest": str, "split": str, "start": int, "count": int, "norm": str, "eps": str,
-    "attack": str, "attack_version": int, "attack_options": dict, "seed": int,
+    "harness": int, "model_digest": str, "data_digest": str, "split": str, "start": int, "count": int,
+    "norm": str, "eps": str, "attack": str, "attack_version": int, "attack_options": dict, "seed": int,
 }  # fmt: skip
 ABOUT: Required = {
-    "model": str, "dataset": str, "eps": str, "given_options": dict, "metric": str, "access": str, "command": str,
-    "environment.commit": str, "environment.packages.torch": str,
+    "model": str, "reference": str, "dataset": str, "eps": str, "given_options": dict, "metric": str, "access": str,
+    "command": str, "environment.commit": str, "environment.packages.torch": str,
 }  # fmt: skip
 RESULT: Required = {
     "n": int,
@@ -85,6 +86,12 @@ class Store:
                 )
             raise unknown("model", name, self.model_names())
         return read_json(folder / "model.json", CARD)
+
+    def model_digest(self, name: str) -> str:
+        """What a finished model's figures depend on: 16 hex digits over weights, defense and options."""
+        card = self.card(name)
+        identity = json.dumps([card["digest"], card["defense"], card["options"]], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def weights(self, name: str) -> Path:
         """The file of a finished model's weights, its checksum compared with the card's; raises BadInput if damaged."""
@@ -177,9 +184,10 @@ class EvaluationFolder:
 
         stem = f"shard-{start:06d}-{stop:06d}"
         parquet, tensors = self.path / f"{stem}.parquet", self.path / f"{stem}.safetensors"
-        write_file(parquet, lambda aside: rows.to_parquet(aside, index=False))
-        write_file(tensors, lambda aside: save_file({"adversarial": images.contiguous()}, aside))
-        sums = {"parquet": checksum(parquet), "safetensors": checksum(tensors)}
+        sums = {
+            "parquet": write_file(parquet, lambda aside: rows.to_parquet(aside, index=False)),
+            "safetensors": write_file(tensors, lambda aside: save_file({"adversarial": images.contiguous()}, aside)),
+        }
         write_json(self.path / f"{stem}.json", {"sha256": sums, **notes})
 
     def rows(self) -> Any:

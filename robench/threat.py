@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from robench.errors import BadInput, unknown
+from robench.errors import BadInput, require, unknown
 
 NORMS = ("linf", "l2")
 
@@ -78,9 +78,12 @@ class ThreatModel:
     eps: Fraction
 
     @classmethod
-    def of(cls, norm: str, eps: str | float | Fraction) -> ThreatModel:
-        """Parse both fields; raises BadInput."""
+    def of(cls, norm: str, eps: str | float | Fraction | None) -> ThreatModel:
+        """Parse both fields, eps None meaning 8/255 in linf; raises BadInput."""
         name = parse_norm(norm)
+        if eps is None:
+            require(name == "linf", "eps", None, "given in l2, such as --eps 0.5: 8/255 is small there")
+            eps = "8/255"
         return cls(name, parse_epsilon(eps, name))
 
     @property

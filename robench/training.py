@@ -16,12 +16,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from robench.data import Dataset, Split
 from robench.defense import Defense, Recipe
 from robench.errors import BadInput, CheckFailed, disk_error
+from robench.files import write_file
 from robench.progress import Bar, bar
 
 CHECKPOINT = "last.ckpt"
@@ -66,7 +68,7 @@ def fit(defense: Defense, plan: Fit) -> Outcome:
     defense.recipe = plan.recipe
     checkpoint = plan.folder / CHECKPOINT
     resume = checkpoint if checkpoint.is_file() else None
-    loader = _loader(train, plan.recipe.batch_size, plan.seed, training=True)
+    loader = _Loader(train, plan.recipe.batch_size, plan.seed, training=True)
     if not len(loader):
         raise BadInput(
             f"{plan.dataset.info.name} has {len(train)} training images, fewer than one batch; use more data."
@@ -91,8 +93,9 @@ def fit(defense: Defense, plan: Fit) -> Outcome:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             gradient_clip_val=plan.recipe.clip or None,
+            plugins=[_WholeFiles()],
         )
-        _run(trainer, defense, plan, loader, _loader(val, 1000, plan.seed, training=False), resume)
+        _run(trainer, defense, plan, loader, _Loader(val, 1000, plan.seed, training=False), resume)
     defense.eval().cpu()
     test = plan.dataset.test
     return Outcome(
@@ -177,13 +180,21 @@ class _Order(torch.utils.data.Sampler[int]):
         return iter(torch.randperm(self.n, generator=generator).tolist())
 
 
-def _loader(split: Split, batch_size: int, seed: int, *, training: bool) -> DataLoader[Any]:
-    return _Loader(split, batch_size, seed, training=training)
-
-
 def _whole(batch: Any) -> Any:
     """Splits answer with whole batches; a list of single items is stacked."""
     return batch if isinstance(batch, tuple) else default_collate(batch)
+
+
+# the watch's state that a checkpoint keeps
+REMEMBERED = ("first_loss", "peaks", "history", "best", "at_chance")
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Checkpoints written beside the old one, then moved over it: a kill or a full disk leaves the old one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint in one step."""
+        write_file(Path(path), lambda aside: torch.save(checkpoint, aside))
 
 
 class _Watch(Callback):
@@ -202,6 +213,15 @@ class _Watch(Callback):
         self.labels: list[Tensor] = []
         self.best, self.at_chance = 0.0, 0
         self.images, self.began = 0, time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training goes on from."""
+        return {name: getattr(self, name) for name in REMEMBERED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state of the interrupted training."""
+        for name in REMEMBERED:
+            setattr(self, name, state_dict[name])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make an epoch's noise a function of the seed and the epoch; remember where training went on from."""

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from robench import registry
 from robench.attack import Attack
-from robench.classifier import Classifier
+from robench.classifier import Classifier, full_precision
 from robench.data import Split, open_dataset
 from robench.environment import choose_device
 from robench.errors import BadInput
 from robench.evaluation import clean_logits, predictions
 from robench.models import LoadedModel, load_model
+from robench.results import summarise
 from robench.specs import EvalSpec
 from robench.store import EvaluationFolder, Store
 from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
@@ -52,11 +53,19 @@ class Check:
     expected: int
     faults: dict[str, int] = field(default_factory=dict)
     close: int = 0
+    reason: str = ""
 
     @property
     def holds(self) -> bool:
-        """No fault, and every example of the spec is there."""
-        return not any(self.faults.values()) and self.examples == self.expected
+        """Checked, no fault, and every example of the spec is there."""
+        return not self.reason and not any(self.faults.values()) and self.examples == self.expected
+
+    @property
+    def exit_code(self) -> int:
+        """0 holds, 1 a fault, 2 could not be checked, 3 not finished."""
+        if any(self.faults.values()):
+            return 1
+        return 2 if self.reason else 0 if self.holds else 3
 
     def to_json(self) -> dict[str, Any]:
         """The fields, and whether the check holds."""
@@ -71,13 +80,27 @@ def verify_all(
     device: str = "auto",
     data: Path | None = None,
 ) -> list[Check]:
-    """Check the named evaluations, or all of them. Raises BadInput where a model or the data cannot be had."""
+    """Check the named evaluations, or all of them. Raises BadInput where none of them can be checked."""
     if batch_size < 1:
         raise BadInput(f"--batch-size is {batch_size}, but must be at least 1.")
     ids = [store.find_evaluation(name).job_id for name in names] or store.evaluation_ids()
     if not ids:
         raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
-    return [verify(store, store.evaluation(i), model, batch_size, choose_device(device), data) for i in ids]
+    checks = [_try(store, store.evaluation(i), model, batch_size, choose_device(device), data) for i in ids]
+    if all(check.reason for check in checks):
+        raise BadInput(checks[0].reason)
+    return checks
+
+
+def _try(
+    store: Store, folder: EvaluationFolder, model: str | None, batch_size: int, device: str, data: Path | None
+) -> Check:
+    """The check, or why there is none."""
+    try:
+        with full_precision():
+            return verify(store, folder, model, batch_size, device, data)
+    except BadInput as error:
+        return Check(folder.job_id, "", "", 0, 0, reason=str(error))
 
 
 def verify(
@@ -85,7 +108,7 @@ def verify(
 ) -> Check:
     """Check one evaluation's stored tensors against its rows, the data and the model."""
     spec, about = folder.spec, folder.about
-    loaded = _model(store, model or about["model"], spec["model_digest"], folder)
+    loaded = _model(store, model or about["reference"], spec["model_digest"], folder)
     dataset = open_dataset(about["dataset"], data)
     split = dataset.test
     if split.digest != spec["data_digest"]:
@@ -110,15 +133,26 @@ def verify(
                 faults["wrong examples"] += stop - start
                 continue
             faults["wrong goal"] += int(((part["goal"] >= 0) != (attack.metric == "attack success rate")).sum())
+            if attack.metric == "attack success rate":
+                faults["wrong goal"] += _wrong_goals(classifier, spec, split, part, batch_size)
             close += _check_shard(classifier, threat, split, images, part, batch_size, faults)
             examples += stop - start
     finally:
         classifier.release()
+    result = folder.result
+    if result is not None and not faults["wrong examples"]:
+        again = summarise(rows, attack.metric, folder.notes())
+        faults["wrong record"] += any(again[key] != result.get(key) for key in again if key != "seconds")
     return Check(folder.job_id, about["model"], spec["attack"], examples, spec["count"], faults, close)
 
 
 def _model(store: Store, reference: str, digest: str, folder: EvaluationFolder) -> LoadedModel:
-    named = [name for name in store.model_names() if name == reference]
+    named = reference in store.model_names()
+    if not reference:
+        raise BadInput(
+            f"Evaluation {folder.job_id} is of a model handed over in a program; give one that can be loaded "
+            "with --model."
+        )
     try:
         loaded = load_model(reference, store)
     except BadInput as error:
@@ -168,6 +202,17 @@ def _check_shard(
     return close
 
 
+def _wrong_goals(
+    classifier: Classifier, spec: dict[str, Any], split: Split, rows: pd.DataFrame, batch_size: int
+) -> int:
+    """How many goals are not those the attack draws."""
+    attack = registry.load("attack", spec["attack"]).build(spec["attack_options"])
+    ids = torch.tensor(rows["example_id"].to_numpy().copy())
+    logits = clean_logits(classifier, split.pixels(ids), batch_size)
+    goal = attack.trials(split.labels[ids], logits, ids, spec["seed"]).goal[:, 0]
+    return int((goal != torch.tensor(rows["goal"].to_numpy().copy())).sum())
+
+
 def _inconsistent(rows: pd.DataFrame) -> int:
     """How many rows have a success or a clean verdict that does not follow from their own predictions."""
     aimed = rows["goal"] >= 0
@@ -183,11 +228,11 @@ def table(checks: Sequence[Check]) -> Table:
     for name in ("evaluation", "model", "attack", "images", "ties", "holds", "faults"):
         shown.add_column(name)
     for check in checks:
-        faults = ", ".join(f"{count} {kind}" for kind, count in check.faults.items() if count)
-        missing = check.expected - check.examples
+        faults = [f"{count} {kind}" for kind, count in check.faults.items() if count]
+        faults += [f"{check.expected - check.examples} missing"] if check.examples < check.expected else []
+        outcome = "not checked" if check.reason else "yes" if check.holds else "NO"
+        told = check.reason or ", ".join(faults) or "none"
         shown.add_row(
-            check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close),
-            "yes" if check.holds else "NO",
-            ", ".join(filter(None, [faults, f"{missing} missing" if missing else ""])) or "none",
-        )  # fmt: skip
+            check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
+        )
     return shown

@@ -21,8 +21,8 @@ def evaluate(
         list[str] | None, typer.Option("-a", "--attack", help="Attacks' names, with commas between or repeated.")
     ] = None,
     eps: Annotated[
-        str, typer.Option("--eps", help="Size of the perturbation in pixels of [0, 1]: 8/255 or 0.1.")
-    ] = "8/255",
+        str | None, typer.Option("--eps", help="Perturbation in pixels of [0, 1]; 8/255 by default in linf.")
+    ] = None,
     norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
     count: Annotated[
         int | None,

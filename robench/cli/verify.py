@@ -40,4 +40,5 @@ def verify(
         from rich.console import Console
 
         Console().print(table(checks))
-    return 0 if all(check.holds for check in checks) else 1
+    codes = {check.exit_code for check in checks}
+    return next((code for code in (1, 2, 3) if code in codes), 0)

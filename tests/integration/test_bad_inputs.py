@@ -309,7 +309,7 @@ def test_no_space_left_for_a_checkpoint(workshop: Path, robench: Run) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_fabric.plugins.io.torch_io._atomic_save", full)
+        patch.setattr("robench.training.torch.save", full)
         check(
             workshop, lambda: robench("train", "standard", "--epochs", "2", "--name", "new"), ("No space left", "new")
         )

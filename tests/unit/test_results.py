@@ -43,14 +43,16 @@ def test_wilson_in_the_literature():
 
 def test_evaluation_flags():
     def flags(*texts, shards=()):
-        return evaluation_flags(pd.DataFrame({"flags": list(texts)}), list(shards))
+        return evaluation_flags(pd.DataFrame({"flags": list(texts), "trial": 0}), list(shards))
 
     clear = [""] * 99
     assert flags(*clear) == []
     assert flags(*clear, "zero-gradient") == []  # of single images only where there are many
     assert flags(*clear, "non-finite") == ["non-finite 1%"]
     assert flags(*clear * 3, "invalid-proposal;borderline") == ["invalid-proposal <1%"]
-    assert flags(*[""] * 19, "zero-gradient;non-finite") == ["non-finite 5%", "zero-gradient 5%"]
+    assert flags(*[""] * 19, "zero-gradient;non-finite") == ["non-finite 5%"]
+    assert flags(*[""] * 18, *["zero-gradient"] * 2) == ["zero-gradient 10%"]
+    assert flags(*[""] * 30, "borderline") == ["borderline 3%"]
     of_shards = [["randomised"], ["changes-its-state", "randomised"], []]
     assert flags("", None, shards=of_shards) == ["changes-its-state", "randomised"]
 

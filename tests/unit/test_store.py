@@ -98,15 +98,16 @@ def test_a_spec_keeps_its_text_and_id():
     # pinned: another id means that finished evaluations are no longer found
     assert SPEC.canonical() == (
         '{"attack":"pgd","attack_options":{"random_start":true,"restarts":1,"step":"eps/4","steps":40,"success":"any"},'
-        '"attack_version":1,"count":1000,"data_digest":"fedcba9876543210","eps":"8/255",'
+        '"attack_version":1,"count":1000,"data_digest":"fedcba9876543210","eps":"8/255","harness":1,'
         '"model_digest":"0123456789abcdef","norm":"linf","seed":0,"split":"test","start":0}'
     )
-    assert SPEC.job_id == "a5eb59b2e765"
+    assert SPEC.job_id == "720ace7339dc"
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("harness", 2),
         ("model_digest", "1123456789abcdef"),
         ("data_digest", "eedcba9876543210"),
         ("split", "val"),

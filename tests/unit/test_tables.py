@@ -36,6 +36,7 @@ def rows_of(broken: set[int], wrong: set[int] = frozenset()) -> pd.DataFrame:
             "success": [i in broken - wrong for i in ids],
             "forwards": 2,
             "backwards": 1,
+            "trial": 0,
             "flags": ["zero-gradient" if i == 0 else "" for i in ids],
         }
     )
@@ -52,7 +53,7 @@ def add(
     folder = store.evaluation(spec.job_id)
     metric = "attack success rate" if attack == "random-targeted" else "robust accuracy"
     about: dict[str, Any] = {
-        "model": model, "dataset": "npz:data/my_images.npz", "eps": "8/255", "given_options": {}, "metric": metric,
+        "model": model, "reference": model, "dataset": "npz:data/my_images.npz", "eps": "8/255", "given_options": {}, "metric": metric,
         "access": access, "command": f"robench evaluate {model} -a {attack}",
         "environment": {"commit": "abc", "packages": {"torch": "2"}},
     }  # fmt: skip
@@ -153,7 +154,7 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
 def test_a_report_ranks_models_and_marks_success_rates(store: Store) -> None:
     ids = {(f.about["model"], f.spec["attack"]): f.job_id for f in map(store.evaluation, store.evaluation_ids())}
     common = {"dataset": "d", "options": {}, "metric": "robust accuracy", "access": "white-box", "norm": "linf",
-              "eps": "8/255", "n": N, "clean_accuracy": 0.9, "flags": [], "interval": [0.3, 0.8],
+              "eps": "8/255", "n": N, "clean_accuracy": 0.9, "flags": [], "interval": [0.3, 0.8], "model_digest": "d",
               "forwards": 1, "backwards": 1, "seconds": 1.0}  # fmt: skip
     name = "strong_&_honest"
     rows = [

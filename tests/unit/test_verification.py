@@ -111,14 +111,14 @@ def test_a_verdict_that_was_flipped_is_found(check):
         i = broken(rows)
         rows.loc[i, ["adv_pred", "success"]] = [rows.loc[i, "label"], False]
 
-    assert names(check(change)) == {"wrong verdict"}
+    assert names(check(change)) == {"wrong verdict", "wrong record"}
 
 
 def test_a_success_that_does_not_follow_is_found(check):
     def change(rows, images):
         rows.loc[broken(rows), "success"] = False
 
-    assert names(check(change)) == {"wrong verdict"}
+    assert names(check(change)) == {"wrong verdict", "wrong record"}
 
 
 def test_a_clean_verdict_that_was_flipped_is_found(check):
@@ -126,7 +126,7 @@ def test_a_clean_verdict_that_was_flipped_is_found(check):
         i = broken(rows)
         rows.loc[i, ["clean_pred", "clean_correct", "success"]] = [(rows.loc[i, "label"] + 1) % 10, False, False]
 
-    assert names(check(change)) == {"wrong verdict"}
+    assert names(check(change)) == {"wrong verdict", "wrong record"}
 
 
 def test_a_changed_label_is_found(check):
