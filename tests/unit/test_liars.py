@@ -174,3 +174,23 @@ def test_flags_reach_the_report(tmp_path: Path) -> None:
     )
     assert any(flag.startswith("zero-gradient") for flag in report.rows[0]["flags"])
     assert "zero-gradient" in str(report)
+
+
+@pytest.mark.parametrize("slope", [50, 400, 550])
+@pytest.mark.parametrize("attack", ["untargeted", "multi-targeted", "pgd"])
+def test_a_saturated_sigmoid_stalls_no_attack(slope: float, attack: str) -> None:
+    x = torch.full((2, 1, 8, 8), 0.65)
+    examples = Examples(x, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    plugin = registry.load("attack", attack).build({"restarts": 1})
+    shard = attack_shard(liars.Saturated(slope), 2, plugin, ThreatModel.of("linf", "0.2"), examples)
+    assert not robust(shard).any()
+
+
+@pytest.mark.parametrize("attack", ["pgd", "untargeted", "multi-targeted"])
+def test_random_answers_do_not_end_the_search_early(attack: str) -> None:
+    torch.manual_seed(0)
+    honest = attacked(liars.Linear(), attack)
+    noisy = attacked(liars.noisy(), attack)
+    assert "randomised" in noisy.flags
+    assert int(robust(honest).sum()) == 0
+    assert int(robust(noisy).sum()) <= 2

@@ -53,7 +53,8 @@ def add(
     folder = store.evaluation(spec.job_id)
     metric = "attack success rate" if attack == "random-targeted" else "robust accuracy"
     about: dict[str, Any] = {
-        "model": model, "reference": model, "dataset": "npz:data/my_images.npz", "eps": "8/255", "given_options": {}, "metric": metric,
+        "model": model, "reference": model, "dataset": "npz:data/my_images.npz", "eps": "8/255",
+        "given_options": {}, "metric": metric,
         "access": access, "command": f"robench evaluate {model} -a {attack}",
         "environment": {"commit": "abc", "packages": {"torch": "2"}},
     }  # fmt: skip
