@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robench.cli import options as shared
 
+if TYPE_CHECKING:
+    from robench.report import Report
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="Trained models, file.py:factory, package.module:factory or torchvision:NAME; none: all trained.",
+    ),
+]
+Attacks = Annotated[
+    list[str] | None, typer.Option("-a", "--attack", help="Attacks' names, with commas between or repeated.")
+]
+Eps = Annotated[str | None, typer.Option("--eps", help="Perturbation in pixels of [0, 1]; 8/255 by default in linf.")]
+Norm = Annotated[str, typer.Option("--norm", help="linf or l2.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")]
+Count = Annotated[
+    int | None,
+    typer.Option("-n", "--count", parser=shared.whole, metavar="N", help="First N test images (default: all)."),
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option("--restarts", parser=shared.whole, metavar="N", help="Random starts; short for -o restarts=N."),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", parser=shared.whole, metavar="N", help="Steps; short for -o steps=N.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", parser=shared.whole, metavar="N", help="Rows per batch; changes speed only.")
+]
+ShardSize = Annotated[
+    int, typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; speed only.")
+]
+
 
 def evaluate(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL]...",
-            help="Trained models, file.py:factory, package.module:factory or torchvision:NAME; none: all trained.",
-        ),
-    ] = None,
-    attack: Annotated[
-        list[str] | None, typer.Option("-a", "--attack", help="Attacks' names, with commas between or repeated.")
-    ] = None,
-    eps: Annotated[
-        str | None, typer.Option("--eps", help="Perturbation in pixels of [0, 1]; 8/255 by default in linf.")
-    ] = None,
-    norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
-    count: Annotated[
-        int | None,
-        typer.Option("-n", "--count", parser=shared.whole, metavar="N", help="First N test images (default: all)."),
-    ] = None,
-    restarts: Annotated[
-        int | None,
-        typer.Option("--restarts", parser=shared.whole, metavar="N", help="Random starts; short for -o restarts=N."),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", parser=shared.whole, metavar="N", help="Steps; short for -o steps=N.")
-    ] = None,
+    models: Models = None,
+    attack: Attacks = None,
+    eps: Eps = None,
+    norm: Norm = "linf",
+    count: Count = None,
+    restarts: Restarts = None,
+    steps: Steps = None,
     option: shared.Options = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")
-    ] = None,
+    dataset: Dataset = None,
     seed: shared.Seed = 0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", parser=shared.whole, metavar="N", help="Rows per batch; changes speed only.")
-    ] = 250,
-    shard_size: Annotated[
-        int,
-        typer.Option(
-            "--shard-size", parser=shared.whole, metavar="N", help="Images between saves; changes speed only."
-        ),
-    ] = 250,
+    batch_size: BatchSize = 250,
+    shard_size: ShardSize = 250,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
@@ -59,14 +66,12 @@ def evaluate(
 
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_names("attack", attacks)  # before the seconds it takes to import what attacks
-    from robench.progress import say
     from robench.report import Report
     from robench.scheduler import Request
     from robench.scheduler import evaluate as run
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
 
-    options = parse_options(option or [])
     short = {"restarts": restarts, "steps": steps}
     request = Request(
         models=models or [],
@@ -74,7 +79,7 @@ def evaluate(
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,
         count=count,
-        options={**options, **{k: v for k, v in short.items() if v is not None}},
+        options={**parse_options(option or []), **{k: v for k, v in short.items() if v is not None}},
         seed=seed,
         batch_size=batch_size,
         shard_size=shard_size,
@@ -83,7 +88,13 @@ def evaluate(
     )
     store = Store(runs_root(runs))
     done = run(request, store)
-    report = Report.of(done.rows, store, done.refused)
+    return _print(Report.of(done.rows, store, done.refused), as_json)
+
+
+def _print(report: Report, as_json: bool) -> int:
+    """Print the report and what was refused; returns the exit code."""
+    from robench.progress import say
+
     if as_json:
         import json
 
