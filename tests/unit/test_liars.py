@@ -194,3 +194,27 @@ def test_random_answers_do_not_end_the_search_early(attack: str) -> None:
     assert "randomised" in noisy.flags
     assert int(robust(honest).sum()) == 0
     assert int(robust(noisy).sum()) <= 2
+
+
+class Viewing(nn.Module):
+    """Honest, and written with `view`, which asks for images laid out channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 4)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.conv(x.view(len(x), 3, 8, 8)).relu()
+        logits: torch.Tensor = self.head(h.view(len(x), -1))
+        return logits
+
+
+@pytest.mark.parametrize("attack", registry.names("attack"))
+def test_a_model_written_with_view_is_attacked(attack: str) -> None:
+    x = torch.rand(6, 3, 8, 8)
+    module = Viewing()
+    y = module(x).argmax(1)
+    plugin = registry.load("attack", attack).build({})
+    shard = attack_shard(module, 4, plugin, ThreatModel.of("linf", EPS), Examples(x, y, torch.arange(6)))
+    assert shard.rows["clean_correct"].all()
