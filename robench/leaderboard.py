@@ -219,10 +219,15 @@ def _setting(model: str, folder: EvaluationFolder, column: str) -> dict[str, Any
         "evaluation": folder.job_id,
         "model_digest": spec["model_digest"],
         "data_digest": spec["data_digest"],
-        "command": about["command"],
+        "command": _portable(about["command"]),
         "commit": about["environment"]["commit"],
         "torch": about["environment"]["packages"]["torch"],
     }
+
+
+def _portable(command: str) -> str:
+    """A command line without the folders of the machine it ran on, which no figure depends on."""
+    return re.sub(r" --(data|runs)[ =]('[^']*'|\S+)", "", command)
 
 
 def _csv(board: Board) -> str:

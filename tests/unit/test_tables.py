@@ -55,7 +55,7 @@ def add(
     about: dict[str, Any] = {
         "model": model, "reference": model, "dataset": "npz:data/my_images.npz", "eps": "8/255",
         "given_options": {}, "metric": metric,
-        "access": access, "command": f"robench evaluate {model} -a {attack}",
+        "access": access, "command": f"robench evaluate {model} --data /home/me/x -a {attack} --runs='my runs'",
         "environment": {"commit": "abc", "packages": {"torch": "2"}},
     }  # fmt: skip
     folder.begin(spec.model_dump(mode="json"), about)
@@ -124,7 +124,7 @@ def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_p
     assert float(first["worst case value"]) == 0.6
     assert float(first["worst case low"]) == pytest.approx(0.3127, abs=1e-4)
     assert second["worst case value"] == "incomplete"
-    assert "robench evaluate killed -a pgd" in second["commands"]
+    assert second["commands"].split("; ") == ["robench evaluate killed -a pgd", "robench evaluate killed -a untargeted"]
 
 
 def test_markdown_latex_and_html_carry_the_same_figures(store: Store, tmp_path: Path) -> None:
