@@ -88,19 +88,35 @@ class Board:
         }
 
     def table(self) -> Table:
-        """The table for a terminal."""
-        shown = Table(title=self.title, title_justify="left", title_style="bold", caption=NOTE, caption_justify="left",
-                      box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
-        for i, name in enumerate(self.headers):
-            shown.add_column(name, justify="right" if i else "left")
+        """The ranking for a terminal: a line per model; the files have every attack's column."""
+        shown = Table(
+            title=self.title, title_justify="left", title_style="bold", caption=TERMINAL_NOTE, caption_justify="left",
+            box=box.SIMPLE_HEAD, pad_edge=False,
+        )  # fmt: skip
+        for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
+            shown.add_column(name, justify="right" if "%" in name else "left", no_wrap=name != "model")
         for row in self.rows:
-            shown.add_row(*(text.replace(" [", "\n[") for text in self.texts(row)))
+            worst, clean = row["cells"]["worst case"], row["cells"]["clean"]
+            low, high = worst.figure.interval if worst.figure else (0.0, 0.0)
+            shown.add_row(
+                row["model"],
+                f"{100 * clean.figure.value:.1f}" if clean.figure else clean.text,
+                f"{100 * worst.figure.value:.1f}{'*' if row['flagged'] else ''}" if worst.figure else worst.text,
+                f"{100 * low:.1f} - {100 * high:.1f}" if worst.figure else "",
+                row["strongest"] + worst.note,
+            )
         return shown
 
 
 NOTE = (
     "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
     "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
+)
+
+
+TERMINAL_NOTE = (
+    "Percent of all n images. The worst case is taken image by image over the white-box attacks; the strongest is the "
+    "one that alone comes closest to it. * flags fired: see the files."
 )
 
 
@@ -197,10 +213,19 @@ def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> 
             white.append(rows)
     here = [column for column in columns if column in cells]
     worst = worst_case(white) if here and complete else None
-    note = "" if len(here) == len(columns) else f" ({len(here)} of {len(columns)} attacks)"
+    note = "" if len(here) == len(columns) else f" ({len(here)}/{len(columns)} attacks)"
     found["clean"] = clean
     found["worst case"] = Cell(worst, "complete" if worst else "absent" if complete else INCOMPLETE, note=note)
-    return {"model": model, "cells": found, "rank": worst.value if worst else -1.0, "partial": bool(note)}
+    figures = {column: found[column].figure for column in here}
+    values = {column: figure.value for column, figure in figures.items() if figure is not None}
+    return {
+        "model": model,
+        "cells": found,
+        "rank": worst.value if worst else -1.0,
+        "partial": bool(note),
+        "strongest": min(values, key=lambda column: values[column]) if values else "",
+        "flagged": any(cell.flags for cell in found.values()),
+    }
 
 
 def _setting(model: str, folder: EvaluationFolder, column: str) -> dict[str, Any]:
