@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["cnn", "resnet-20"], choices=sorted(DATA))
     parser.add_argument("--batch", type=int, default=250)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

@@ -127,7 +127,7 @@ class Adam:
         self.count += 1
         if self.count == 1:
             self.unit = expand(_unit(grad), grad)
-        grad = (grad * self.unit).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
+        grad = grad.mul_(self.unit).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
         self.first.lerp_(grad, 1 - self.beta1)
         if self.linf:
             self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
@@ -240,7 +240,8 @@ class _Loop:
                         break
                     self._select(keep)
                     grad = grad[keep]
-            grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
+            if self.interval > 1 or not bool(grad.sum().isfinite()):
+                grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
             self.x = self._project(self.rule.move(self.x, grad, size))
         else:
             if any_step:

@@ -94,7 +94,11 @@ class Board:
             box=box.SIMPLE_HEAD, pad_edge=False,
         )  # fmt: skip
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
-            shown.add_column(name, justify="right" if "%" in name else "left", no_wrap=name != "model")
+            figures = "%" in name
+            width = len(name) if figures else None  # names give way before figures do
+            shown.add_column(
+                name, justify="right" if figures else "left", no_wrap=figures, min_width=width, overflow="fold"
+            )
         for row in self.rows:
             worst, clean = row["cells"]["worst case"], row["cells"]["clean"]
             low, high = worst.figure.interval if worst.figure else (0.0, 0.0)
@@ -215,7 +219,9 @@ def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> 
     worst = worst_case(white) if here and complete else None
     note = "" if len(here) == len(columns) else f" ({len(here)}/{len(columns)} attacks)"
     found["clean"] = clean
-    found["worst case"] = Cell(worst, "complete" if worst else "absent" if complete else INCOMPLETE, note=note)
+    status = "complete" if worst else "absent" if complete else INCOMPLETE
+    flags = tuple(sorted({flag for column in here for flag in found[column].flags}))
+    found["worst case"] = Cell(worst, status, flags, note)
     figures = {column: found[column].figure for column in here}
     values = {column: figure.value for column, figure in figures.items() if figure is not None}
     return {

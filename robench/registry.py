@@ -101,6 +101,10 @@ def load(kind: str, name: str) -> Plugin:
             f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {reason}); "
             "mend or reinstall its package."
         ) from error
+    base = target.base if isinstance(target, Variant) else target
+    if not inspect.isclass(base) or inspect.isabstract(base):
+        missing = ", ".join(sorted(getattr(base, "__abstractmethods__", ()))) or "it is no class"
+        raise BadInput(f"The {kind} {name!r} ({entry.value}) cannot be used (missing: {missing}); mend its package.")
     if isinstance(target, Variant):
         recipes = target.recipes if target.recipes is not None else getattr(target.base, "recipes", {})
         return Plugin(name, kind, target.base, target.options, recipes)

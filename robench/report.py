@@ -63,9 +63,9 @@ class Report:
             caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         )  # fmt: skip
         for name in ("model", "attack"):
-            table.add_column(name, no_wrap=True)
+            table.add_column(name, overflow="fold")  # names give way before figures do
         for name in ("clean %", "robust %", "95% interval"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
         if any(row["flags"] for row in self.rows):
             table.add_column("flags")
         worst = {(w["model"], w["dataset"]): w for w in self.worst}

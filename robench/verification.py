@@ -100,7 +100,15 @@ def _try(
         with full_precision():
             return verify(store, folder, model, batch_size, device, data)
     except BadInput as error:
-        return Check(folder.job_id, "", "", 0, 0, reason=str(error))
+        return Check(folder.job_id, *_named(folder), 0, 0, reason=str(error))
+
+
+def _named(folder: EvaluationFolder) -> tuple[str, str]:
+    """Model and attack as recorded, as far as the record can be read."""
+    try:
+        return folder.about["model"], folder.spec["attack"]
+    except BadInput:
+        return "", ""
 
 
 def verify(
@@ -226,11 +234,12 @@ def table(checks: Sequence[Check]) -> Table:
     shown = Table(title="Stored adversarial examples, checked again", title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
     for name in ("evaluation", "model", "attack", "images", "ties", "holds", "faults"):
-        shown.add_column(name)
+        shown.add_column(name, overflow="fold", no_wrap=name in ("evaluation", "images", "ties"))
     for check in checks:
         faults = [f"{count} {kind}" for kind, count in check.faults.items() if count]
         faults += [f"{check.expected - check.examples} missing"] if check.examples < check.expected else []
-        outcome = "not checked" if check.reason else "yes" if check.holds else "NO"
+        outcomes = {0: "yes", 1: "NO", 2: "not checked", 3: "unfinished"}
+        outcome = outcomes[check.exit_code]
         told = check.reason or ", ".join(faults) or "none"
         shown.add_row(
             check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RobenchError as error:
         return _say(str(error), error.exit_code)
     except TyperException as error:
+        if error.format_message().startswith("Usage:"):  # a command without its arguments: the help itself
+            print(error.format_message(), file=sys.stderr)
+            return 2
         return _say(_sentence(error.format_message()), 2)
     except Exit as stop:
         return stop.exit_code
