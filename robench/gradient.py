@@ -127,7 +127,7 @@ class Adam:
         self.count += 1
         if self.count == 1:
             self.unit = expand(_unit(grad), grad)
-        grad = grad.mul_(self.unit).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
+        grad = (grad * self.unit).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
         self.first.lerp_(grad, 1 - self.beta1)
         if self.linf:
             self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
