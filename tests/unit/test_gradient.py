@@ -338,3 +338,8 @@ def test_an_answer_of_nan_is_proposed_and_noted():
     proposal, classifier = run(Fixed(answer), x, Search([0.01] * 5, random_start=False))
     assert bool(answer(proposal.x).isnan().all())
     assert classifier.nonfinite.tolist() == [True]
+
+
+def test_a_step_size_that_would_never_be_used_is_refused():
+    with pytest.raises(BadInput, match="for 3 steps"):
+        parse_schedule("0.1,0.01@100", 3)
