@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from torch import Tensor
@@ -12,8 +13,8 @@ from robench import GradientAttack, Search, ThreatModel, Trials, check_count, cr
 class PGD(GradientAttack):
     """Steepest steps on the cross-entropy from a random start (Madry et al., 2018).
 
-    step: length of a step in pixels ("0.01", "2/255"), by default eps/4, as Madry et al. use on CIFAR-10 (2/255 of
-    8/255); on MNIST they use 40 steps of 0.01 at eps 0.3.
+    step: length of a step in pixels ("0.01", "2/255") or a part of eps; by default eps/4, as Madry et al. use on
+    CIFAR-10 (2/255 of 8/255); on MNIST they use 40 steps of 0.01 at eps 0.3.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class PGD(GradientAttack):
         check_count("steps", steps)
         check_count("restarts", restarts)
         self.steps, self.step, self.restarts, self.random_start, self.success = (
-            steps, _length(step), restarts, random_start, success,
+            steps, step, restarts, random_start, success,
         )  # fmt: skip
+        step_length(step, 1.0)
         require(success in ("any", "last"), "success", success, "'any' or 'last'")
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
@@ -39,8 +41,8 @@ class PGD(GradientAttack):
 
     def search(self, threat: ThreatModel) -> Search:
         """`steps` steps of one length."""
-        size = threat.radius / 4 if self.step is None else self.step
-        return Search([size] * self.steps, random_start=self.random_start, success=self.success)
+        sizes = [step_length(self.step, threat.radius)] * self.steps
+        return Search(sizes, random_start=self.random_start, success=self.success)
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
         """Cross-entropy."""
@@ -48,12 +50,15 @@ class PGD(GradientAttack):
         return cross_entropy(logits, y)
 
 
-def _length(step: str) -> float | None:
-    if step == "eps/4":
-        return None
+def step_length(step: str, radius: float) -> float:
+    """The length in pixels of a step given as "eps", a part such as "eps/4", or a length such as "0.01" or "2/255".
+
+    Raises BadInput for anything else.
+    """
+    share, of_eps = re.sub(r"^eps(?=/|$)", "1", step), step.startswith("eps")
     try:
-        length = float(Fraction(step))
+        length = float(Fraction(share))
     except (ValueError, ZeroDivisionError, OverflowError):
         length = -1.0
     require(length > 0, "step", step, "a length in pixels such as 0.01 or 2/255, or 'eps/4'")
-    return length
+    return radius * length if of_eps else length

@@ -22,11 +22,16 @@ class RandomTargeted(AdamPGD):
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """One trial per restart, all with the same goal."""
-        draw = randomness.integers(seed, example_id.tolist(), logits.shape[1] - 1, "goal")
-        goal = draw + (draw >= y)  # skip the label
+        goal = random_goals(y, logits.shape[1], example_id, seed)
         key = torch.arange(self.restarts).expand(len(y), self.restarts)
         return Trials(key, goal[:, None].expand_as(key))
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
         """f_r - f_y."""
         return targeted_margin(logits, y, goal)
+
+
+def random_goals(y: Tensor, classes: int, example_id: Tensor, seed: int) -> Tensor:
+    """A class other than the label for every example, uniform, keyed by (seed, example id): int64 [B]."""
+    draw = randomness.integers(seed, example_id.tolist(), classes - 1, "goal")
+    return draw + (draw >= y)  # skip the label

@@ -39,8 +39,11 @@ def minibatch_weighted_sampling(z: Tensor, mu: Tensor, log_sigma: Tensor) -> Ten
 def paradise_rate(z: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
     """-mean H(posterior) - MWS, the rate of PARADISE up to a constant (supplement, Algorithm 1).
 
-    z: [B, D] for one draw per posterior, or [K, B, D] for the mean over K draws. mu, log_sigma: [B, D].
+    z: [B, D] for one draw per posterior, or [K, B, D] for the mean over K draws. mu, log_sigma: [B, D]. A batch of one
+    image has no neighbours, and no marginal to estimate: what is left is -H.
     """
+    if len(mu) < 2:
+        return -gaussian_entropy(log_sigma).mean()
     draws = z[None] if z.dim() == 2 else z
     mws = torch.stack([minibatch_weighted_sampling(draw, mu, log_sigma) for draw in draws]).mean()
     return -gaussian_entropy(log_sigma).mean() - mws

@@ -17,7 +17,7 @@ class Paradise(StochasticEncoder):
 
     alpha: weight of the rate; 1e-4 on CIFAR-10, 1e-5 on ImageNet. mws_draws: which of the draws enter mini-batch
     weighted sampling, "first" or "all". gamma, noise, ramp, pm_inputs, pm_clip and pm_weight_gradient set posterior
-    matching, off at gamma 0. z_dim, draws, sigma and mc_samples set the code.
+    matching, off at gamma 0. z_dim, draws, sigma, mc_samples and decoder set the code.
     """
 
     recipes: ClassVar[Recipes] = with_options(STANDARD, {"imagenet": {"alpha": 1e-5}})
@@ -33,6 +33,7 @@ class Paradise(StochasticEncoder):
         draws: int = 12,
         sigma: Literal["sigmoid", "softplus"] = "sigmoid",
         mc_samples: int = 0,
+        decoder: str = "",
         gamma: float = 0.0,
         noise: float = 12 / 255,
         ramp: float = 0.0,
@@ -42,13 +43,11 @@ class Paradise(StochasticEncoder):
     ) -> None:
         require(alpha >= 0, "alpha", alpha, "zero or more")
         matching = Matching(gamma, noise, ramp, pm_inputs, pm_clip, pm_weight_gradient)
-        super().__init__(data, backbone, Code(z_dim, draws, sigma, mc_samples), matching)
+        super().__init__(data, backbone, Code(z_dim, draws, sigma, mc_samples, decoder), matching)
         self.alpha, self.mws_draws = alpha, mws_draws
 
     def rate(self, z: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
-        """alpha times the rate; a batch of one image has no neighbours and no rate."""
-        if len(mu) < 2:
-            return self.alpha * -information.gaussian_entropy(log_sigma).mean()
+        """alpha times the rate."""
         return self.alpha * information.paradise_rate(z[0] if self.mws_draws == "first" else z, mu, log_sigma)
 
 

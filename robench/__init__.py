@@ -19,35 +19,61 @@ if TYPE_CHECKING:
     from robench.attack import misclassified_margin as misclassified_margin
     from robench.classifier import BatchModel as BatchModel
     from robench.data import DataInfo as DataInfo
+    from robench.data import Split as Split
     from robench.data import open_dataset as open_dataset
     from robench.defense import Defense as Defense
     from robench.defense import Recipe as Recipe
     from robench.defense import Recipes as Recipes
+    from robench.detector import Detector as Detector
+    from robench.detector import pixel_batches as pixel_batches
     from robench.errors import BadInput as BadInput
     from robench.errors import require as require
+    from robench.gradient import FIRM as FIRM
+    from robench.gradient import Adam as Adam
     from robench.gradient import GradientAttack as GradientAttack
     from robench.gradient import Search as Search
     from robench.gradient import cross_entropy as cross_entropy
     from robench.gradient import margin as margin
     from robench.gradient import parse_schedule as parse_schedule
+    from robench.gradient import targeted_cross_entropy as targeted_cross_entropy
     from robench.gradient import targeted_margin as targeted_margin
+    from robench.inner import TrainingPGD as TrainingPGD
+    from robench.inner import frozen as frozen
+    from robench.inner import perturbed as perturbed
     from robench.networks import Backbone as Backbone
+    from robench.networks import ConvNet as ConvNet
+    from robench.networks import Normalize as Normalize
     from robench.networks import build_backbone as build_backbone
+    from robench.networks import perceptron as perceptron
+    from robench.registry import AttackSet as AttackSet
     from robench.registry import Variant as Variant
     from robench.threat import ThreatModel as ThreatModel
+    from robench.threat import expand as expand
 
 # module -> the public names it holds
 _HOMES = {
     "api": ("Report", "evaluate"),
     "attack": ("Access", "Attack", "Batch", "Metric", "Proposal", "Trials", "check_count", "misclassified_margin"),
     "classifier": ("BatchModel",),
-    "data": ("DataInfo", "open_dataset"),
+    "data": ("DataInfo", "Split", "open_dataset"),
     "defense": ("Defense", "Recipe", "Recipes"),
+    "detector": ("Detector", "pixel_batches"),
     "errors": ("BadInput", "require"),
-    "gradient": ("GradientAttack", "Search", "cross_entropy", "margin", "parse_schedule", "targeted_margin"),
-    "networks": ("Backbone", "build_backbone"),
-    "registry": ("Variant",),
-    "threat": ("ThreatModel",),
+    "gradient": (
+        "FIRM",
+        "Adam",
+        "GradientAttack",
+        "Search",
+        "cross_entropy",
+        "margin",
+        "parse_schedule",
+        "targeted_cross_entropy",
+        "targeted_margin",
+    ),
+    "inner": ("TrainingPGD", "frozen", "perturbed"),
+    "networks": ("Backbone", "ConvNet", "Normalize", "build_backbone", "perceptron"),
+    "registry": ("AttackSet", "Variant"),
+    "threat": ("ThreatModel", "expand"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from robench.detection import Guard
+from robench.jobs import Request
 from robench.report import Report as Report
-from robench.scheduler import Request
 from robench.scheduler import evaluate as run
 from robench.store import Store, runs_root
 from robench.threat import ThreatModel
@@ -23,6 +24,7 @@ def evaluate(
     eps: str | float | Fraction | None = None,
     norm: str = "linf",
     *,
+    detector: str | Guard | None = None,
     runs: str | Path | None = None,
     data: str | Path | None = None,
     **settings: Any,
@@ -30,8 +32,9 @@ def evaluate(
     """Attack one or several models and judge the result, as `robench evaluate` does; returns a Report.
 
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
-    the command line. eps: in pixels of [0, 1], 8/255 by default in linf. settings: count (of test images), options,
-    seed, batch_size, shard_size, device. Raises BadInput for input that cannot be used.
+    the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a Guard with
+    what it learns from. settings: count (of test images), options, seed, batch_size, shard_size, device. Raises
+    BadInput for input that cannot be used.
     """
     request = Request(
         models=[model] if isinstance(model, str | nn.Module) else list(model),
@@ -39,8 +42,9 @@ def evaluate(
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,
         data_root=Path(data) if data else None,
+        guard=Guard(detector) if isinstance(detector, str) else detector,
         **settings,
     )
     store = Store(runs_root(Path(runs) if runs else None))
     done = run(request, store)
-    return Report.of(done.rows, store, done.refused)
+    return Report.of(done.rows, store, done.refused, done.detections, done.findings)

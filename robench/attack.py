@@ -16,7 +16,10 @@ from robench.threat import ThreatModel
 
 # what a row's figure is called and how success is decided
 Metric = Literal["robust accuracy", "attack success rate"]
+# how the attack gets at the model; "transfer" and "detector" are what the harness makes of the others
 Access = Literal["white-box", "noise"]
+# how it searches: along gradients in one or many steps, or by asking for answers alone
+Kind = Literal["single-step", "iterative", "query"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Attack(ABC):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     metric: ClassVar[Metric] = "robust accuracy"
     access: ClassVar[Access] = "white-box"
+    kind: ClassVar[Kind] = "iterative"
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """The trials for B examples, from their labels [B] and clean logits [B, classes]; one without goal by default.

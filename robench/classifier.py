@@ -22,13 +22,24 @@ class Classifier:
     `release` gives them back as they were.
     """
 
-    def __init__(self, module: nn.Module, classes: int, examples: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        classes: int,
+        examples: int = 0,
+        device: torch.device | str = "cpu",
+        labels: Tensor | None = None,
+    ) -> None:
         self.module, self.classes, self.device = module, classes, torch.device(device)
+        self.rejects = bool(getattr(module, "rejects", False))
+        self.labels = labels
         self.forwards = torch.zeros(examples, dtype=torch.int64)
         self.backwards = torch.zeros(examples, dtype=torch.int64)
         self.nonfinite = torch.zeros(examples, dtype=torch.bool)
         self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
-        self.randomised = False
+        self.zero_pixels = torch.full((examples,), torch.nan)
+        self.randomised = self.crafting = False
+        self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -46,7 +57,7 @@ class Classifier:
     def logits(self, x: Tensor) -> Tensor:
         """Logits in a fresh forward pass, not charged to anyone: [B, C, H, W] -> float32 [B, classes] on the CPU.
 
-        Raises BadInput for an answer of the wrong shape or type.
+        With a detector, [B, classes + 1]. Raises BadInput for an answer of the wrong shape or type.
         """
         return self.check_answer(self.module(x.to(self.device)), len(x)).float().cpu()
 
@@ -56,7 +67,7 @@ class Classifier:
             raise BadInput(
                 f"The model returned a {type(answer).__name__}, but must return a tensor of logits [batch, classes]."
             )
-        if answer.dim() != 2 or answer.shape[0] != batch or answer.shape[1] != self.classes:
+        if answer.dim() != 2 or answer.shape[0] != batch or answer.shape[1] != self.classes + self.rejects:
             raise BadInput(
                 f"The model returned shape {tuple(answer.shape)} for {batch} images, but the data has {self.classes} "
                 f"classes, so it must return logits of shape ({batch}, {self.classes})."
@@ -64,6 +75,19 @@ class Classifier:
         if not answer.is_floating_point():
             raise BadInput(f"The model returned {answer.dtype} values, but logits must be floating point.")
         return answer
+
+    def fold(self, logits: Tensor, examples: Tensor) -> Tensor:
+        """What an attack sees of the answers [B, classes (+ 1)] for `examples`, int64 [B]: logits [B, classes].
+
+        The logit of rejection is folded into the label's by taking the larger, so that an example is past the decision
+        boundary when it is misclassified and accepted.
+        """
+        if not self.rejects:
+            return logits
+        assert self.labels is not None
+        y = self.labels[examples].to(logits.device)[:, None]
+        own = torch.maximum(logits.gather(1, y), logits[:, -1:])
+        return logits[:, :-1].scatter(1, y, own)
 
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
@@ -104,17 +128,44 @@ class BatchModel:
         """Whether the model answered differently to two identical calls."""
         return self._classifier.randomised
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return self._classifier.classes
+
+    @property
+    def crafting(self) -> bool:
+        """Whether the images are meant for another model: then an attack goes on after it has broken this one."""
+        return self._classifier.crafting
+
     def select(self, keep: Tensor) -> BatchModel:
-        """The same for the rows at positions `keep` (int64)."""
+        """The same for the rows at positions `keep` (int64); a position may come more than once."""
         return BatchModel(self._classifier, self.examples[keep])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits [B, classes]; x has one image per row, or a whole number of copies of the batch one after another."""
-        logits = self._forward(x)
+        """Logits [B, classes]; x has one image per row, or a whole number of copies of the batch one after another.
+
+        Where x requires a gradient, every backward pass through the logits is charged as it happens.
+        """
+        logits, count = self._forward(x), len(x)
+        if logits.requires_grad:
+            register: Callable[..., object] = logits.register_hook
+            register(lambda _: self._charge(self._classifier.backwards, count))
         return logits.float()
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached."""
+        """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached.
+
+        Of a randomised model, their means over as many passes as the user asked for (Athalye et al., 2018: EOT).
+        """
+        logits, grad = self._gradient(x, objective)
+        draws = self._classifier.draws if self.randomised else 1
+        for _ in range(draws - 1):
+            more = self._gradient(x, objective)
+            logits, grad = logits + more[0], grad + more[1]
+        return (logits / draws, grad / draws) if draws > 1 else (logits, grad)
+
+    def _gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             logits = self._forward(x).float()
@@ -124,10 +175,11 @@ class BatchModel:
         return logits.detach(), torch.zeros_like(x) if grad is None else grad
 
     def note_zero_gradient(self, grad: Tensor) -> None:
-        """Record the examples whose gradient is exactly zero in every pixel, or not finite."""
+        """Record the share of pixels whose gradient is exactly zero, and the examples where all are, or not finite."""
         flat = grad.flatten(1)
         useless = (flat == 0).all(1) | ~flat.isfinite().all(1)
         self._classifier.zero_gradient[self.examples[useless.cpu()]] = True
+        self._classifier.zero_pixels[self.examples] = (flat == 0).float().mean(1).cpu()
 
     def note_nonfinite(self, rows: Tensor) -> None:
         """Record the examples of the rows marked in `rows` (bool [B]), where some logit was NaN or infinite."""
@@ -136,7 +188,7 @@ class BatchModel:
     def _forward(self, x: Tensor) -> Tensor:
         answer = self._classifier.check_answer(self._classifier.module(x), len(x))
         self._charge(self._classifier.forwards, len(x))
-        return answer
+        return self._classifier.fold(answer, self.examples.repeat(len(x) // len(self.examples)))
 
     def _charge(self, counts: Tensor, batch: int) -> None:
         copies, rest = divmod(batch, max(len(self.examples), 1))

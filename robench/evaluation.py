@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,12 +28,18 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """How a shard is computed. Only `seed` may change what is computed; the rest is speed."""
+    """How a shard is computed. Only `seed`, `crafting` and `draws` may change what is computed; the rest is speed.
+
+    crafting: every example is attacked to the end, whatever the model makes of it, since the images are for others.
+    draws: passes whose mean is the gradient of a randomised model (expectation over transformation).
+    """
 
     seed: int = 0
     batch_size: int = 250
     device: str = "cpu"
     channels_last: bool = False
+    crafting: bool = False
+    draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,13 @@ def attack_shard(
         )
     threat.check_shape(tuple(examples.x.shape[1:]))
     settings = settings or Settings()
-    model = Classifier(module, classes, len(examples), settings.device)
+    model = Classifier(module, classes, len(examples), settings.device, examples.y)
     model.check_mode()
+    model.draws = settings.draws
     before = _state(module)
     try:
-        with full_precision():
+        with full_precision(), torch.random.fork_rng():
+            torch.manual_seed(settings.seed)  # for models that draw noise when they answer
             return _Judge(model, attack, threat, examples, settings, progress or (lambda share: None)).run(before)
     finally:
         model.release()
@@ -120,7 +129,7 @@ def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> li
         raise BadInput(f"The model returned NaN or infinite logits for {bad} of {len(x)} clean images; mend it first.")
     if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < TOLERANCE).all()):
         raise BadInput("The model returned probabilities (they sum to 1), but must return logits; remove its softmax.")
-    flags = []
+    flags = ["gradient-at-inference"] if _optimises(model, x[:4]) else []
     again = clean_logits(model, x, batch_size)
     if not _same(logits, again):
         flags.append("randomised")
@@ -129,6 +138,25 @@ def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> li
         if len(x) > 1 and not _same(logits[: len(few)], clean_logits(model, few, 1)):
             flags.append("batch-dependent")
     return flags
+
+
+def _optimises(model: Classifier, x: Tensor) -> bool:
+    """Whether the model runs a backward pass of its own while it answers."""
+    autograd: Any = torch.autograd
+    engine = autograd._engine_run_backward  # what grad and backward both call, however they were imported
+    calls = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return engine(*arguments, **options)
+
+    autograd._engine_run_backward = counted
+    try:
+        model.logits(x)
+    finally:
+        autograd._engine_run_backward = engine
+    return calls > 0
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -166,12 +194,14 @@ class _Judge:
         x, y = self.examples.x, self.examples.y
         clean = _first_answers(self.model, x, self.settings.batch_size)
         flags = inspect(self.model, x, clean, self.settings.batch_size)
-        self.model.randomised = "randomised" in flags
+        self.model.randomised, self.model.crafting = "randomised" in flags, self.settings.crafting
         clean_pred = predictions(clean)
-        plan = self.attack.trials(y, clean, self.examples.ids, self.settings.seed)
+        seen = self.model.fold(clean, torch.arange(len(y)))
+        plan = self.attack.trials(y, seen, self.examples.ids, self.settings.seed)
         targeted = self.attack.metric == "attack success rate"
         self.goal = plan.goal[:, 0] if targeted else torch.full_like(y, -1)
-        self.standing = torch.ones_like(y, dtype=torch.bool) if targeted else clean_pred == y
+        everyone = targeted or self.settings.crafting
+        self.standing = torch.ones_like(y, dtype=torch.bool) if everyone else clean_pred == y
         attacked = self.standing.clone()
         for wave in _waves(len(plan)):
             self._run_wave(plan, wave)
@@ -215,7 +245,7 @@ class _Judge:
         answer = self.attack.perturb(self.model.rows(rows), batch)
         proposal = answer if isinstance(answer, Proposal) else Proposal(answer, torch.full_like(rows, -1))
         images = self._valid(x0, proposal.x.detach().float().cpu(), rows)
-        logits = clean_logits(self.model, images, self.settings.batch_size)
+        logits = self.model.fold(clean_logits(self.model, images, self.settings.batch_size), rows)
         margin = self._margin(logits, rows)
         best = margin.reshape(len(part), len(wave)).argmax(1) + torch.arange(len(part)) * len(wave)
         better = margin[best] > self.margin[part]
@@ -223,7 +253,8 @@ class _Judge:
         self.images[at], self.margin[at] = images[source], margin[source]
         self.trial[at], self.step[at] = batch.trial[source], proposal.step[source]
         firm = margin[best] > FIRM * logits[best].abs().amax(1).nan_to_num(0.0, posinf=0.0)
-        if not self.model.randomised:  # one wrong answer of a random model does not end the attack
+        # one wrong answer of a random model does not end the attack, nor does a surrogate's
+        if not (self.model.randomised or self.model.crafting):
             self.standing[part[firm]] = False
 
     def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
@@ -249,7 +280,9 @@ class _Judge:
     def _rows(self, clean_pred: Tensor, adv_pred: Tensor, attacked: Tensor) -> pd.DataFrame:
         y, x = self.examples.y, self.examples.x
         correct = clean_pred == y
-        success = adv_pred == self.goal if self.attack.metric == "attack success rate" else correct & (adv_pred != y)
+        accepted = adv_pred != self.model.classes  # the class after the last one is "rejected by the detector"
+        wrong = adv_pred == self.goal if self.attack.metric == "attack success rate" else correct & (adv_pred != y)
+        success = wrong & accepted
         # the batch of a trial and the batch of the final verdict may disagree on a margin near zero
         borderline = ~self.standing & attacked & ~success
         marks = {
@@ -270,6 +303,7 @@ class _Judge:
                 "success": success.numpy(),
                 "trial": self.trial.numpy(),
                 "step": self.step.numpy(),
+                "zero_pixels": self.model.zero_pixels.numpy(),
                 "linf": distance("linf", x, self.images).numpy(),
                 "l2": distance("l2", x, self.images).numpy(),
                 "forwards": self.model.forwards.numpy(),

@@ -44,6 +44,11 @@ def targeted_margin(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
     return pair[:, 0] - pair[:, 1]
 
 
+def targeted_cross_entropy(logits: Tensor, goal: Tensor) -> Tensor:
+    """log softmax(logits)_goal, the cross-entropy of the class aimed at, negated (Kurakin et al., 2017)."""
+    return -cross_entropy(logits, goal)
+
+
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
@@ -226,8 +231,10 @@ class _Loop:
 
     def run(self) -> Proposal:
         """Ascend for every step of the schedule, then propose."""
-        # the best answer of a random model is its luckiest draw, not its strongest image: there the last one counts
-        whole, any_step = self.model, self.search.success == "any" and not self.model.randomised
+        # The last image counts where the best answer would be a random model's luckiest draw, and where the image is
+        # for another model, to which one that barely fools this one hardly transfers.
+        last = self.search.success == "last" or self.model.randomised or self.model.crafting
+        whole, any_step = self.model, not last
         for step, size in enumerate(self.search.sizes):
             logits, grad = self.model.gradient(self.x, self._objective)
             if step == 0:

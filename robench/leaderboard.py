@@ -178,7 +178,7 @@ def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
     about: dict[str, Any] = {}
     for folder in sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id)):
         about = folder.about
-        column = label(folder.spec["attack"], about["given_options"])
+        column = label(folder.spec["attack"], about["given_options"], about.get("against", ""))
         if about["metric"] != "robust accuracy":
             column += f" ({about['metric']})"
         columns[column] = about["access"]

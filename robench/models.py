@@ -39,6 +39,11 @@ class LoadedModel:
     reference: str = ""
     data: DataInfo | None = None
 
+    @property
+    def title(self) -> str:
+        """The name, with the digest's beginning where only that tells one module from another of its class."""
+        return self.name if self.reference else f"{self.name}#{self.digest[:6]}"
+
 
 def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     """The model behind a name, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, or the module itself.

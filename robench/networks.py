@@ -104,13 +104,18 @@ class ConvNet(Backbone):
         return h
 
 
-def _guess_first_cnn(data: DataInfo) -> ConvNet:
-    """The guess-first papers' CNN without its class head; they print no padding, 1 halves the image at each layer."""
+def _check_widths(hidden: Sequence[int]) -> None:
+    require(all(size <= MAX_WIDTH for size in hidden), "hidden width", max(hidden, default=0), f"at most {MAX_WIDTH}")
+
+
+def _guess_first_cnn(data: DataInfo, *widths: int) -> ConvNet:
+    """The guess-first paper's CNN without its class head; it prints no padding, 1 halves the image at each layer."""
+    _check_widths(widths)
     convolutions = [
         *(nn.Conv2d(data.channels, 32, 4, stride=2, padding=1), *_activation(32)),
         *(nn.Conv2d(32, 64, 4, stride=2, padding=1), *_activation(64)),
     ]
-    return ConvNet(data, convolutions, [64 * (data.height // 4) * (data.width // 4), 512, 256, 128])
+    return ConvNet(data, convolutions, [64 * (data.height // 4) * (data.width // 4), *(widths or (512, 256, 128))])
 
 
 def _lenet5(data: DataInfo) -> ConvNet:
@@ -219,7 +224,7 @@ class PreActResNet(Backbone):
 
 
 def _mlp(data: DataInfo, *hidden: int) -> MLP:
-    require(all(size <= MAX_WIDTH for size in hidden), "hidden width", max(hidden, default=0), f"at most {MAX_WIDTH}")
+    _check_widths(hidden)
     return MLP(data, hidden or (256, 256))
 
 
@@ -258,6 +263,7 @@ _BACKBONES: list[tuple[str, str, int, Callable[..., Backbone]]] = [
     ("mlp-A-B-...", r"mlp(-[1-9]\d{0,9})+", 1, _mlp),
     ("alemi-mlp", r"alemi-mlp", 1, _alemi_mlp),
     ("cnn", r"cnn", 8, _guess_first_cnn),
+    ("cnn-A-B-...", r"cnn(-[1-9]\d{0,9})+", 8, _guess_first_cnn),
     ("lenet5", r"lenet5", 28, _lenet5),
     ("resnet-34", r"resnet-34", 32, _resnet34),
     ("resnet-N", r"resnet-[1-9]\d{0,9}", 8, _resnet),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
 import inspect
 import typing
@@ -15,7 +16,7 @@ from typing import Any
 
 from robench.errors import BadInput, unknown
 
-KINDS = ("defense", "attack")
+KINDS = ("defense", "attack", "detector", "set")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,40 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class AttackSet:
+    """Attacks that go by one name: each with the options it has in the set."""
+
+    summary: str
+    members: tuple[tuple[str, Mapping[str, Any]], ...]
+
+
+@dataclass(frozen=True)
 class Plugin:
-    """A loaded plugin: the class, the options its name stands for, and where its recipes are."""
+    """A loaded plugin: the class, the options its name stands for, and where its recipes are.
+
+    A class with `family = True` serves every name "NAME:MEMBER" of its entry point NAME. Its class methods `members()`
+    and `member_options(member)` give the names and the options (`inspect.Parameter`s, type hints resolved) there are,
+    and its constructor takes the member before the options.
+    """
 
     name: str
     kind: str
-    base: type
+    base: Any
     preset: Mapping[str, Any]
     recipes: Mapping[str, Any]
+    member: str | None = None
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The constructor's options, their type hints resolved."""
+        if self.member is not None:
+            found: Mapping[str, inspect.Parameter] = self.base.member_options(self.member)
+            return dict(found)
+        hints = typing.get_type_hints(inspect.unwrap(self.base).__init__)
+        return {
+            p.name: p.replace(annotation=hints.get(p.name, Any))
+            for p in inspect.signature(self.base).parameters.values()
+            if p.kind is inspect.Parameter.KEYWORD_ONLY
+        }
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option with its value: the constructor's defaults, the preset, then `given`, validated by type hint.
@@ -45,17 +72,12 @@ class Plugin:
         """
         from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-        hints = typing.get_type_hints(inspect.unwrap(self.base).__init__)
-        parameters = {
-            p.name: p
-            for p in inspect.signature(self.base).parameters.values()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        parameters = self.parameters()
         values = {name: p.default for name, p in parameters.items() if p.default is not p.empty} | dict(self.preset)
         for name, value in given.items():
             if name not in parameters:
                 raise unknown(f"option of {self.kind} {self.name!r}", name, parameters)
-            hint = hints.get(name, Any)
+            hint = parameters[name].annotation
             try:
                 values[name] = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
             except ValidationError:
@@ -67,8 +89,15 @@ class Plugin:
         return values
 
     def build(self, options: Mapping[str, Any], *arguments: Any) -> Any:
-        """An instance with the given options over the defaults. Raises BadInput as `options` does."""
-        return self.base(*arguments, **self.options(options))
+        """An instance with the given options over the defaults.
+
+        Raises BadInput as `options` does, and for an option that has no default and is not given.
+        """
+        values = self.options(options)
+        absent = next((name for name in self.parameters() if name not in values), None)
+        if absent is not None:
+            raise BadInput(f"The {self.kind} {self.name!r} needs a value for {absent}; give one, -o {absent}=VALUE.")
+        return self.base(*(() if self.member is None else (self.member,)), *arguments, **values)
 
 
 @cache
@@ -81,18 +110,41 @@ def names(kind: str) -> list[str]:
     return sorted(_entries(kind))
 
 
-def check_names(kind: str, wanted: Iterable[str]) -> None:
-    """Raise BadInput for the first name that no plugin has; imports none of them."""
+def check_attacks(wanted: Iterable[str]) -> None:
+    """Raise BadInput for the first name that is neither an attack's nor a set's; imports none of them."""
     for name in wanted:
-        if name not in _entries(kind):
-            raise unknown(kind, name, _entries(kind))
+        if name not in _entries("set"):
+            _entry("attack", name, _entries("set"))
+
+
+def expand(wanted: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Attacks with the options their set gives them, each once; a name that is no set's stands for itself."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for name in wanted:
+        chosen = _entries("set")[name].load().members if name in _entries("set") else ((name, {}),)
+        found += [member for member in chosen if member not in found]
+    return found
+
+
+def check_names(kind: str, wanted: Iterable[str]) -> None:
+    """Raise BadInput for the first name that no plugin has; imports none, so it cannot know a family's members."""
+    for name in wanted:
+        _entry(kind, name)
+
+
+def _entry(kind: str, name: str, others: Iterable[str] = ()) -> tuple[EntryPoint, str | None]:
+    """The entry point of a name and the member it names after a colon, if any; raises BadInput for an unknown one."""
+    entries = _entries(kind)
+    prefix, colon, member = name.partition(":")
+    if name not in entries and not (colon and prefix in entries):
+        raise unknown(kind, name, [*entries, *others])
+    return (entries[name], None) if name in entries else (entries[prefix], member)
 
 
 @cache
 def load(kind: str, name: str) -> Plugin:
     """The plugin of that name. Raises BadInput for an unknown name or a plugin that cannot be imported."""
-    check_names(kind, [name])
-    entry = _entries(kind)[name]
+    entry, member = _entry(kind, name)
     try:
         target = entry.load()
     except Exception as error:  # whatever a third party's module does when it is imported
@@ -105,10 +157,25 @@ def load(kind: str, name: str) -> Plugin:
     if not inspect.isclass(base) or inspect.isabstract(base):
         missing = ", ".join(sorted(getattr(base, "__abstractmethods__", ()))) or "it is no class"
         raise BadInput(f"The {kind} {name!r} ({entry.value}) cannot be used (missing: {missing}); mend its package.")
-    if isinstance(target, Variant):
-        recipes = target.recipes if target.recipes is not None else getattr(target.base, "recipes", {})
-        return Plugin(name, kind, target.base, target.options, recipes)
-    return Plugin(name, kind, target, {}, getattr(target, "recipes", {}))
+    _check_member(base, kind, name, member, entry)
+    variant = target if isinstance(target, Variant) else Variant(base, "")
+    recipes = variant.recipes if variant.recipes is not None else getattr(base, "recipes", {})
+    return Plugin(name, kind, base, variant.options, recipes, member)
+
+
+def _check_member(base: Any, kind: str, name: str, member: str | None, entry: EntryPoint) -> None:
+    """Raise BadInput unless a family's name comes with one of its members, and any other name without."""
+    if not getattr(base, "family", False):
+        if member is not None:
+            raise unknown(kind, name, _entries(kind))
+        return
+    known = {each.lower(): each for each in base.members()}
+    if member is None:
+        one = next(iter(known.values()))
+        raise BadInput(f"The {kind} {name!r} stands for many; name one of them after a colon, such as {name}:{one}.")
+    if member not in known.values():
+        near = difflib.get_close_matches(member.lower(), known, n=8, cutoff=0.4)
+        raise unknown(f"{kind} of {entry.name}", member, [known[each] for each in near] or known.values())
 
 
 def summaries(kind: str) -> dict[str, str]:

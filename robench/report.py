@@ -1,35 +1,48 @@
-"""The outcome of an evaluation as a table for people and as JSON for machines."""
+"""The outcome of an evaluation as tables for people and as JSON for machines."""
 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from robench.results import Figure, label, worst_case
 from robench.store import Store
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
-    "attack_success_rate", "interval", "forwards", "backwards", "seconds", "flags", "status", "evaluation",
+    "attack_success_rate", "against", "interval", "forwards", "backwards", "seconds", "flags", "status", "evaluation",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """Rows, one per model and attack, the per-example worst case over each model's white-box attacks, and refusals."""
+    """Rows, one per model and attack, the per-example worst case over each model's white-box attacks, refusals, and
+    the figures of detectors."""
 
     rows: list[dict[str, Any]]
     worst: list[dict[str, Any]]
     refused: list[str]
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    transfer: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]], store: Store, refused: Sequence[str] = ()) -> Report:
+    def of(
+        cls,
+        rows: list[dict[str, Any]],
+        store: Store,
+        refused: Sequence[str] = (),
+        detections: Sequence[dict[str, Any]] = (),
+        findings: Sequence[dict[str, Any]] = (),
+    ) -> Report:
         """The report on summaries from the scheduler; the worst case is read from the store's rows.
 
         `refused` has a sentence for each model that could not be used.
@@ -41,7 +54,11 @@ class Report:
                 groups.setdefault((row["model"], row["dataset"]), []).append(row)
         # the best a targeted attack did towards its own goal is not robust accuracy by itself
         kept = {k: g for k, g in groups.items() if any(row["metric"] == "robust accuracy" for row in g)}
-        return cls(rows, [_worst(model, group, store) for (model, _), group in kept.items()], list(refused))
+        worst = [_worst(model, group, store) for (model, _), group in kept.items()]
+        fired = [finding for finding in findings if finding["fired"]]
+        for row in worst:
+            row["flags"] = [f["gate"] for f in fired if f["model"] == row["model"]]
+        return cls(rows, worst, list(refused), list(detections), _transfer(rows, store), list(findings))
 
     @property
     def complete(self) -> bool:
@@ -54,7 +71,18 @@ class Report:
             "rows": [{key: row[key] for key in JSON_KEYS if key in row} for row in self.rows],
             "worst_case": self.worst,
         }
+        found |= {"detections": self.detections} if self.detections else {}
+        found |= {"transfer": self.transfer} if self.transfer else {}
+        found |= {"diagnostics": self.findings} if self.findings else {}
         return found | {"refused": self.refused} if self.refused else found
+
+    def tables(self) -> RenderableType:
+        """The table of the attacks, and below it those of transfer, detectors and warnings where there are any."""
+        below: list[RenderableType] = [transfer_table(self.transfer)] if self.transfer else []
+        below += [detection_table(self.detections)] if self.detections else []
+        fired = [finding for finding in self.findings if finding["fired"]]
+        below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
+        return Group(self.table(), *below) if below else self.table()
 
     def table(self) -> Table:
         """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
@@ -80,7 +108,7 @@ class Report:
 
     def __str__(self) -> str:
         out = io.StringIO()
-        Console(width=140, file=out).print(self.table())
+        Console(width=140, file=out).print(self.tables())
         return out.getvalue().rstrip()
 
     def _title(self) -> str:
@@ -99,13 +127,92 @@ class Report:
         for i, row in enumerate(rows):
             clean = f"{100 * row['clean_accuracy']:.1f}" if row.get("clean_accuracy") is not None else ""
             mark = "" if row["metric"] == "robust accuracy" else " †"
+            attack = label(row["attack"], row["options"], row.get("against", ""))
             table.add_row(
-                row["model"] if i == 0 else "", label(row["attack"], row["options"]), clean if i == 0 else "",
+                row["model"] if i == 0 else "", attack, clean if i == 0 else "",
                 *_cells(row, mark), *self._flags(row),
             )  # fmt: skip
         if worst and len(worst["attacks"]) > 1:
             table.add_row("", "worst case", "", *_cells(worst), style="bold")
         table.add_section()
+
+
+def transfer_table(found: Sequence[dict[str, Any]]) -> Table:
+    """Targets down, surrogates across: percent still right under every attack crafted on that surrogate."""
+    sources = list(dict.fromkeys(row["surrogate"] for row in found))
+    attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row["attacks"]))
+    shown = Table(
+        title="Transfer", title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False, caption=f"Robust accuracy in percent, image by image the worst of: {attacks}.",
+    )  # fmt: skip
+    shown.add_column("target", overflow="fold")
+    for source in sources:
+        shown.add_column(f"from {source}", justify="right", overflow="fold")
+    for target in dict.fromkeys(row["model"] for row in found):
+        cells = {row["surrogate"]: row["robust_accuracy"] for row in found if row["model"] == target}
+        shown.add_row(target, *(_percent(cells.get(source)) for source in sources))
+    return shown
+
+
+def _transfer(rows: list[dict[str, Any]], store: Store) -> list[dict[str, Any]]:
+    """The worst case over the attacks from each surrogate, for each target."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["access"] == "transfer" and row["metric"] == "robust accuracy":
+            groups.setdefault((row["model"], row["dataset"], row["surrogate"]), []).append(row)
+    return [{**_worst(key[0], group, store), "surrogate": key[2]} for key, group in groups.items()]
+
+
+def findings_text(findings: Sequence[dict[str, Any]], title: str) -> Text:
+    """The gates that fired, each with its evidence, threshold and what to do; then those that did not, by name."""
+    text = Text()
+    text.append(f"{title}\n", style="bold")
+    for finding in findings:
+        if finding["fired"]:
+            text.append(f"\n! {finding['model']}: {finding['gate']}\n", style="bold")
+            text.append(f"  {finding['evidence']}\n  fires above: {finding['threshold']}\n")
+            text.append(f"  do: {finding['advice']}\n")
+    quiet = Counter(finding["gate"] for finding in findings if not finding["fired"])
+    if quiet:
+        text.append("\nDid not fire, with the comparisons behind each:\n")
+        text.append("".join(f"  {gate} ({count})\n" for gate, count in quiet.items()))
+    return text
+
+
+DETECTION_NOTE = (
+    "nadv: clean and noisy images taken for what they are; com: attacked images detected or still classified "
+    "correctly (both at even odds). auc and detected: of broken images, at the stated share of rejected clean "
+    "validation images; false +: clean test images rejected. robust: all images that are classified correctly, "
+    "accepted, and not broken unnoticed by an attack that did not know of the detector."
+)
+
+
+def detection_table(found: Sequence[dict[str, Any]]) -> Table:
+    """A line per detector and attack: shares in percent, and the numbers of images behind them."""
+    shown = Table(
+        title="Detectors", title_justify="left", title_style="bold", caption=DETECTION_NOTE, caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    for name in ("model", "detector", "attack"):
+        shown.add_column(name, overflow="fold")
+    for name in ("attacked", "broken", "nadv %", "com %", "auc", "detected %", "false + %", "robust %"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in found:
+        shown.add_row(
+            row["model"],
+            f"{row['detector']} ({row['trained_on']})",
+            f"{label(row['attack'], row['options'])}, {row['norm']} {row['eps']}",
+            f"{row['attacked']:,}",
+            f"{row['broken']:,}",
+            *(_percent(row[name]) for name in ("acc_nadv", "acc_com")),
+            "-" if row["auc"] is None else f"{row['auc']:.3f}",
+            *(_percent(row[name]) for name in ("detection_rate", "false_positive_rate", "robust_accuracy")),
+        )
+    return shown
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -37,10 +37,10 @@ class Figure:
         return f"{100 * self.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def label(attack: str, options: dict[str, Any]) -> str:
-    """An attack's name with the options that were given: "pgd (step=0.01, steps=40)"."""
+def label(attack: str, options: dict[str, Any], against: str = "") -> str:
+    """An attack's name with the options that were given and what it was up against: "pgd (steps=40) + er-kde"."""
     given = ", ".join(f"{k}={v}" for k, v in sorted(options.items()))
-    return f"{attack} ({given})" if given else attack
+    return (f"{attack} ({given})" if given else attack) + against
 
 
 def clean_figure(rows: pd.DataFrame) -> Figure:

@@ -17,9 +17,13 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types; one that is None is left out, so that a field added later keeps old identities."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
+
     def canonical(self) -> str:
         """The spec as JSON with sorted keys and no spaces: equal specs give equal text."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
 
     @property
     def job_id(self) -> str:
@@ -42,7 +46,9 @@ class TrainSpec(Spec):
 class EvalSpec(Spec):
     """Everything the rows of an evaluation depend on. `eps` is an exact fraction as text.
 
-    The model and the data enter by their digests; their names are recorded beside the spec, not hashed.
+    The model and the data enter by their digests; their names are recorded beside the spec, not hashed. `detector` is
+    the id of the fitted detector that is attacked together with the model, `surrogate` the digest of the model that the
+    images are crafted on, `eot` the passes behind one gradient of a randomised model.
     """
 
     harness: int = HARNESS
@@ -56,4 +62,41 @@ class EvalSpec(Spec):
     attack: str
     attack_version: int
     attack_options: dict[str, Any]
+    seed: int
+    detector: str | None = None
+    surrogate: str | None = None
+    eot: int | None = None
+
+
+class CraftSpec(Spec):
+    """Everything the images crafted on a surrogate depend on; of which target they are shown to, they do not."""
+
+    harness: int = HARNESS
+    model_digest: str
+    data_digest: str
+    split: str = "test"
+    norm: str
+    eps: str
+    attack: str
+    attack_version: int
+    attack_options: dict[str, Any]
+    seed: int
+    crafted: bool = True
+
+
+class DetectorSpec(Spec):
+    """Everything a fitted detector depends on; `trained_on` names the attack it learnt from and its threat model."""
+
+    harness: int = HARNESS
+    model_digest: str
+    train_digest: str
+    validation_digest: str
+    detector: str
+    detector_version: int
+    options: dict[str, Any]
+    trained_on: str
+    attack_version: int
+    attack_options: dict[str, Any]
+    images: int
+    fpr: float
     seed: int

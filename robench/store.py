@@ -63,6 +63,21 @@ class Store:
         """The folder of evaluations."""
         return self.root / "evaluations"
 
+    @property
+    def detectors(self) -> Path:
+        """The folder of fitted detectors."""
+        return self.root / "detectors"
+
+    @property
+    def diagnostics(self) -> Path:
+        """The folder of what was found about models' gradients."""
+        return self.root / "diagnostics"
+
+    @property
+    def crafted(self) -> Path:
+        """The folder of images crafted on surrogates."""
+        return self.root / "crafted"
+
     def model_names(self) -> list[str]:
         """Names of the models whose training finished."""
         return sorted(p.parent.name for p in self.models.glob("*/DONE"))

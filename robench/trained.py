@@ -88,7 +88,7 @@ def train(request: TrainRequest, store: Store) -> dict[str, Any]:
     """
     job = plan(request)
     folder = store.model_folder(job.name)
-    if (folder / "spec.json").exists() and read_json(folder / "spec.json") != job.spec.model_dump(mode="json"):
+    if (folder / "spec.json").exists() and read_json(folder / "spec.json") != job.spec.to_json():
         raise BadInput(
             f"The name {job.name!r} is taken by a model with other settings; choose another with --name, "
             f"or delete {folder}."
@@ -98,7 +98,7 @@ def train(request: TrainRequest, store: Store) -> dict[str, Any]:
     pl.seed_everything(job.spec.seed, verbose=False)
     defense = registry.load("defense", request.defense).build(job.spec.options, job.dataset.info)
     assert isinstance(defense, Defense)
-    write_json(folder / "spec.json", job.spec.model_dump(mode="json"))
+    write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
     outcome = fit(defense, Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title))
     weights = folder / "model.safetensors"

@@ -92,7 +92,7 @@ def fit(defense: Defense, plan: Fit) -> Outcome:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            gradient_clip_val=plan.recipe.clip or None,
+            gradient_clip_val=(plan.recipe.clip or None) if defense.automatic_optimization else None,
             plugins=[_WholeFiles()],
         )
         _run(trainer, defense, plan, loader, _Loader(val, 1000, plan.seed, training=False), resume)
@@ -211,6 +211,7 @@ class _Watch(Callback):
         self.history: list[dict[str, float]] = []
         self.predicted: list[Tensor] = []
         self.labels: list[Tensor] = []
+        self.monitors: Counter[str] = Counter()
         self.best, self.at_chance = 0.0, 0
         self.images, self.began = 0, time.monotonic()
 
@@ -243,7 +244,7 @@ class _Watch(Callback):
         self.first_loss = total if self.first_loss is None else self.first_loss
         if total > 100 * (abs(self.first_loss) + math.log(self.classes) + 1):
             raise CheckFailed(
-                f"Training diverged at step {trainer.global_step}: the loss rose from {self.first_loss:.4g} to "
+                f"Training diverged at step {_steps(trainer)}: the loss rose from {self.first_loss:.4g} to "
                 f"{total:.4g}, most of it the term {self._largest(terms)!r}; lower the learning rate or its weight"
             )
         self._show(trainer, len(batch[0]), total)
@@ -257,9 +258,10 @@ class _Watch(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect predictions."""
+        """Collect predictions, and sums of what the defense monitors."""
         self.predicted.append(outputs["predicted"].cpu())
         self.labels.append(outputs["label"].cpu())
+        self.monitors.update({k: float(v) * len(outputs["label"]) for k, v in outputs["monitors"].items()})
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop when the model has collapsed to one class, before its checkpoint overwrites the last good one."""
@@ -268,14 +270,18 @@ class _Watch(Callback):
         right = float((predicted == labels).float().mean())
         steps = max(1, self.sums.pop("steps", 1))
         self.last_terms = {k: round(v / steps, 6) for k, v in self.sums.items()}
-        self.history.append({"epoch": trainer.current_epoch, "val_accuracy": round(right, 5), **self.last_terms})
+        monitors = {k: round(v / len(labels), 6) for k, v in self.monitors.items()}
+        self.monitors.clear()
+        self.history.append(
+            {"epoch": trainer.current_epoch, "val_accuracy": round(right, 5), **self.last_terms, **monitors}
+        )
         top = float(predicted.bincount().max()) / len(predicted)
         collapsed = top >= ONE_CLASS and right <= 1.5 / self.classes + 0.02
         self.at_chance = self.at_chance + 1 if collapsed else 0
         last = trainer.current_epoch + 1 >= self.plan.recipe.epochs
         if collapsed and (self.at_chance >= 2 or last or self.best > 3 / self.classes):
             raise CheckFailed(
-                f"Training collapsed at step {trainer.global_step}: {top:.0%} of the validation images get one class "
+                f"Training collapsed at step {_steps(trainer)}: {top:.0%} of the validation images get one class "
                 f"(accuracy {right:.1%}), after the term {self._largest(self.peaks)!r} had outweighed the others (peak "
                 f"{self.peaks.get(self._largest(self.peaks), 0):.3g}); lower its weight, or let it ramp up"
             )
@@ -291,7 +297,12 @@ class _Watch(Callback):
         rate = self.images / max(time.monotonic() - self.began, 1e-9)
         note = f"epoch {trainer.current_epoch + 1}/{self.plan.recipe.epochs}  loss {total:.3f}  {rate:,.0f} images/s"
         if self.bar:
-            self.bar.update(trainer.global_step / steps, note)
+            self.bar.update(_steps(trainer) / steps, note)
+
+
+def _steps(trainer: pl.Trainer) -> int:
+    """Batches of training so far; Lightning's global_step counts the steps of every optimizer."""
+    return trainer.fit_loop.total_batch_idx + 1
 
 
 @contextmanager

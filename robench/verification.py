@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from robench import registry
+from robench import detection, registry
 from robench.attack import Attack
 from robench.classifier import Classifier, full_precision
 from robench.data import Split, open_dataset
@@ -125,10 +125,12 @@ def verify(
         )
     threat = ThreatModel.of(spec["norm"], spec["eps"])
     loaded.module.to(device)
-    classifier = Classifier(loaded.module, dataset.classes, device=device)
+    guard = detection.load(store, spec["detector"]).guard(loaded.module).to(device) if spec.get("detector") else None
+    classifier = Classifier(guard or loaded.module, dataset.classes, device=device)
     faults, close, examples = dict.fromkeys(FAULTS, 0), 0, 0
     attack: type[Attack] = registry.load("attack", spec["attack"]).base
-    recorded = {"metric": attack.metric, "access": attack.access, "eps": threat.eps_text}
+    access = "detector" if guard else "transfer" if spec.get("surrogate") else attack.access
+    recorded = {"metric": attack.metric, "access": access, "eps": threat.eps_text}
     faults["wrong record"] += sum(about.get(key) != value for key, value in recorded.items())
     faults["wrong record"] += EvalSpec(**spec).job_id != folder.job_id
     try:
@@ -147,6 +149,8 @@ def verify(
             examples += stop - start
     finally:
         classifier.release()
+    if any("randomised" in note.get("flags", []) for note in folder.notes()):
+        close, faults["wrong verdict"] = close + faults["wrong verdict"], 0  # another draw, another answer
     result = folder.result
     if result is not None and not faults["wrong examples"]:
         again = summarise(rows, attack.metric, folder.notes())
@@ -206,7 +210,7 @@ def _check_shard(
         tie = (top[:, 0] - top[:, 1]) <= CLOSE * logits.abs().amax(1)
         faults["wrong verdict"] += int((differs & ~tie).sum())
         close += int((differs & tie).sum())
-    faults["wrong verdict"] += _inconsistent(rows)
+    faults["wrong verdict"] += _inconsistent(rows, classifier.classes)
     return close
 
 
@@ -216,15 +220,17 @@ def _wrong_goals(
     """How many goals are not those the attack draws."""
     attack = registry.load("attack", spec["attack"]).build(spec["attack_options"])
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    logits = clean_logits(classifier, split.pixels(ids), batch_size)
+    classifier.labels = split.labels[ids]
+    logits = classifier.fold(clean_logits(classifier, split.pixels(ids), batch_size), torch.arange(len(ids)))
     goal = attack.trials(split.labels[ids], logits, ids, spec["seed"]).goal[:, 0]
     return int((goal != torch.tensor(rows["goal"].to_numpy().copy())).sum())
 
 
-def _inconsistent(rows: pd.DataFrame) -> int:
+def _inconsistent(rows: pd.DataFrame, classes: int) -> int:
     """How many rows have a success or a clean verdict that does not follow from their own predictions."""
-    aimed = rows["goal"] >= 0
-    hit = (rows["adv_pred"] == rows["goal"]).where(aimed, (rows["adv_pred"] != rows["label"]) & rows["clean_correct"])
+    aimed, rejected = rows["goal"] >= 0, rows["adv_pred"] == classes
+    wrong = (rows["adv_pred"] != rows["label"]) & rows["clean_correct"] & ~rejected
+    hit = (rows["adv_pred"] == rows["goal"]).where(aimed, wrong)
     correct = rows["clean_pred"] == rows["label"]
     return int(((hit != rows["success"]) | (correct != rows["clean_correct"])).sum())
 

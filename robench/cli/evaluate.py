@@ -19,7 +19,7 @@ Models = Annotated[
     ),
 ]
 Attacks = Annotated[
-    list[str] | None, typer.Option("-a", "--attack", help="Attacks' names, with commas between or repeated.")
+    list[str] | None, typer.Option("-a", "--attack", help="Attacks' or sets' names, with commas between or repeated.")
 ]
 Eps = Annotated[str | None, typer.Option("--eps", help="Perturbation in pixels of [0, 1]; 8/255 by default in linf.")]
 Norm = Annotated[str, typer.Option("--norm", help="linf or l2.")]
@@ -42,6 +42,37 @@ ShardSize = Annotated[
     int, typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; speed only.")
 ]
 
+Draws = Annotated[
+    int,
+    typer.Option("--eot", parser=shared.whole, metavar="N", help="Passes behind one gradient of a randomised model."),
+]
+Surrogates = Annotated[
+    list[str] | None,
+    typer.Option("--surrogate", metavar="MODEL", help="Craft on this model instead (transfer); repeatable."),
+]
+DetectorName = Annotated[
+    str | None,
+    typer.Option("--detector", help="Also measure a detector, and attack model and detector together."),
+]
+TrainedOn = Annotated[
+    str,
+    typer.Option("--trained-on", help="The attack the detector learns from: NAME, or NAME@linf:0.3 for its own eps."),
+]
+TrainedOptions = Annotated[
+    list[str] | None,
+    typer.Option("--trained-option", metavar="KEY=VALUE", help="An option of that attack; repeatable."),
+]
+Rate = Annotated[float, typer.Option("--fpr", help="Share of clean validation images the detector may reject.")]
+DetectorImages = Annotated[
+    int,
+    typer.Option(
+        "--detector-images", parser=shared.whole, metavar="N", help="Validation images attacked to fit the detector."
+    ),
+]
+Adaptive = Annotated[
+    bool, typer.Option("--adaptive/--no-adaptive", help="Whether to attack model and detector together.")
+]
+
 
 def evaluate(
     models: Models = None,
@@ -52,6 +83,14 @@ def evaluate(
     restarts: Restarts = None,
     steps: Steps = None,
     option: shared.Options = None,
+    eot: Draws = 1,
+    surrogate: Surrogates = None,
+    detector: DetectorName = None,
+    trained_on: TrainedOn = "pgd",
+    trained_option: TrainedOptions = None,
+    fpr: Rate = 0.05,
+    detector_images: DetectorImages = 1000,
+    adaptive: Adaptive = True,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     batch_size: BatchSize = 250,
@@ -62,12 +101,14 @@ def evaluate(
     as_json: shared.Json = False,
 ) -> int:
     """Attack models and judge the result; what is in the store already is not computed again."""
-    from robench.registry import check_names, parse_options
+    from robench.registry import check_attacks, check_names, parse_options
 
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
-    check_names("attack", attacks)  # before the seconds it takes to import what attacks
+    check_attacks(attacks)  # before the seconds it takes to import what attacks
+    check_names("detector", [detector] if detector else [])
+    from robench.detection import Guard
+    from robench.jobs import Request
     from robench.report import Report
-    from robench.scheduler import Request
     from robench.scheduler import evaluate as run
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
@@ -85,10 +126,15 @@ def evaluate(
         shard_size=shard_size,
         device=device,
         data_root=data,
+        surrogates=surrogate or [],
+        eot=eot,
+        guard=Guard(detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive)
+        if detector
+        else None,
     )
     store = Store(runs_root(runs))
     done = run(request, store)
-    return _print(Report.of(done.rows, store, done.refused), as_json)
+    return _print(Report.of(done.rows, store, done.refused, done.detections, done.findings), as_json)
 
 
 def _print(report: Report, as_json: bool) -> int:
@@ -102,7 +148,7 @@ def _print(report: Report, as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        Console().print(report.table())
+        Console().print(report.tables())
     for sentence in report.refused:
         say(sentence)
     return 2 if report.refused else 0 if report.complete else 3

@@ -13,7 +13,7 @@ from robench.errors import unknown
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="defenses, attacks, datasets, models or evaluations.")],
+    kind: Annotated[str, typer.Argument(help="defenses, attacks, sets, detectors, datasets, models or evaluations.")],
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
@@ -21,6 +21,8 @@ def list_(
     kinds: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "defenses": lambda: _plugins("defense"),
         "attacks": lambda: _plugins("attack"),
+        "sets": lambda: _plugins("set"),
+        "detectors": lambda: _plugins("detector"),
         "datasets": _datasets,
         "models": lambda: _models(runs),
         "evaluations": lambda: _evaluations(runs),

@@ -23,9 +23,10 @@ def quickstart(
 
     from rich.console import Console
 
+    from robench.jobs import Request
     from robench.leaderboard import build, write
     from robench.report import Report
-    from robench.scheduler import Request, evaluate
+    from robench.scheduler import evaluate
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
     from robench.trained import TrainRequest, train

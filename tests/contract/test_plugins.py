@@ -1,4 +1,4 @@
-"""What every registered defense and attack must do, in one table over all of them."""
+"""What every registered defense, attack and detector must do, in one table over all of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robench import Attack, Batch, Defense, ThreatModel, registry
+from robench import Attack, Batch, Defense, Detector, Split, ThreatModel, registry
 from robench.attack import Proposal
 from robench.classifier import Classifier
 from robench.data import DataInfo
 from robench.defense import make_optimizer, make_schedule
 from robench.evaluation import Examples, Settings, attack_shard
 
-DEFENSES, ATTACKS = registry.names("defense"), registry.names("attack")
+# a family of attacks stands in the table with some of its members
+MEMBERS = {
+    "foolbox": ["foolbox:LinfPGD", "foolbox:L2CarliniWagnerAttack"],
+    "art": ["art:ProjectedGradientDescent"],
+}
+DEFENSES, DETECTORS = registry.names("defense"), registry.names("detector")
+ATTACKS = [member for name in registry.names("attack") for member in MEMBERS.get(name, [name])]
 
 
 def info(family: str, channels: int, side: int, classes: int = 10) -> DataInfo:
@@ -39,14 +46,20 @@ def batch(data: DataInfo, count: int = 16) -> tuple[Tensor, Tensor]:
     return x, torch.randint(data.classes, (count,), generator=noise)
 
 
-def built(name: str, data: DataInfo, **options: Any) -> Defense:
-    torch.manual_seed(0)
-    defense = registry.load("defense", name).build(options, data)
+def built(name: str, data: DataInfo, *, seed: int = 0, **options: Any) -> Defense:
+    torch.manual_seed(seed)
+    plugin = registry.load("defense", name)
+    small = {"steps": 2, "width": 16}  # of adversarial training, and of wide networks
+    known = plugin.options({})
+    defense = plugin.build({**{k: v for k, v in small.items() if k in known}, **options}, data)
     assert isinstance(defense, Defense)
     return defense
 
 
+PLUGINS = [(k, n) for k, found in (("defense", DEFENSES), ("attack", ATTACKS), ("detector", DETECTORS)) for n in found]
+each_plugin = pytest.mark.parametrize(("kind", "name"), PLUGINS)
 each_defense = pytest.mark.parametrize("name", DEFENSES)
+each_detector = pytest.mark.parametrize("name", DETECTORS)
 each_data = pytest.mark.parametrize("data", DATA.values(), ids=DATA)
 
 
@@ -83,8 +96,7 @@ def test_saved_and_loaded_is_the_same(name: str, data: DataInfo, tmp_path: Path)
     defense, (x, y) = built(name, data), batch(data)
     defense.loss(x, y)["total"].backward()  # moves the statistics of batch norm
     save_file({k: v.contiguous() for k, v in defense.state_dict().items()}, tmp_path / "model.safetensors")
-    torch.manual_seed(99)
-    copy = registry.load("defense", name).build({}, data)
+    copy = built(name, data, seed=99)
     copy.load_state_dict(load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
         assert torch.equal(copy.eval()(x), defense.eval()(x))
@@ -118,7 +130,7 @@ def test_every_parameter_is_trained_and_a_batch_of_one_works(name: str) -> None:
     assert defense.loss(x[:1], y[:1])["total"].isfinite()
 
 
-@pytest.mark.parametrize(("kind", "name"), [("defense", n) for n in DEFENSES] + [("attack", n) for n in ATTACKS])
+@each_plugin
 def test_options_survive_json(kind: str, name: str) -> None:
     plugin = registry.load(kind, name)
     options = plugin.options({})
@@ -127,9 +139,9 @@ def test_options_survive_json(kind: str, name: str) -> None:
     assert plugin.options(as_text) == options
 
 
-@pytest.mark.parametrize(("kind", "name"), [("defense", n) for n in DEFENSES] + [("attack", n) for n in ATTACKS])
+@each_plugin
 def test_summary_is_a_sentence(kind: str, name: str) -> None:
-    text = registry.summaries(kind)[name]
+    text = registry.summaries(kind)[name.partition(":")[0]]
     assert text[:1].isupper()
     assert text.endswith(".")
     assert "\n" not in text
@@ -179,7 +191,7 @@ class Small(nn.Module):
 def attack_named(name: str) -> Attack:
     """The attack with as little work as shows what it does."""
     plugin = registry.load("attack", name)
-    short = {"steps": 6, "restarts": 2}
+    short = {"steps": 6, "restarts": 2, "queries": 20, "max_iter": 6, "binary_search_steps": 2}
     attack = plugin.build({k: v for k, v in short.items() if k in plugin.options({})})
     assert isinstance(attack, Attack)
     return attack
@@ -208,7 +220,7 @@ def proposed(attack: Attack, threat: ThreatModel, channels: int, classes: int, c
     return Proposal(images, answer.step if isinstance(answer, Proposal) else torch.full_like(rows, -1))
 
 
-CASES = [(name, norm) for name in ATTACKS for norm in registry.load("attack", name).base.norms]
+CASES = [(name, norm) for name in ATTACKS for norm in attack_named(name).norms]
 each_case = pytest.mark.parametrize(("name", "norm"), CASES)
 
 
@@ -277,3 +289,92 @@ def test_everything_broken_by_the_first_trial(name: str, norm: str) -> None:
     threat, examples = ThreatModel.of(norm, "1" if norm == "linf" else "8"), Examples(x, y, torch.arange(5))
     shard = attack_shard(Small(1, 3), 3, attack_named(name), threat, examples, Settings(batch_size=4))
     assert len(shard.rows) == 5
+
+
+class Coded(Small):
+    """The small model with a code, its last hidden layer."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        code: Tensor = self.body[:-1](3 * x)
+        return code
+
+
+class Noise:
+    """Random images [N, channels, 8, 8]."""
+
+    def __init__(self, count: int, channels: int) -> None:
+        self.array = np.random.default_rng(7).integers(0, 256, (count, channels, 8, 8), dtype=np.uint8)
+        self.shape = (channels, 8, 8)
+
+    def read(self, rows: Any) -> Any:
+        return self.array[rows]
+
+
+def watching(name: str, channels: int, classes: int, count: int = 240) -> tuple[Detector, Coded]:
+    """A fitted detector and the model it watches."""
+    detector = registry.load("detector", name).build({}, classes)
+    assert isinstance(detector, Detector)
+    model = Coded(channels, classes).requires_grad_(False)
+    detector.eval().fit(model, Split(Noise(count, channels), torch.arange(count) % classes, torch.arange(count)))
+    return detector, model
+
+
+each_size = pytest.mark.parametrize(("channels", "classes"), [(1, 10), (3, 2)])
+
+
+@each_detector
+@each_size
+def test_features_are_finite_and_move_with_the_pixels(name: str, channels: int, classes: int) -> None:
+    detector, model = watching(name, channels, classes)
+    x, _ = batch(info("x", channels, 8, classes), 12)
+    x.requires_grad_(True)
+    logits, features = detector.features(model, x)
+    assert torch.equal(logits, model(x))
+    assert features.dim() == 2
+    assert len(features) == 12
+    assert features.is_floating_point()
+    assert features.isfinite().all()
+    features.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert (x.grad.flatten(1).abs().amax(1) > 0).all()
+
+
+@each_detector
+@each_size
+def test_features_do_not_depend_on_the_batch(name: str, channels: int, classes: int) -> None:
+    detector, model = watching(name, channels, classes)
+    x, _ = batch(info("x", channels, 8, classes))
+    together = detector.features(model, x)[1]
+    assert torch.equal(together, detector.features(model, x)[1])
+    single = torch.cat([detector.features(model, image[None])[1] for image in x])
+    assert torch.allclose(together, single, rtol=1e-4)
+
+
+@each_detector
+def test_a_restored_detector_is_the_same(name: str, tmp_path: Path) -> None:
+    detector, model = watching(name, 3, 2)
+    tensors = {key: value.cpu().contiguous() for key, value in detector.state_dict().items()}
+    save_file(tensors, tmp_path / "detector.safetensors")
+    other = registry.load("detector", name).build({}, 2).eval()
+    other.restore(load_file(tmp_path / "detector.safetensors"))
+    x, _ = batch(info("x", 3, 8, 2))
+    assert torch.equal(other.features(model, x)[1], detector.features(model, x)[1])
+
+
+@each_detector
+def test_fitting_twice_is_fitting_once(name: str) -> None:
+    detector, model = watching(name, 1, 2, count=400)
+    again, _ = watching(name, 1, 2)
+    detector.fit(model, Split(Noise(240, 1), torch.arange(240) % 2, torch.arange(240)))
+    assert detector.state_dict().keys() == again.state_dict().keys()
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in detector.state_dict().items())
+
+
+@each_detector
+def test_watching_leaves_the_model_alone(name: str) -> None:
+    untouched = {key: value.clone() for key, value in Coded(1, 10).state_dict().items()}
+    detector, model = watching(name, 1, 10)
+    detector.features(model, batch(info("x", 1, 8))[0])
+    assert all(torch.equal(value, untouched[key]) for key, value in model.state_dict().items())
+    assert not any(module.training or module._forward_hooks for module in model.modules())

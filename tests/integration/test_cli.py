@@ -62,7 +62,7 @@ def test_from_training_to_the_leaderboard(tmp_path: Path, robench: Run) -> None:
     rows = robench(
         "evaluate", "--attack", "fgsm,random-targeted", "-a", "random-noise", "--eps", "0.1", "-n", "40", "--json"
     ).json
-    assert set(rows) == {"rows", "worst_case"}
+    assert set(rows) == {"rows", "worst_case", "diagnostics"}
     assert [row["attack"] for row in rows["rows"]] == ["fgsm", "random-targeted", "random-noise"]
     for row in rows["rows"]:
         figure = "attack_success_rate" if row["attack"] == "random-targeted" else "robust_accuracy"
@@ -162,7 +162,7 @@ def test_in_a_program(tmp_path: Path) -> None:
     assert report.table().row_count == 3
     text = str(report)
     assert all(word in text for word in ("Flat", "fgsm", "pgd", "worst case", "digits, linf eps 0.1, n = 20"))
-    assert set(report.to_json()) == {"rows", "worst_case"}
+    assert set(report.to_json()) == {"rows", "worst_case", "diagnostics"}
     with pytest.raises(harness.BadInput, match="train mode"):
         harness.evaluate(Flat().train(), dataset="digits", attacks="fgsm", eps="0.1", count=20)
 

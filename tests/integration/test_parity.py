@@ -1,4 +1,4 @@
-"""Parity with a peer: pgd beside foolbox's LinfPGD on the same model, images and settings."""
+"""Parity with a peer: pgd and cw beside foolbox's on the same model, images and settings."""
 
 from __future__ import annotations
 
@@ -36,3 +36,25 @@ def test_pgd_is_no_weaker_than_foolbox(store: Path, norm: str) -> None:
     assert theirs < clean - 0.1  # the comparison says something
     assert ours <= theirs + 0.01
     assert ours >= theirs - 0.03  # much lower would mean that the two do not attack the same thing
+
+
+def test_cw_is_as_near_as_foolbox(store: Path) -> None:
+    module = load_model("plain", Store(store)).module
+    test = open_dataset("digits").test
+    x, y = test.pixels(slice(60)), test.labels[:60]
+    attack = registry.load("attack", "cw").build({"steps": 100, "search_steps": 5, "lr": 0.02, "initial_c": 0.01})
+    rows = attack_shard(module, 10, attack, ThreatModel.of("l2", 8), Examples(x, y, test.ids[:60]), Settings()).rows
+    attacked, ours = torch.tensor(rows["clean_correct"].to_numpy()), torch.tensor(rows["l2"].to_numpy())
+
+    peer = foolbox.attacks.L2CarliniWagnerAttack(5, steps=100, stepsize=0.02, initial_const=0.01)
+    images, _, broken = peer(foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu"), x, y, epsilons=None)
+    theirs = (images - x).flatten(1).norm(dim=1).double()
+    broken &= images.flatten(1).amax(1) > 0  # it answers with a black image where it has found nothing
+    assert int(broken[attacked].sum()) > 40
+    assert rows["success"].sum() >= int(broken[attacked].sum())
+    both = broken & torch.tensor(rows["success"].to_numpy())
+    assert float(ours[both].median()) <= 1.02 * float(theirs[both].median())
+    assert float((ours / theirs)[both].mean()) <= 1.02
+    assert (
+        float((ours / theirs)[both].median()) >= 0.9
+    )  # much nearer would mean that one of them measures another thing

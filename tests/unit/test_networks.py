@@ -34,6 +34,8 @@ CASES = [
     ("alemi-mlp", MNIST, 1024),
     ("cnn", MNIST, 128),
     ("cnn", info(3, 30, 33), 128),
+    ("cnn-48", MNIST, 48),
+    ("cnn-40-24", DIGITS, 24),
     ("lenet5", MNIST, 84),
     ("lenet5", CIFAR, 84),
     ("lenet5", info(1, 31, 45), 84),
@@ -105,6 +107,13 @@ def test_cnn_splits_into_its_convolutions_and_its_fully_connected_part():
     assert flat.shape == (3, 3136)
     assert cnn.conv_width == cnn.fully_connected[0].in_features == 3136
     assert torch.equal(cnn.fully_connected(flat), cnn(x))
+
+
+def test_cnn_takes_the_widths_of_its_fully_connected_part():
+    cnn = build_backbone("cnn-40-24", MNIST)
+    linear = [(m.in_features, m.out_features) for m in cnn.modules() if isinstance(m, nn.Linear)]
+    assert linear == [(3136, 40), (40, 24)]
+    assert parameters("cnn-512-256-128", MNIST) == parameters("cnn", MNIST)
 
 
 def first_layer(backbone):
@@ -223,7 +232,8 @@ def test_resolve_leaves_other_names_alone():
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg", "mlp-", "mlp-0", "wrn-28", "wrn-28-10-1", "resnet-", "resnet-020", "CNN", "", "mlp-" + "9" * 5000]
+    "name",
+    ["vgg", "mlp-", "mlp-0", "wrn-28", "wrn-28-10-1", "resnet-", "resnet-020", "CNN", "cnn-0", "", "mlp-" + "9" * 5000],
 )
 def test_unknown_names_list_the_known_ones(name):
     with pytest.raises(BadInput) as caught:
@@ -241,8 +251,10 @@ def test_unknown_names_list_the_known_ones(name):
         ("resnet-2", CIFAR, "6n\\+2"),
         ("resnet-99998", CIFAR, "to 1202"),
         ("mlp-10-9999999999", CIFAR, "at most 65536"),
+        ("cnn-10-70000", CIFAR, "at most 65536"),
         ("lenet5", info(1, 27), "at least 28 pixels"),
         ("cnn", info(1, 7), "at least 8 pixels"),
+        ("cnn-9", info(1, 7), "at least 8 pixels"),
         ("resnet-20", info(3, 32, 7), "at least 8 pixels"),
         ("wrn-16-4", info(3, 4), "at least 8 pixels"),
         ("resnet-34", info(3, 31), "at least 32 pixels"),

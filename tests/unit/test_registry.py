@@ -141,6 +141,58 @@ def test_unknown_option_suggests_the_nearest(mine: registry.Plugin) -> None:
     assert "'mine'" in complaint(lambda: mine.options({"self": "1"}))
 
 
+FAMILY = '''
+import inspect
+from robench import Attack
+
+class Shades(Attack):
+    """Attacks by shade."""
+
+    family = True
+
+    @classmethod
+    def members(cls):
+        return ["Dark", "Light", "Pale"]
+
+    @classmethod
+    def member_options(cls, member):
+        option = inspect.Parameter("depth", inspect.Parameter.KEYWORD_ONLY, default=2, annotation=int)
+        return {"depth": option if member != "Pale" else option.replace(default=inspect.Parameter.empty)}
+
+    def __init__(self, member, **options):
+        self.given = (member, options)
+
+    def perturb(self, model, batch):
+        return batch.x
+'''
+
+
+def test_a_family_serves_a_name_for_every_member(install: Install) -> None:
+    install({"shades": "third_shades:Shades", "mine": "third_mine:Mine"}, third_shades=FAMILY, third_mine=MINE)
+    registry.check_names("attack", ["shades:Dark", "shades:Anything", "mine"])
+    plugin = registry.load("attack", "shades:Dark")
+    assert (plugin.name, plugin.options({"depth": "5"})) == ("shades:Dark", {"depth": 5})
+    assert plugin.build({}).given == ("Dark", {"depth": 2})
+    assert "did you mean 'depth'?" in complaint(lambda: plugin.options({"deep": "1"}))
+    assert "type int" in complaint(lambda: plugin.options({"depth": "x"}))
+    pale = registry.load("attack", "shades:Pale")
+    assert pale.options({}) == {}
+    assert "-o depth=VALUE" in complaint(lambda: pale.build({}))
+    assert pale.build({"depth": 1}).given == ("Pale", {"depth": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("shades", "such as shades:Dark"), ("shades:dark", "did you mean 'Dark'?"), ("shades:", "Dark, Light, Pale"),
+        ("mine:Dark", "no attack named 'mine:Dark'"), ("hades:Dark", "no attack named 'hades:Dark'"),
+    ],
+)  # fmt: skip
+def test_a_family_refuses_other_names(install: Install, name: str, says: str) -> None:
+    install({"shades": "third_shades:Shades", "mine": "third_mine:Mine"}, third_shades=FAMILY, third_mine=MINE)
+    assert says in complaint(lambda: registry.load("attack", name))
+
+
 def test_variant_is_its_base_with_other_defaults(install: Install) -> None:
     install({"mine": "third_mine:Mine", "mine-b": "third_mine:mine_b"}, third_mine=MINE)
     base, variant = registry.load("attack", "mine"), registry.load("attack", "mine-b")

@@ -119,6 +119,9 @@ def test_a_spec_keeps_its_text_and_id():
         ("attack_version", 2),
         ("attack_options", {**SPEC.attack_options, "steps": 41}),
         ("seed", 1),
+        ("detector", "0123456789ab"),
+        ("surrogate", "1123456789abcdef"),
+        ("eot", 20),
     ],
 )
 def test_every_field_changes_the_id(field, value):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from robench.data import open_dataset
-from robench.scheduler import Request, evaluate
+from robench.jobs import Request
+from robench.scheduler import evaluate
 from robench.store import Store
 from robench.threat import ThreatModel
 from robench.verification import verify_all

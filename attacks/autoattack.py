@@ -1,0 +1,140 @@
+"""AutoAttack and its parts, from pyautoattack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from robench import Batch, check_count
+from robench_attacks.libraries import CountedModel, LibraryAttack, library_of
+
+LIBRARY = library_of("pyautoattack")
+NORMS = {"linf": "Linf", "l2": "L2"}
+LOGITS = {"apgd-t": 4, "apgd-dlr": 3}  # how many the losses of these need
+WEAKER = {"apgd-t": "apgd-dlr", "apgd-dlr": "apgd-ce"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much AutoAttack does; None leaves a version's own figure."""
+
+    steps: int = 100
+    queries: int = 5000
+    targets: int = 9
+    restarts: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "queries", "targets", "restarts"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+
+
+class Ensemble(LibraryAttack):
+    """pyautoattack's evaluation of a batch, without its state file and messages.
+
+    Targeted attacks take at most classes - 1 targets. Where there are too few classes for a loss, the nearest attack
+    that is defined runs instead: untargeted APGD-DLR for targeted with 3 classes, APGD-CE for both with 2.
+    """
+
+    package: ClassVar[str] = "pyautoattack"
+    logger: ClassVar[str] = "auto-attack"
+    part: ClassVar[str] = ""
+
+    def __init__(self, kind: str, work: Work, library: str) -> None:
+        super().__init__(
+            self.part or "autoattack", 1, library
+        )  # one trial: the library's own restarts drop what is broken
+        self._kind, self._work = kind, work
+
+    def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:
+        """Adversarial examples where there are any, else the images."""
+        import pyautoattack
+
+        chosen: dict[str, Any] = {"version": "custom", "attacks": [self.part]} if self.part else {"version": self._kind}
+        radius, norm = batch.threat.radius, NORMS[batch.threat.norm]
+        library = pyautoattack.AutoAttack(model, norm=norm, eps=radius, seed=seed, device=x.device, **chosen)
+        library.attacks_to_run = self.defined(library.attacks_to_run, model.classes)
+        self._configure(library, model.classes)
+        found: Tensor = library.run_standard_evaluation(x, batch.y, batch_size=len(x))[0]
+        return found
+
+    def defined(self, names: list[str], classes: int) -> list[str]:
+        """The attacks of `names` whose losses are defined for so many classes, or what stands in for them."""
+        return list(dict.fromkeys(_defined(name, classes) for name in names))
+
+    def _configure(self, library: Any, classes: int) -> None:
+        work, targets = self._work, min(self._work.targets, classes - 1)
+        for name in ("apgd", "apgd_targeted"):
+            old = getattr(library, name)
+            restarts = old.n_restarts if work.restarts is None else work.restarts
+            new = type(old)(
+                library.model, n_iter=work.steps, n_restarts=restarts, norm=library.norm, eps=library.epsilon,
+                seed=library.seed, eot_iter=old.eot_iter, device=library.device, logger=library.logger,
+            )  # fmt: skip
+            setattr(library, name, new)
+        library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
+        library.fab.n_iter, library.square.n_queries = work.steps, work.queries
+        library.square.n_restarts = work.restarts or library.square.n_restarts
+
+
+def _defined(name: str, classes: int) -> str:
+    while classes < LOGITS.get(name, 2):
+        name = WEAKER[name]
+    return name
+
+
+class AutoAttack(Ensemble):
+    """APGD-CE, targeted APGD-DLR and FAB, and Square, each on what the others left (Croce and Hein, 2020).
+
+    version: "standard", "plus" (five restarts, untargeted APGD-DLR and FAB too) or "rand" (for random models: APGD-CE
+    and -DLR over 20 draws a step). Other `steps` or `queries` than the default make it something weaker than
+    AutoAttack. With fewer than 4 classes, see `Ensemble`.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: Literal["standard", "plus", "rand"] = "standard",
+        steps: int = 100,
+        queries: int = 5000,
+        library: str = LIBRARY,
+    ) -> None:
+        super().__init__(version, Work(steps, queries), library)
+
+
+class APGDCE(Ensemble):
+    """PGD with steps that halve by themselves, on the cross-entropy (Croce and Hein, 2020)."""
+
+    part: ClassVar[str] = "apgd-ce"
+
+    def __init__(self, *, steps: int = 100, restarts: int = 1, library: str = LIBRARY) -> None:
+        super().__init__("custom", Work(steps, restarts=restarts), library)
+
+
+class APGDT(Ensemble):
+    """APGD on the targeted DLR loss, towards the likeliest wrong classes in turn (Croce and Hein, 2020)."""
+
+    part: ClassVar[str] = "apgd-t"
+
+    def __init__(self, *, steps: int = 100, targets: int = 9, restarts: int = 1, library: str = LIBRARY) -> None:
+        super().__init__("custom", Work(steps, targets=targets, restarts=restarts), library)
+
+
+class FABT(Ensemble):
+    """The fast adaptive boundary attack, towards the likeliest wrong classes in turn (Croce and Hein, 2019)."""
+
+    part: ClassVar[str] = "fab-t"
+
+    def __init__(self, *, steps: int = 100, targets: int = 9, library: str = LIBRARY) -> None:
+        super().__init__("custom", Work(steps, targets=targets), library)
+
+
+class Square(Ensemble):
+    """Random search with square patches; needs no gradient (Andriushchenko et al., 2020)."""
+
+    part: ClassVar[str] = "square"
+
+    def __init__(self, *, queries: int = 5000, restarts: int = 1, library: str = LIBRARY) -> None:
+        super().__init__("custom", Work(queries=queries, restarts=restarts), library)

@@ -1,0 +1,40 @@
+"""Attacks that go by one name: the papers' suites, our recommended worst case, and what the diagnostics need."""
+
+from __future__ import annotations
+
+from robench import AttackSet
+
+paradise = AttackSet(
+    "The PARADISE paper's white-box attacks: untargeted with 20 restarts, random-targeted, multi-targeted.",
+    (("untargeted", {}), ("random-targeted", {}), ("multi-targeted", {})),
+)
+guess_first = AttackSet(
+    "The guess-first paper's FGSM and PGD (40 steps of 0.01) in linf; C&W goes by cw in l2.",
+    (("fgsm", {}), ("pgd", {"steps": 40, "step": "0.01"})),
+)
+er = AttackSet(
+    "The ER-Classifier paper's FGSM and PGD; steps and their size as the paper has them for MNIST.",
+    (("fgsm", {}), ("pgd", {"steps": 40, "step": "0.01"})),
+)
+transfer = AttackSet(
+    "The PARADISE paper's black-box attacks, for --surrogate: FGSM, R+FGSM, Step-Rand, Iter-Rand, PGD-Rand.",
+    (("fgsm", {}), ("r-fgsm", {}), ("step-rand", {}), ("iter-rand", {}), ("pgd-rand", {})),
+)
+standard = AttackSet(
+    "Our recommended worst case: FGSM, PGD and Adam-PGD on margins first, then AutoAttack on what still stands.",
+    (("fgsm", {}), ("pgd", {"steps": 40}), ("multi-targeted", {}), ("autoattack", {})),
+)
+diagnosis = AttackSet(
+    "What robench diagnose runs at the given eps: one step, many, twice as many with restarts, noise and queries.",
+    (
+        ("fgsm", {}),
+        ("pgd", {"steps": 40}),
+        ("pgd", {"steps": 80, "restarts": 2}),
+        ("random-noise", {}),
+        ("square", {"queries": 500}),
+    ),
+)
+diagnosis_wide = AttackSet(
+    "What robench diagnose runs at twice the given eps, and at one that allows anything.",
+    (("pgd", {"steps": 40}),),
+)

@@ -1,0 +1,338 @@
+"""Detectors under test: fitted on validation images and their attacked copies, then measured on test images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from robench import randomness, registry
+from robench.attack import Attack
+from robench.classifier import full_precision
+from robench.data import Dataset, Split
+from robench.detector import Guarded, Score
+from robench.environment import command, environment
+from robench.errors import BadInput, require
+from robench.evaluation import Examples, Settings, attack_shard
+from robench.files import checksum, read_json, write_file, write_json
+from robench.progress import bar, say
+from robench.results import Figure
+from robench.specs import DetectorSpec
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel
+
+# of the validation images, this share fits the regression; the others set the threshold
+FITTING_SHARE = 0.8
+# fewer broken images than this cannot show a regression what adversarial means
+LEAST_BROKEN = 20
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What was asked of a detector: its name and options, the attack it learns from, and its false-positive rate.
+
+    trained_on: an attack's name, alone for the evaluation's own threat model, or "fgsm@linf:0.3". images: how many
+    validation images are attacked to fit it, at most. adaptive: also attack classifier and detector together.
+    """
+
+    detector: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = "pgd"
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+    fpr: float = 0.05
+    images: int = 1000
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        registry.check_names("detector", [self.detector])
+        require(0 < self.fpr < 1, "--fpr", self.fpr, "a share of clean images between 0 and 1, such as 0.05")
+        require(self.images >= LEAST_BROKEN, "--detector-images", self.images, f"at least {LEAST_BROKEN}")
+        self.attack_and_threat(ThreatModel.of("linf", "0.1"))
+
+    def attack_and_threat(self, default: ThreatModel) -> tuple[str, ThreatModel]:
+        """The training attack's name and threat model. Raises BadInput for text of another form."""
+        name, at, place = self.trained_on.partition("@")
+        if not at:
+            return name, default
+        match = re.fullmatch(r"(\w+):(.+)", place)
+        if not match:
+            raise BadInput(f"--trained-on is {self.trained_on!r}, but must be of the form NAME or NAME@linf:0.3.")
+        return name, ThreatModel.of(match[1], match[2])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier to be watched, its name and digest, and its data."""
+
+    name: str
+    module: nn.Module
+    digest: str
+    dataset: Dataset
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A fitted detector: its score, its spec, and the folder it is kept in."""
+
+    score: Score
+    spec: DetectorSpec
+    folder: Path
+    fitted: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The detector and what it learnt from: "er-kde (pgd)"."""
+        return f"{self.spec.detector} ({self.spec.trained_on})"
+
+    def guard(self, module: nn.Module) -> Guarded:
+        """The classifier and this detector as one model."""
+        return Guarded(module, self.score).eval()
+
+
+def watch(guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings, store: Store) -> Watch:
+    """The detector fitted for a classifier, from the store or made now.
+
+    Raises BadInput for a classifier it cannot watch, options out of range, and an attack too weak to learn from.
+    """
+    name, trained = guard.attack_and_threat(threat)
+    plugin, attack = registry.load("detector", guard.detector), registry.load("attack", name)
+    options = plugin.options(guard.options)
+    detector = plugin.build(options, subject.dataset.classes)
+    attack_options = attack.options(guard.attack_options)
+    built = attack.build(attack_options)
+    assert isinstance(built, Attack)
+    if trained.norm not in built.norms:
+        raise BadInput(
+            f"The attack {name!r} does not support norm {trained.norm}; give its own threat model, such as "
+            f"--trained-on {name}@{built.norms[0]}:{'0.3' if built.norms[0] == 'linf' else '3'}."
+        )
+    spec = DetectorSpec(
+        model_digest=subject.digest,
+        train_digest=subject.dataset.train.digest,
+        validation_digest=subject.dataset.val.digest,
+        detector=guard.detector,
+        detector_version=detector.version,
+        options=options,
+        trained_on=guard.trained_on if "@" in guard.trained_on else f"{name}@{trained.norm}:{trained.eps_text}",
+        attack_version=built.version,
+        attack_options=attack_options,
+        images=guard.images,
+        fpr=guard.fpr,
+        seed=settings.seed,
+    )
+    folder = store.detectors / spec.job_id
+    if (folder / "fitted.json").exists():
+        return load(store, spec.job_id)
+    score = Score(detector.eval())
+    with bar(f"{subject.name}  {guard.detector}") as shown, full_precision():
+        fitted = _fit(score, subject, built, trained, guard, settings, shown.update)
+    tensors = {key: value.cpu().contiguous() for key, value in score.state_dict().items()}
+    digest = write_file(folder / "detector.safetensors", lambda aside: save_file(tensors, aside))
+    record = {"command": command(), "environment": environment(), "model": subject.name, "digest": digest}
+    write_json(folder / "spec.json", spec.to_json())
+    write_json(folder / "fitted.json", {**fitted, **record})
+    return Watch(score, spec, folder, fitted)
+
+
+def load(store: Store, job_id: str) -> Watch:
+    """A fitted detector from the store. Raises BadInput where it is missing or damaged."""
+    folder = store.detectors / job_id
+    spec = DetectorSpec(**read_json(folder / "spec.json", {"detector": str, "options": dict, "seed": int}))
+    fitted = read_json(folder / "fitted.json", {"digest": str, "classes": int})
+    weights = folder / "detector.safetensors"
+    if spec.job_id != job_id or not weights.is_file() or checksum(weights) != fitted["digest"]:
+        raise BadInput(f"The detector in {folder} is missing or damaged; delete that folder and run the command again.")
+    detector = registry.load("detector", spec.detector).build(spec.options, fitted["classes"])
+    score = Score(detector.eval())
+    for name, tensor in load_file(weights).items():
+        if name.startswith("detector."):
+            detector.keep(name.removeprefix("detector."), tensor)
+        else:
+            setattr(score, name, tensor)
+    return Watch(score, spec, folder, fitted)
+
+
+def _fit(
+    score: Score, subject: Subject, attack: Attack, threat: ThreatModel, guard: Guard, settings: Settings, show: Any
+) -> dict[str, Any]:
+    """Fit the detector, its regression and its threshold; returns what there is to tell about it."""
+    module, device = subject.module.to(settings.device), settings.device
+    with torch.no_grad():
+        score.detector.fit(module, subject.dataset.train)
+    score.to(device)
+    val = subject.dataset.val
+    cut = int(FITTING_SHARE * len(val))
+    right = _right(module, val.subset(slice(0, cut)), settings)[: guard.images]
+    require(len(right) >= LEAST_BROKEN, "the number of validation images that the model classifies correctly",
+            len(right), f"at least {LEAST_BROKEN} to fit a detector; use more data or a better model")  # fmt: skip
+    part = val.subset(right)
+    examples = Examples(part.pixels(slice(None)), part.labels, part.ids)
+    shard = attack_shard(module, subject.dataset.classes, attack, threat, examples, settings, lambda s: show(0.9 * s))
+    broken = torch.tensor(shard.rows["success"].to_numpy().copy())
+    if int(broken.sum()) < LEAST_BROKEN:
+        raise BadInput(
+            f"The attack {guard.trained_on!r} broke {int(broken.sum())} of {len(part)} validation images of "
+            f"{subject.name}, too few to learn from (at least {LEAST_BROKEN}); give a stronger --trained-on."
+        )
+    noise = noisy(examples, shard.images, settings.seed)
+    kinds = (examples.x, noise, shard.images[broken])
+    features = [_features(score, module, x, settings) for x in kinds]
+    labels = torch.cat([torch.full((len(f),), kind == 2) for kind, f in enumerate(features)])
+    score.calibrate(torch.cat(features).cpu(), labels)
+    score.to(device)
+    clean = _score(score, module, val.subset(slice(cut, None)).pixels(slice(None)), settings)
+    score.set_threshold(clean, guard.fpr)
+    return {
+        "classes": subject.dataset.classes,
+        "fitted_on": len(part),
+        "adversarial": int(broken.sum()),
+        "threshold": float(score.threshold),
+        "threshold_images": len(clean),
+        "noise_l2": float((noise - examples.x).flatten(1).norm(dim=1).mean()),
+    }
+
+
+@torch.no_grad()
+def _right(module: nn.Module, split: Split, settings: Settings) -> list[int]:
+    """Positions of the images that the model classifies correctly."""
+    answers = [
+        module(split.pixels(slice(i, i + settings.batch_size)).to(settings.device)).argmax(1).cpu()
+        for i in range(0, len(split), settings.batch_size)
+    ]
+    found: list[int] = (torch.cat(answers) == split.labels).nonzero()[:, 0].tolist()
+    return found
+
+
+@torch.no_grad()
+def _features(score: Score, module: nn.Module, x: Tensor, settings: Settings) -> Tensor:
+    parts = torch.split(x, settings.batch_size)
+    return torch.cat([score.detector.features(module, part.to(settings.device))[1].cpu() for part in parts])
+
+
+def _score(score: Score, module: nn.Module, x: Tensor, settings: Settings) -> Tensor:
+    """Scores [N] on the CPU, float64."""
+    return score.of(_features(score, module, x, settings).to(score.weight.device)).cpu()
+
+
+def noisy(examples: Examples, adversarial: Tensor, seed: int) -> Tensor:
+    """The images with clipped Gaussian noise whose mean L2 norm is that of the adversarial images [n, C, H, W].
+
+    The standard deviation is found by bisection after clipping (Ma et al., 2018, tune it to the same end).
+    """
+    wanted = float((adversarial - examples.x).flatten(1).norm(dim=1).mean())
+    shape = tuple(examples.x.shape[1:])
+    draws = randomness.gaussian(seed, examples.ids.tolist(), [0] * len(examples), "detector-noise", shape)
+
+    def at(std: float) -> Tensor:
+        return (examples.x + std * draws).clamp(0, 1)
+
+    low, high = 0.0, 10.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        norm = float((at(middle) - examples.x).flatten(1).norm(dim=1).mean())
+        low, high = (middle, high) if norm < wanted else (low, middle)
+    return at(high)
+
+
+def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: Settings) -> dict[str, Any]:
+    """How the detector fares on the images of a finished evaluation that did not know of it.
+
+    A row per image goes to the detector's folder. Images that the classifier gets wrong without an attack count for
+    the false-positive rate and against robust accuracy, and nowhere else.
+    """
+    name = f"scores-{folder.job_id}"
+    if (watch.folder / f"{name}.json").exists():
+        return read_json(watch.folder / f"{name}.json", {"n": int, "robust_accuracy": (int, float)})
+    rows = folder.rows()
+    ids = torch.tensor(rows["example_id"].to_numpy().copy())
+    split = subject.dataset.test
+    examples = Examples(split.pixels(ids), split.labels[ids], ids)
+    images = torch.cat([folder.images(start, stop) for start, stop in folder.ranges()])
+    module = subject.module.to(settings.device)
+    watch.score.to(settings.device)
+    attacked = torch.tensor(rows["clean_correct"].to_numpy().copy())
+    copies = examples.x.clone()
+    copies[attacked] = noisy(
+        Examples(examples.x[attacked], examples.y[attacked], ids[attacked]), images[attacked], settings.seed
+    )
+    with full_precision():
+        scores = {
+            kind: _score(watch.score, module, x, settings).numpy()
+            for kind, x in (("clean", examples.x), ("noisy", copies), ("adversarial", images))
+        }
+    table = rows[["example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success"]].copy()
+    for kind, values in scores.items():
+        table[f"score_{kind}"] = values
+    write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
+    result = {**figures(table, float(watch.score.threshold)), **_names(watch, subject, folder)}
+    write_json(watch.folder / f"{name}.json", result)
+    return result
+
+
+def _names(watch: Watch, subject: Subject, folder: EvaluationFolder) -> dict[str, Any]:
+    spec = folder.spec
+    return {
+        "model": subject.name,
+        "dataset": subject.dataset.name,
+        "detector": watch.spec.detector,
+        "detector_options": watch.spec.options,
+        "trained_on": watch.spec.trained_on,
+        "attack": spec["attack"],
+        "options": folder.about["given_options"],
+        "norm": spec["norm"],
+        "eps": folder.about["eps"],
+        "false_positive_target": watch.spec.fpr,
+        "evaluation": folder.job_id,
+        "fitted": watch.spec.job_id,
+    }
+
+
+def figures(table: pd.DataFrame, threshold: float) -> dict[str, Any]:
+    """The figures of a detector from its rows, shares as fractions.
+
+    acc_nadv: share of clean and noisy images taken for what they are, at even odds. acc_com: share of attacked images
+    detected at even odds or still classified correctly. auc: of broken images against clean and noisy ones.
+    detection_rate: share of broken images above `threshold`, which accepts all but a stated share of clean images.
+    robust_accuracy: share of all images classified correctly and accepted, and not broken by an accepted image.
+    """
+    started = table[table["clean_correct"]]
+    broken = started[started["success"]]
+    honest = pd.concat([started["score_clean"], started["score_noisy"]])
+    nadv = Figure(int((honest < 0).sum()), len(honest))
+    still = started["adv_pred"] == started["label"]
+    com = Figure(int(((started["score_adversarial"] >= 0) | still).sum()), len(started))
+    caught = Figure(int((broken["score_adversarial"] > threshold).sum()), len(broken))
+    rejected = Figure(int((table["score_clean"] > threshold).sum()), len(table))
+    accepted = table["clean_correct"] & (table["score_clean"] <= threshold)
+    fooled = table["success"] & (table["score_adversarial"] <= threshold)
+    robust = Figure(int((accepted & ~fooled).sum()), len(table))
+    auc = None
+    if len(broken) and len(honest):
+        truth = [False] * len(honest) + [True] * len(broken)
+        auc = float(roc_auc_score(truth, [*honest, *broken["score_adversarial"]]))
+    found: dict[str, Any] = {"n": len(table), "attacked": len(started), "broken": len(broken), "auc": auc}
+    for name, figure in (
+        ("acc_nadv", nadv), ("acc_com", com), ("detection_rate", caught), ("false_positive_rate", rejected),
+        ("clean_accuracy", Figure(int(accepted.sum()), len(table))), ("robust_accuracy", robust),
+    ):  # fmt: skip
+        found[name] = figure.value if figure.n else None
+        found[f"{name}_interval"] = list(figure.interval)
+        found[f"{name}_n"] = figure.n
+    return found
+
+
+def explain(watch: Watch) -> None:
+    """One line about a detector that was fitted now."""
+    fitted = watch.fitted
+    say(
+        f"{watch.name}: fitted on {fitted['fitted_on']} validation images, {fitted['adversarial']} of them broken; "
+        f"threshold {fitted['threshold']:.3g} from {fitted['threshold_images']} others."
+    )

@@ -1,0 +1,292 @@
+"""Gradient masking: what the rows of several attacks on one model say about how far its figures can be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robench.files import write_json
+from robench.results import label
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel
+
+# a share of all images that a weaker attack may break alone, or that more effort may still break, before it is told
+SHARE = 0.01
+# ... and never fewer images than this
+LEAST = 3
+# share of the attacked images whose gradient is exactly zero, and of pixels without gradient in the others
+ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
+
+Broken = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one gate: whether it fired, on what evidence, against what threshold, and what to do next."""
+
+    gate: str
+    fired: bool
+    evidence: str
+    threshold: str
+    advice: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One complete evaluation as the gates see it.
+
+    kind: "single-step", "iterative", "query", "noise" or "transfer". broken: per image, classified correctly and
+    misclassified under the attack.
+    """
+
+    name: str
+    attack: str
+    kind: str
+    options: Mapping[str, Any]
+    threat: ThreatModel
+    rows: pd.DataFrame
+    flags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: EvaluationFolder) -> Run:
+        """The run behind a folder of the store."""
+        spec, about, rows = folder.spec, folder.about, folder.rows()
+        name = label(spec["attack"], about["given_options"], about.get("against", ""))
+        threat = ThreatModel.of(spec["norm"], spec["eps"])
+        kind = about.get("kind", about["access"])
+        return cls(
+            name, spec["attack"], kind, spec["attack_options"], threat, rows, tuple((folder.result or {})["flags"])
+        )
+
+    @property
+    def broken(self) -> Broken:
+        """Which images the attack broke, bool [n]."""
+        rows = self.rows
+        found: Broken = (rows["clean_correct"] & (rows["adv_pred"] != rows["label"])).to_numpy(dtype=bool)
+        return found
+
+    @property
+    def at(self) -> str:
+        """Attack and threat model in words."""
+        return f"{self.name} at {self.threat}"
+
+
+def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[Run]:
+    """All complete runs of a model on the same examples within one norm, but those against a detector."""
+    found = []
+    for job_id in store.evaluation_ids():
+        folder = store.evaluation(job_id)
+        spec = folder.spec
+        same = (spec["model_digest"], spec["data_digest"], spec["norm"]) == (model_digest, data_digest, norm)
+        if not same or (spec["start"], spec["count"]) != (0, count) or spec.get("detector") or folder.result is None:
+            continue
+        if folder.about["metric"] == "robust accuracy" and len(folder.rows()) == count:
+            found.append(Run.of(folder))
+    return found
+
+
+def record(store: Store, name: str, run_of: EvaluationFolder) -> list[dict[str, Any]]:
+    """Every gate for the model behind an evaluation, from all runs on the same examples; kept in the store as JSON."""
+    spec = run_of.spec
+    runs = collect(store, spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
+    findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
+    path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
+    kept = {"model": name, "runs": [run.at for run in runs], "findings": findings}
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != kept:
+        write_json(path, kept)
+    return findings
+
+
+def diagnose(runs: Sequence[Run]) -> list[Finding]:
+    """Every gate for which the runs hold evidence, those that fired first."""
+    findings = [finding for gate in GATES for finding in gate(runs)]
+    return sorted(findings, key=lambda finding: not finding.fired)
+
+
+# --- gates on single runs --------------------------------------------------------------------------------------------
+
+
+def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[Run]], Iterator[Finding]]:
+    """A gate on a flag that the judge sets about the model itself."""
+
+    def found(runs: Sequence[Run]) -> Iterator[Finding]:
+        marked = [run.name for run in runs if any(f.startswith(flag) for f in run.flags)]
+        if runs:
+            yield Finding(gate, bool(marked), f"seen in {len(marked)} of {len(runs)} runs", "none", advice)
+
+    return found
+
+
+def _zero_gradient(runs: Sequence[Run]) -> Iterator[Finding]:
+    for run in runs:
+        if run.kind not in ("single-step", "iterative") or not (run.rows["backwards"] > 0).any():
+            continue
+        tried = run.rows[run.rows["backwards"] > 0]
+        images = tried["flags"].fillna("").astype(str).str.contains("zero-gradient").mean()
+        pixels = tried["zero_pixels"].mean() if "zero_pixels" in tried else 0.0
+        yield Finding(
+            "zero gradient",
+            bool(images > ZERO_IMAGES or pixels > ZERO_PIXELS),
+            f"{run.at}: no gradient at all for {images:.1%} of {len(tried):,} attacked images, and for {pixels:.1%} of "
+            "their pixels at the first step",
+            f"{ZERO_IMAGES:.0%} of the images, {ZERO_PIXELS:.0%} of the pixels",
+            "look for rounding, saturation or a detached step in the model; attack with a margin loss, with BPDA for "
+            "the layer in question, and with a query attack",
+        )
+
+
+# --- gates on pairs of runs ------------------------------------------------------------------------------------------
+
+
+def _union(runs: Sequence[Run]) -> Broken:
+    found = runs[0].broken
+    for run in runs[1:]:
+        found = found | run.broken
+    return found
+
+
+def _by_threat(runs: Sequence[Run]) -> dict[ThreatModel, list[Run]]:
+    groups: dict[ThreatModel, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.threat, []).append(run)
+    return groups
+
+
+def _least(n: int) -> int:
+    return max(LEAST, int(SHARE * n) + 1)
+
+
+def _beats(
+    gate: str, weak: tuple[str, ...], strong: tuple[str, ...], advice: str
+) -> Callable[[Sequence[Run]], Iterator[Finding]]:
+    """A gate that fires where attacks of weaker kinds break images that all of the stronger kinds leave standing."""
+
+    def found(runs: Sequence[Run]) -> Iterator[Finding]:
+        for threat, group in _by_threat(runs).items():
+            weaker, stronger = [r for r in group if r.kind in weak], [r for r in group if r.kind in strong]
+            if not weaker or not stronger:
+                continue
+            alone = int((_union(weaker) & ~_union(stronger)).sum())
+            n = len(weaker[0].rows)
+            evidence = (
+                f"{', '.join(r.name for r in weaker)} broke {alone:,} of {n:,} images that "
+                f"{', '.join(r.name for r in stronger)} left standing at {threat}"
+            )
+            yield Finding(gate, alone >= _least(n), evidence, f"{SHARE:.0%} of the images", advice)
+
+    return found
+
+
+def _not_rising(runs: Sequence[Run]) -> Iterator[Finding]:
+    """An image broken within a small eps is also broken within a larger one; an attack that misses it is weak."""
+    for first, second in combinations(runs, 2):
+        same = first.attack == second.attack and first.options == second.options and first.name == second.name
+        if not same or first.threat == second.threat:
+            continue
+        small, large = sorted((first, second), key=lambda run: run.threat.eps)
+        lost = int((small.broken & ~large.broken).sum())
+        n = len(small.rows)
+        yield Finding(
+            "success not rising with eps",
+            lost >= _least(n) or int(large.broken.sum()) < int(small.broken.sum()),
+            f"{small.name} broke {int(small.broken.sum()):,} of {n:,} images at {small.threat} and "
+            f"{int(large.broken.sum()):,} at {large.threat}, where it missed {lost:,} of the former",
+            f"{SHARE:.0%} of the images missed, or fewer broken",
+            "the search fails at large steps: give more and smaller steps, or a margin loss with Adam",
+        )
+
+
+def _above_chance(runs: Sequence[Run]) -> Iterator[Finding]:
+    """Within half the box every image can be made grey, and a classifier has one answer to a grey image."""
+    for threat, group in _by_threat(runs).items():
+        white = [run for run in group if run.kind in ("single-step", "iterative", "query")]
+        if not white or not _unbounded(threat, white[0]):
+            continue
+        rows = white[0].rows
+        standing = int((rows["clean_correct"].to_numpy(dtype=bool) & ~_union(white)).sum())
+        chance = float(rows["label"].value_counts(normalize=True).max())
+        yield Finding(
+            "robust at eps that allows anything",
+            standing > (chance + SHARE) * len(rows),
+            f"{standing:,} of {len(rows):,} images stand at {threat}, under {', '.join(run.name for run in white)}",
+            f"the largest class's share, {chance:.1%}, plus {SHARE:.0%}",
+            "the attacks do not find what must exist: no figure of this model at smaller eps can be trusted",
+        )
+
+
+def _unbounded(threat: ThreatModel, run: Run) -> bool:
+    if threat.norm == "linf":
+        return threat.eps >= Fraction(1, 2)
+    pixels = run.rows.attrs.get("pixels", 0)
+    return bool(pixels) and threat.radius >= 0.5 * float(np.sqrt(pixels))
+
+
+def _effort(run: Run) -> float:
+    return float(run.options.get("steps") or run.options.get("queries") or 1) * float(run.options.get("restarts") or 1)
+
+
+def _more_effort(runs: Sequence[Run]) -> Iterator[Finding]:
+    for first, second in combinations(runs, 2):
+        names = {"steps", "restarts", "queries"}
+        others = [{k: v for k, v in run.options.items() if k not in names} for run in (first, second)]
+        if first.attack != second.attack or first.threat != second.threat or others[0] != others[1]:
+            continue
+        less, more = sorted((first, second), key=_effort)
+        if less.kind != more.kind or _effort(more) < 2 * _effort(less):
+            continue
+        new, n = int((more.broken & ~less.broken).sum()), len(less.rows)
+        yield Finding(
+            "more effort still breaks images",
+            new >= _least(n),
+            f"{more.name} broke {new:,} of {n:,} images that {less.name} left standing at {less.threat}",
+            f"{SHARE:.0%} of the images",
+            "the attack has not converged: double steps and restarts until the figure stays",
+        )
+
+
+WHITE = ("iterative", "single-step")
+GATES: tuple[Callable[[Sequence[Run]], Iterator[Finding]], ...] = (
+    _flagged(
+        "randomised", "randomised output",
+        "the figure is of single draws: attack with --eot 20 or more, or fix the noise, and report over several seeds",
+    ),
+    _flagged(
+        "gradient-at-inference", "optimisation during inference",
+        "the model optimises while it answers: attack through its loop, or with a query attack and transfer",
+    ),
+    _flagged(
+        "changes-its-", "answers that depend on earlier calls",
+        "the model changes between calls; make it a function of the image alone",
+    ),
+    _flagged(
+        "batch-dependent", "answers that depend on the batch",
+        "some layer mixes the images of a batch (batch norm in train mode?); make every answer one image's own",
+    ),
+    _zero_gradient,
+    _beats(
+        "single step beats iteration", ("single-step",), ("iterative",),
+        "an iterative attack contains its single step: use smaller steps, more of them, and restarts",
+    ),
+    _beats(
+        "black box beats white box", ("transfer", "noise"), (*WHITE, "query"),
+        "the model's own gradients mislead: attack a smoothed copy of it, with a margin loss and with BPDA",
+    ),
+    _beats(
+        "queries beat gradients", ("query",), WHITE,
+        "the gradients are worse than none: attack with BPDA for the layer hiding them, and report the query attack",
+    ),
+    _not_rising,
+    _above_chance,
+    _more_effort,
+)  # fmt: skip

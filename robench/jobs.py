@@ -1,0 +1,273 @@
+"""From what a user asks for to jobs: models opened, attacks built, every evaluation with its spec and folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench import registry
+from robench.attack import Attack
+from robench.classifier import check_eval_mode
+from robench.data import Dataset, Split, open_dataset
+from robench.detection import Guard, Subject, Watch, explain, watch
+from robench.environment import choose_device, command, environment
+from robench.errors import BadInput
+from robench.evaluation import Settings
+from robench.gradient import GradientAttack
+from robench.models import LoadedModel, load_model
+from robench.specs import CraftSpec, EvalSpec
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel
+from robench.transfer import Craft
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `robench evaluate` was asked for. `count` None means every test image; `models` empty, every trained one.
+
+    With `surrogates` the images are crafted on each of those models instead. With `guard` a detector is measured on
+    every attack's images, and attacked together with the model if it says so.
+    """
+
+    models: Sequence[str | nn.Module]
+    attacks: Sequence[str]
+    threat: ThreatModel
+    dataset: str | None = None
+    count: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    batch_size: int = 250
+    shard_size: int = 250
+    device: str = "auto"
+    data_root: Path | None = None
+    surrogates: Sequence[str | nn.Module] = ()
+    guard: Guard | None = None
+    eot: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("-n", self.count), ("--batch-size", self.batch_size), ("--shard-size", self.shard_size),
+                            ("--eot", self.eot)):  # fmt: skip
+            if value is not None and value < 1:
+                raise BadInput(f"{name} is {value}, but must be at least 1.")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^63 - 1.")
+        if self.guard and self.surrogates:
+            raise BadInput("--detector and --surrogate are given together; give one of them.")
+        if not self.attacks:
+            raise BadInput(
+                "No attack is named; give --attack with one or more of: "
+                f"{', '.join([*registry.names('attack'), *registry.names('set')])}."
+            )
+
+    @property
+    def settings(self) -> Settings:
+        """How shards are computed."""
+        return Settings(self.seed, self.batch_size, choose_device(self.device), draws=self.eot)
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack, the name it goes by, and the options that were given for it."""
+
+    name: str
+    attack: Attack
+    given: dict[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option, defaults included."""
+        return registry.load("attack", self.name).options(self.given)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What jobs attack: a model on its data, alone or behind a detector."""
+
+    model: LoadedModel
+    dataset: Dataset
+    watch: Watch | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """The model as a detector's subject."""
+        return Subject(self.model.name, self.model.module, self.model.digest, self.dataset)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: a model, an attack, the data, and the folder its shards go to."""
+
+    spec: EvalSpec
+    model: LoadedModel
+    attack: Attack
+    threat: ThreatModel
+    split: Split
+    classes: int
+    folder: EvaluationFolder
+    about: dict[str, Any]
+    craft: Craft | None = None
+
+    @property
+    def title(self) -> str:
+        """Model and attack in words."""
+        return f"{self.model.name}  {self.spec.attack}{self.about['against']}"
+
+
+def attacks_of(request: Request) -> list[NamedAttack]:
+    """Every attack with the given options that it has; an option that none of them has is refused."""
+    found = []
+    used = set(detector_options(request))
+    for name, preset in registry.expand(request.attacks):
+        plugin = registry.load("attack", name)
+        known, alone = plugin.options({}), list(request.attacks) == [name]
+        chosen = {k: v for k, v in request.options.items() if k in known or (alone and k not in used)}
+        used |= set(chosen)
+        given = {**preset, **chosen}
+        attack = plugin.build(given)
+        if request.threat.norm not in attack.norms:
+            raise BadInput(
+                f"The attack {name!r} does not support norm {request.threat.norm}; it supports {attack.norms}."
+            )
+        found.append(NamedAttack(name, attack, {k: plugin.options(given)[k] for k in given}))
+    unused = [name for name in request.options if name not in used]
+    if unused:
+        raise BadInput(f"Option {unused[0]!r} belongs to none of the attacks {', '.join(request.attacks)}; remove it.")
+    return found
+
+
+def references(request: Request, store: Store) -> list[str | nn.Module]:
+    """The models named, or every trained one on the data. Raises BadInput where there is none."""
+    if request.models:
+        return list(request.models)
+    names = store.model_names()
+    if request.dataset is not None:
+        names = [name for name in names if store.card(name)["data"]["name"] == request.dataset]
+    if not names:
+        on = f" trained on {request.dataset!r}" if request.dataset else ""
+        raise BadInput(
+            f"There is no model{on} in {store.models}; name one, such as file.py:factory, or train one with "
+            "'robench train standard --dataset digits'."
+        )
+    return list(names)
+
+
+def open_target(reference: str | nn.Module, request: Request, store: Store) -> Target:
+    """The model and its data. Raises BadInput where they cannot be loaded or do not fit each other."""
+    model = load_model(reference, store)
+    check_eval_mode(model.module)  # here too: a stored figure must not answer for a model in another mode
+    name = request.dataset or (model.data.name if model.data else None)
+    if name is None:
+        raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
+    dataset = open_dataset(name, request.data_root)
+    if model.data is not None and (model.data.shape, model.data.classes) != (_shape(dataset), dataset.classes):
+        raise BadInput(
+            f"The model {model.name!r} takes images {model.data.shape} of {model.data.classes} classes, but {name} has "
+            f"{_shape(dataset)} of {dataset.classes}; choose other data."
+        )
+    return Target(model, dataset)
+
+
+def _shape(dataset: Dataset) -> tuple[int, ...]:
+    return tuple(dataset.test.images(slice(0, 1)).shape[1:])
+
+
+def detector_options(request: Request) -> list[str]:
+    """Those of the request's options that its detector has."""
+    if request.guard is None:
+        return []
+    return [k for k in request.options if k in registry.load("detector", request.guard.detector).options({})]
+
+
+def watched(target: Target, request: Request, store: Store) -> Target | None:
+    """The target behind the detector that the request names, which is fitted if need be."""
+    if request.guard is None:
+        return None
+    guard = replace(request.guard, options={k: request.options[k] for k in detector_options(request)})
+    found = watch(guard, target.subject, request.threat, request.settings, store)
+    explain(found)
+    return replace(target, watch=found)
+
+
+def make_job(request: Request, store: Store, target: Target, named: NamedAttack, source: Target | None = None) -> Job:
+    """The evaluation of a target under an attack; with `source`, on images crafted on that model.
+
+    Raises BadInput where the data have too few images or the threat model does not fit them.
+    """
+    model, split, watch = target.model, target.dataset.test, target.watch
+    count = len(split) if request.count is None else request.count
+    if count > len(split):
+        raise BadInput(f"-n is {count}, but {target.dataset.name} has {len(split)} test images; give at most that.")
+    request.threat.check_shape(_shape(target.dataset))
+    spec = EvalSpec(
+        model_digest=model.digest,
+        data_digest=split.digest,
+        count=count,
+        norm=request.threat.norm,
+        eps=str(request.threat.eps),
+        attack=named.name,
+        attack_version=named.attack.version,
+        attack_options=named.options,
+        seed=request.seed,
+        detector=watch.spec.job_id if watch else None,
+        surrogate=source.model.digest if source else None,
+        eot=request.eot if request.eot > 1 else None,
+    )
+    access = "detector" if watch else "transfer" if source else named.attack.access
+    surrogate = source.model.title if source else ""
+    against = f" + {watch.name}" if watch else f" from {surrogate}" if source else ""
+    about = {
+        "model": model.name,
+        "reference": model.reference,
+        "dataset": target.dataset.name,
+        "eps": request.threat.eps_text,
+        "given_options": named.given,
+        "metric": named.attack.metric,
+        "access": access,
+        "kind": kind_of(named.attack, request.threat, access),
+        "against": against,
+        "surrogate": surrogate,
+        "command": command(),
+        "environment": environment(),
+        "batch_size": request.batch_size,
+        "device": choose_device(request.device),
+    }
+    craft = _craft(request, store, source, named, spec, about) if source else None
+    if watch:
+        model = replace(model, module=watch.guard(model.module))
+    folder = store.evaluation(spec.job_id)
+    return Job(spec, model, named.attack, request.threat, split, target.dataset.classes, folder, about, craft)
+
+
+def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
+    """How an attack searches, for the diagnostics: "single-step", "iterative", "query", or what its access is."""
+    if access != "white-box":
+        return access
+    if isinstance(attack, GradientAttack):
+        return "single-step" if len(attack.search(threat).sizes) == 1 else "iterative"
+    return attack.kind
+
+
+def _craft(
+    request: Request, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: dict[str, Any]
+) -> Craft:
+    """The crafting on a surrogate, the same for every target."""
+    craft = CraftSpec(
+        model_digest=source.model.digest,
+        data_digest=spec.data_digest,
+        norm=spec.norm,
+        eps=spec.eps,
+        attack=spec.attack,
+        attack_version=spec.attack_version,
+        attack_options=spec.attack_options,
+        seed=spec.seed,
+    )
+    record = {**about, "model": source.model.name, "reference": source.model.reference, "against": ""}
+    folder = EvaluationFolder(store.crafted / craft.job_id)
+    dataset = source.dataset
+    return Craft(
+        craft, source.model.module, dataset.classes, named.attack, request.threat, dataset.test, folder, record
+    )

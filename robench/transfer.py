@@ -1,0 +1,86 @@
+"""Transfer: adversarial images crafted once on a surrogate, kept, and judged on any number of targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from robench.attack import Attack, Batch, Metric, Trials
+from robench.classifier import BatchModel
+from robench.data import Split
+from robench.evaluation import Examples, Progress, Settings, attack_shard
+from robench.specs import CraftSpec
+from robench.store import EvaluationFolder
+from robench.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Craft:
+    """What is crafted: an attack on a surrogate, for the images of a split, and the folder it is kept in."""
+
+    spec: CraftSpec
+    surrogate: nn.Module
+    classes: int
+    attack: Attack
+    threat: ThreatModel
+    split: Split
+    folder: EvaluationFolder
+    about: dict[str, Any]
+
+    def images(self, start: int, stop: int, settings: Settings, progress: Progress) -> Replay:
+        """The crafted images of the test examples [start, stop), from the store where they are there."""
+        missing = self.folder.missing(start, stop, stop - start)  # one range, unless shards of another size are there
+        for begin, end in missing:
+            self._make(begin, end, settings, progress)
+        rows = self.folder.rows()
+        kept = (rows["example_id"] >= start) & (rows["example_id"] < stop)
+        parts = [(a, self.folder.images(a, b)) for a, b in self.folder.ranges() if a < stop and b > start]
+        images = torch.cat([part[max(start - a, 0) : stop - a] for a, part in parts])
+        return Replay(images, rows[kept].reset_index(drop=True), self.attack.metric)
+
+    def _make(self, start: int, stop: int, settings: Settings, progress: Progress) -> None:
+        part = slice(start, stop)
+        examples = Examples(self.split.pixels(part), self.split.labels[part], self.split.ids[part])
+        self.surrogate.to(settings.device)
+        shard = attack_shard(self.surrogate, self.classes, self.attack, self.threat, examples, settings, progress)
+        self.folder.begin(self.spec.to_json(), self.about)
+        self.folder.save_shard(start, stop, shard.rows, shard.images, {"flags": list(shard.flags)})
+
+
+class Replay(Attack):
+    """Proposes images that were crafted before, whatever the model.
+
+    images: [n, C, H, W]; rows: the crafting's, one per image, for their example ids, goals and passes.
+    """
+
+    def __init__(self, images: Tensor, rows: pd.DataFrame, metric: Metric) -> None:
+        self.crafted, self.rows = images, rows
+        self._metric = metric
+        self.position = {int(example): i for i, example in enumerate(rows["example_id"])}
+
+    @property
+    def metric(self) -> Metric:  # type: ignore[override]
+        """The metric of the attack that crafted the images."""
+        return self._metric
+
+    def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
+        """One trial, with the goal the images were crafted for."""
+        del logits, seed
+        goals = torch.tensor(self.rows["goal"].to_numpy().copy())[self._at(example_id)]
+        return Trials(torch.zeros(len(y), 1, dtype=torch.int64), goals[:, None])
+
+    def perturb(self, model: BatchModel, batch: Batch) -> Tensor:
+        """The crafted images of the batch's examples."""
+        del model
+        return self.crafted[self._at(batch.example_id)].to(batch.x.device)
+
+    def charge(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a target, with the passes that crafting took on the surrogate."""
+        return rows.assign(**{name: self.rows[name].to_numpy() for name in ("forwards", "backwards")})
+
+    def _at(self, example_id: Tensor) -> Tensor:
+        return torch.tensor([self.position[int(i)] for i in example_id], dtype=torch.int64)

@@ -1,0 +1,128 @@
+"""Transfer: images are crafted on one model to the end and judged on another, once for all targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robench import BadInput, GradientAttack, Search, ThreatModel, margin
+from robench.evaluation import Examples, Settings, attack_shard
+from robench.jobs import Request
+from robench.report import Report
+from robench.scheduler import evaluate
+from robench.store import EvaluationFolder, Store
+from robench.transfer import Replay
+
+
+class Linear(nn.Module):
+    """Logits W x, with a count of the images it has seen."""
+
+    def __init__(self, seed: int, pixels: int = 64, classes: int = 10) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, pixels, generator=torch.Generator().manual_seed(seed)))
+        self._seen = 0
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._seen += len(x)
+        return (x.flatten(1) - 0.5) @ self.weight.T
+
+
+class Ascent(GradientAttack):
+    """Twelve steps on the margin."""
+
+    def search(self, threat: ThreatModel) -> Search:
+        return Search([threat.radius / 4] * 12, random_start=False)
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        return margin(logits, y)
+
+
+def digits_request(models: list[nn.Module], surrogates: list[nn.Module], **more: object) -> Request:
+    fields = {"dataset": "digits", "count": 60, "shard_size": 25, "surrogates": surrogates, **more}
+    return Request(models, ["fgsm", "pgd"], ThreatModel.of("linf", "0.1"), **fields)  # type: ignore[arg-type]
+
+
+def test_crafting_goes_on_after_the_surrogate_is_broken() -> None:
+    """Images that barely fool a surrogate hardly transfer: every step is taken on every example."""
+    model, threat = Linear(0), ThreatModel.of("linf", "0.2")
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = torch.where(torch.arange(20) < 10, model(x).argmax(1), (model(x).argmax(1) + 1) % 10)
+    examples = Examples(x, y, torch.arange(20))
+    crafted = attack_shard(model, 10, Ascent(), threat, examples, Settings(batch_size=8, crafting=True))
+    found = attack_shard(model, 10, Ascent(), threat, examples, Settings(batch_size=8))
+    assert (crafted.rows["backwards"] == 12).all()
+    assert found.rows["backwards"].sum() < crafted.rows["backwards"].sum() / 2
+    wrong = torch.arange(20) >= 10
+    assert torch.equal(found.images[wrong], x[wrong])
+    assert (crafted.images[wrong] != x[wrong]).flatten(1).any(1).all()
+
+
+def test_a_surrogate_is_attacked_once_for_all_targets(tmp_path: Path) -> None:
+    source, store = Linear(5), Store(tmp_path)
+    first = evaluate(digits_request([Linear(6)], [source]), store)
+    seen = source._seen
+    second = evaluate(digits_request([Linear(7)], [source]), store)
+    assert source._seen == seen
+    assert [row["access"] for row in first.rows + second.rows] == ["transfer"] * 4
+    assert [row["backwards"] for row in first.rows] == [row["backwards"] for row in second.rows]
+    crafted = [EvaluationFolder(path) for path in (tmp_path / "crafted").iterdir()]
+    assert sorted(len(folder.rows()) for folder in crafted) == [60, 60]
+    assert not (set(store.evaluation_ids()) & {folder.job_id for folder in crafted})
+
+
+def test_transfer_to_itself_is_the_attack_to_its_end(tmp_path: Path) -> None:
+    """On a linear model every gradient attack is the closed form, so white-box and transfer to itself agree."""
+    model, store = Linear(8), Store(tmp_path)
+    request = digits_request([model], [model])
+    transfer = evaluate(request, store).rows
+    direct = evaluate(digits_request([model], []), store).rows
+    assert transfer[0]["robust_accuracy"] == direct[0]["robust_accuracy"]
+    assert transfer[1]["robust_accuracy"] >= direct[1]["robust_accuracy"]
+
+
+def test_the_report_takes_the_worst_by_image_and_keeps_it_from_the_white_box(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    done = evaluate(digits_request([Linear(1), Linear(2)], [Linear(3), Linear(4)]), store)
+    report = Report.of(done.rows, store)
+    assert report.worst == []
+    assert len(report.transfer) == 4
+    for cell in report.transfer:
+        rows = [
+            store.evaluation(r["evaluation"]).rows()
+            for r in done.rows
+            if (r["model"], r["surrogate"], r["model_digest"]) == (cell["model"], cell["surrogate"], r["model_digest"])
+        ]
+        assert cell["attacks"] == ["fgsm", "pgd"]
+        assert all(len(table) == 60 for table in rows)
+
+
+def test_another_shard_size_uses_what_is_crafted(tmp_path: Path) -> None:
+    source, store = Linear(5), Store(tmp_path)
+    evaluate(digits_request([Linear(6)], [source], shard_size=25), store)
+    seen = source._seen
+    again = evaluate(digits_request([Linear(9)], [source], shard_size=40), store).rows
+    other = evaluate(digits_request([Linear(9)], [source], shard_size=25), Store(tmp_path / "fresh")).rows
+    assert [row["robust_accuracy"] for row in again] == [row["robust_accuracy"] for row in other]
+    assert source._seen > seen  # the fresh store had nothing
+
+
+def test_replay_proposes_by_example() -> None:
+    images = torch.rand(3, 1, 2, 2)
+    rows = pd.DataFrame({"example_id": [7, 8, 9], "goal": [-1, 3, 2], "forwards": [1, 2, 3], "backwards": [4, 5, 6]})
+    replay = Replay(images, rows, "robust accuracy")
+    plan = replay.trials(torch.tensor([0, 0]), torch.zeros(2, 4), torch.tensor([9, 7]), 0)
+    assert plan.goal.tolist() == [[2], [-1]]
+    charged = replay.charge(pd.DataFrame({"forwards": [0, 0, 0], "backwards": [0, 0, 0]}))
+    assert charged["backwards"].tolist() == [4, 5, 6]
+
+
+def test_a_detector_and_a_surrogate_do_not_go_together() -> None:
+    from robench.detection import Guard
+
+    with pytest.raises(BadInput, match="--surrogate"):
+        digits_request([Linear(1)], [Linear(2)], guard=Guard("kd"))
