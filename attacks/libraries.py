@@ -58,12 +58,14 @@ class LibraryAttack(Attack):
             return batch.x.clone()
         x = batch.x.contiguous()
         with own_randomness(batch) as seed, quiet(self.logger), torch.enable_grad():
-            counted = CountedModel(model, x)
+            counted = CountedModel(model, x, batch.y)
             try:
                 found = self.run(counted, x.clone(), batch, seed)
             except ImportError as error:
                 raise _lacking(self.name, error) from None
-        return batch.threat.project(batch.x, found.detach().to(batch.x))
+        found = found.detach().to(batch.x)
+        found[counted.broken] = counted.breaking[counted.broken]
+        return batch.threat.project(batch.x, found)
 
 
 class CountedModel(nn.Module):
@@ -73,13 +75,17 @@ class CountedModel(nn.Module):
     `x` [B, C, H, W] is the nearest in L2. Totals are exact whatever is asked. An example's own count is exact while the
     images asked about stay nearer to their original than to any other of the batch, as they do within the radii of the
     benchmarks; attacks that come from afar (boundary attacks) share their first queries among neighbours.
+
+    An answer that is not finite is no right answer: the library is shown one that misses the label, `broken`, bool [B],
+    marks the row, and `breaking` [B, C, H, W] holds the image that did it.
     """
 
-    def __init__(self, model: BatchModel, x: Tensor) -> None:
+    def __init__(self, model: BatchModel, x: Tensor, y: Tensor) -> None:
         super().__init__()
-        self._model, self._device = model, x.device
+        self._model, self._device, self._labels = model, x.device, nn.functional.one_hot(y, model.classes).float()
         self._originals, self._half = x.flatten(1), x.flatten(1).square().sum(1) / 2
-        self._sloped = torch.zeros(len(x), dtype=torch.bool)
+        self._sloped, self.broken = torch.zeros(2, len(x), dtype=torch.bool)
+        self.breaking = x.clone()
         self.anchor = nn.Parameter(x.new_zeros(0), requires_grad=False)  # some libraries look for a parameter's device
         self.eval()
 
@@ -98,7 +104,13 @@ class CountedModel(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)  # a tensor of our own: a hook on the library's would be left there
             x.register_hook(lambda grad: self._note(rows, grad))
-        return self._model.select(rows)(x)
+        logits = self._model.select(rows)(x)
+        bad = (x.isfinite().flatten(1).all(1) & ~logits.isfinite().all(1)).nonzero()[:, 0].cpu()
+        if len(bad):
+            self._model.select(rows[bad]).note_nonfinite(torch.ones_like(bad, dtype=torch.bool))
+            self.broken[rows[bad]], self.breaking[rows[bad]] = True, x.detach()[bad]
+            logits = logits.index_copy(0, bad.to(x.device), -self._labels[rows[bad]])
+        return logits
 
     def _note(self, rows: Tensor, grad: Tensor) -> Tensor:
         """Record a row whose first gradient is zero; the gradient itself in contiguous memory, for `view`s."""
@@ -118,7 +130,7 @@ def own_randomness(batch: Batch) -> Iterator[int]:
     key = repr((batch.seed, batch.example_id.tolist(), batch.trial.tolist()))
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
     outer, outer_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the libraries draw from
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+    with torch.random.fork_rng(list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,7 +44,7 @@ class GuessFirst(Defense):
         *,
         backbone: str = "auto",
         objective: Literal["dv", "js", "eb"] = "dv",
-        elimination: float = 0.1,
+        elimination: float = 0.01,
         delay: float = 0.25,
         reading: Literal["a", "b"] = "a",
         scale: float | None = None,
@@ -65,9 +66,10 @@ class GuessFirst(Defense):
     def code(self, h: Tensor) -> Tensor:
         """The second layer's output under every hypothesis: features [B, F] -> [B, classes, 256]."""
         # the layer on (h, one-hot) is a sum, and its larger part the same under all hypotheses
-        of_image, of_label = self.first.weight.split([h.shape[1], self.data.classes], dim=1)
+        of_image, of_label = torch.split(self.first.weight, [h.shape[1], self.data.classes], dim=1)
         hidden = functional.linear(h, of_image, self.first.bias)[:, None] + of_label.T
-        return self.second(hidden.relu_()).relu_()
+        z: Tensor = self.second(hidden.relu_())
+        return z.relu_()
 
     def forward(self, x: Tensor) -> Tensor:
         """T [B, classes] of every hypothesis, or sig(T) with expose_sigmoid."""

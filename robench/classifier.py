@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robench.errors import BadInput
+from robench.errors import BadInput, unknown
 
 # maps logits [B, C] to the values [B] an attack maximises
 Objective = Callable[[Tensor], Tensor]
@@ -40,9 +41,31 @@ class Classifier:
         self.zero_pixels = torch.full((examples,), torch.nan)
         self.randomised = self.crafting = False
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
+        self._passed: list[nn.Module] = []
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
+
+    def pass_through(self, names: Sequence[str]) -> None:
+        """Let gradients pass the named submodules as if they did nothing (Athalye et al., 2018: BPDA).
+
+        Answers stay as they are. Raises BadInput for an unknown name.
+        """
+        known = dict(self.module.named_modules())
+        for name in names:
+            if not name or name not in known:
+                raise unknown("layer of the model", name, [each for each in known if each])
+        self._passed = [known[name] for name in names]
+
+    @contextmanager
+    def substitutes(self) -> Iterator[None]:
+        """The gradients of `pass_through`, for the forward passes made inside."""
+        hooks = [layer.register_forward_hook(_identity_gradient) for layer in self._passed]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def release(self) -> None:
         """Make the parameters trainable again that were so before."""
@@ -92,6 +115,33 @@ class Classifier:
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
         return BatchModel(self, examples)
+
+
+def _identity_gradient(layer: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+    """The layer's answer with the gradient of its input."""
+    x = given[0]
+    if x.shape != answer.shape:
+        raise BadInput(
+            f"The layer {type(layer).__name__} turns {tuple(x.shape)} into {tuple(answer.shape)}, but --bpda needs one "
+            "that keeps the shape; name another."
+        )
+    return _StraightThrough.apply(x, answer)  # type: ignore[no-any-return]
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The second argument forwards, the gradient to the first one backwards."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, answer: Tensor) -> Tensor:
+        """The layer's answer."""
+        del context, x
+        return answer.clone()
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """All of the gradient to the layer's input."""
+        del context
+        return grad, None
 
 
 @contextmanager
@@ -166,7 +216,7 @@ class BatchModel:
         return (logits / draws, grad / draws) if draws > 1 else (logits, grad)
 
     def _gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
+        with torch.enable_grad(), self._classifier.substitutes():
             x = x.detach().requires_grad_(True)
             logits = self._forward(x).float()
             total = objective(logits).sum()

@@ -28,10 +28,11 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """How a shard is computed. Only `seed`, `crafting` and `draws` may change what is computed; the rest is speed.
+    """How a shard is computed. Batch size, device and layout are speed; the others change what is computed.
 
     crafting: every example is attacked to the end, whatever the model makes of it, since the images are for others.
-    draws: passes whose mean is the gradient of a randomised model (expectation over transformation).
+    draws: passes whose mean is the gradient of a randomised model (expectation over transformation). bpda: submodules
+    whose gradient is replaced by the identity's in the search, for steps without useful gradients.
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class Settings:
     channels_last: bool = False
     crafting: bool = False
     draws: int = 1
+    bpda: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def attack_shard(
     model = Classifier(module, classes, len(examples), settings.device, examples.y)
     model.check_mode()
     model.draws = settings.draws
+    model.pass_through(settings.bpda)
     before = _state(module)
     try:
         with full_precision(), torch.random.fork_rng():

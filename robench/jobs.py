@@ -47,6 +47,7 @@ class Request:
     surrogates: Sequence[str | nn.Module] = ()
     guard: Guard | None = None
     eot: int = 1
+    bpda: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("-n", self.count), ("--batch-size", self.batch_size), ("--shard-size", self.shard_size),
@@ -66,7 +67,8 @@ class Request:
     @property
     def settings(self) -> Settings:
         """How shards are computed."""
-        return Settings(self.seed, self.batch_size, choose_device(self.device), draws=self.eot)
+        device = choose_device(self.device)
+        return Settings(self.seed, self.batch_size, device, draws=self.eot, bpda=tuple(self.bpda))
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def make_job(request: Request, store: Store, target: Target, named: NamedAttack,
         detector=watch.spec.job_id if watch else None,
         surrogate=source.model.digest if source else None,
         eot=request.eot if request.eot > 1 else None,
+        bpda=list(request.bpda) or None,
     )
     access = "detector" if watch else "transfer" if source else named.attack.access
     surrogate = source.model.title if source else ""

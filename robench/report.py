@@ -129,7 +129,7 @@ class Report:
             mark = "" if row["metric"] == "robust accuracy" else " †"
             attack = label(row["attack"], row["options"], row.get("against", ""))
             table.add_row(
-                row["model"] if i == 0 else "", attack, clean if i == 0 else "",
+                row["model"] if i == 0 else "", attack, clean if i == 0 or row["access"] == "detector" else "",
                 *_cells(row, mark), *self._flags(row),
             )  # fmt: skip
         if worst and len(worst["attacks"]) > 1:
@@ -180,10 +180,10 @@ def findings_text(findings: Sequence[dict[str, Any]], title: str) -> Text:
 
 
 DETECTION_NOTE = (
-    "nadv: clean and noisy images taken for what they are; com: attacked images detected or still classified "
-    "correctly (both at even odds). auc and detected: of broken images, at the stated share of rejected clean "
-    "validation images; false +: clean test images rejected. robust: all images that are classified correctly, "
-    "accepted, and not broken unnoticed by an attack that did not know of the detector."
+    "Percent. nadv: clean and noisy images taken for what they are; com: attacked images detected or still classified "
+    "correctly (both at even odds). found: broken images detected, and false: clean test images rejected, at the "
+    "threshold set on clean validation images. robust: of all images, classified correctly, accepted, and not broken "
+    "unnoticed by an attack that did not know of the detector."
 )
 
 
@@ -193,17 +193,14 @@ def detection_table(found: Sequence[dict[str, Any]]) -> Table:
         title="Detectors", title_justify="left", title_style="bold", caption=DETECTION_NOTE, caption_justify="left",
         box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    for name in ("model", "detector", "attack"):
-        shown.add_column(name, overflow="fold")
-    for name in ("attacked", "broken", "nadv %", "com %", "auc", "detected %", "false + %", "robust %"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("detector (learnt from), model, attack", overflow="fold", min_width=20)
+    for name in ("broken", "nadv", "com", "auc", "found", "false", "robust"):
+        shown.add_column(name, justify="right", no_wrap=True, min_width=5)
     for row in found:
+        attack = f"{label(row['attack'], row['options'])}, {row['norm']} {row['eps']}"
         shown.add_row(
-            row["model"],
-            f"{row['detector']} ({row['trained_on']})",
-            f"{label(row['attack'], row['options'])}, {row['norm']} {row['eps']}",
-            f"{row['attacked']:,}",
-            f"{row['broken']:,}",
+            f"{row['detector']} ({row['trained_on']}), {row['model']}, {attack}",
+            f"{row['broken']:,}/{row['attacked']:,}",
             *(_percent(row[name]) for name in ("acc_nadv", "acc_com")),
             "-" if row["auc"] is None else f"{row['auc']:.3f}",
             *(_percent(row[name]) for name in ("detection_rate", "false_positive_rate", "robust_accuracy")),

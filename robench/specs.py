@@ -48,7 +48,8 @@ class EvalSpec(Spec):
 
     The model and the data enter by their digests; their names are recorded beside the spec, not hashed. `detector` is
     the id of the fitted detector that is attacked together with the model, `surrogate` the digest of the model that the
-    images are crafted on, `eot` the passes behind one gradient of a randomised model.
+    images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
+    pass unchanged.
     """
 
     harness: int = HARNESS
@@ -66,6 +67,7 @@ class EvalSpec(Spec):
     detector: str | None = None
     surrogate: str | None = None
     eot: int | None = None
+    bpda: list[str] | None = None
 
 
 class CraftSpec(Spec):

@@ -46,6 +46,10 @@ Draws = Annotated[
     int,
     typer.Option("--eot", parser=shared.whole, metavar="N", help="Passes behind one gradient of a randomised model."),
 ]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--bpda", metavar="LAYER", help="A submodule that gradients pass unchanged (BPDA); repeatable."),
+]
 Surrogates = Annotated[
     list[str] | None,
     typer.Option("--surrogate", metavar="MODEL", help="Craft on this model instead (transfer); repeatable."),
@@ -84,6 +88,7 @@ def evaluate(
     steps: Steps = None,
     option: shared.Options = None,
     eot: Draws = 1,
+    bpda: Layers = None,
     surrogate: Surrogates = None,
     detector: DetectorName = None,
     trained_on: TrainedOn = "pgd",
@@ -128,6 +133,7 @@ def evaluate(
         data_root=data,
         surrogates=surrogate or [],
         eot=eot,
+        bpda=bpda or [],
         guard=Guard(detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive)
         if detector
         else None,

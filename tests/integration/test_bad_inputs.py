@@ -18,6 +18,7 @@ import torch
 from tests.integration.conftest import Outcome, Run, assert_refused, finished, run_module
 
 TRAIN, EVALUATE = ("train", "standard"), ("evaluate", "plain", "--attack", "fgsm", "-n", "20")
+ER = ("train", "er-classifier")
 PM, PGD = ("train", "paradise-pm"), ("evaluate", "plain", "--attack", "pgd", "-n", "20")
 SHORT = ("evaluate", "plain", "-n", "20", "--restarts", "1", "--attack", "untargeted")
 OWN = ("--attack", "fgsm", "-n", "20", "--dataset", "digits")
@@ -106,6 +107,25 @@ OPTIONS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*PM, "-o", "sigma=tanh"), ("sigma", "'tanh'", "sigmoid")),
     ((*PM, "-o", "gama=1"), ("'gama'", "did you mean 'gamma'?")),
     ((*TRAIN, "-o", "gamma=1"), ("'gamma'", "standard")),
+    ((*ER, "-o", "prior=laplace"), ("prior", "'laplace'", "gaussian")),
+    ((*ER, "-o", "z_dim=0"), ("z_dim", "0")),
+    ((*ER, "-o", "weight=-1"), ("weight", "-1")),
+    ((*ER, "-o", "regulariser=kl"), ("regulariser", "'kl'", "bce")),
+    (("train", "c-dv-ie", "-o", "elimination=-1"), ("elimination", "-1")),
+    (("train", "c-dv-ie", "-o", "reading=c"), ("reading", "'c'")),
+    (("train", "alemi-cnn", "-o", "beta=-1"), ("beta", "-1")),
+    (("train", "madry", "-o", "eps=2"), ("eps", "2")),
+    (("train", "madry", "-o", "steps=0"), ("steps", "0")),
+    (("train", "trades", "-o", "beta=-1"), ("beta", "-1")),
+    (("train", "rse", "-o", "input_std=-1"), ("input_std", "-1")),
+    (("train", "rse", "-o", "samples=0"), ("samples", "0")),
+    (("train", "paradise-ae", "-o", "z_dim=0"), ("z_dim", "0")),
+    ((*EVALUATE, "-a", "foolbox:LinfPDG"), ("'LinfPDG'", "LinfPGD")),
+    ((*EVALUATE, "-a", "foolbox"), ("foolbox:",)),
+    ((*EVALUATE, "-a", "art:Nothing"), ("'Nothing'",)),
+    ((*EVALUATE, "-a", "standrd"), ("'standrd'", "standard")),
+    (("evaluate", "plain", "-n", "20", "-a", "cw", "--norm", "l2", "--eps", "1", "-o", "kappa=-1"), ("kappa", "-1")),
+    (("diagnose", "plian"), ("'plian'", "plain")),
 ]  # fmt: skip
 FILES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*TRAIN, "--dataset", "npz:absent.npz"), ("absent.npz",)),

@@ -187,7 +187,7 @@ def test_counts_are_those_of_an_instrumented_model(name: str, norm: str, count: 
 def test_images_are_charged_wherever_they_stand() -> None:
     module = Levels(5)
     x, classifier = module.images(), Classifier(module, 4, 9)
-    counted = CountedModel(classifier.rows(torch.tensor([8, 1, 3, 0, 6])), x)
+    counted = CountedModel(classifier.rows(torch.tensor([8, 1, 3, 0, 6])), x, module(x).argmax(1))
     asked = x[[4, 0, 0, 2]].requires_grad_(True)
     logits = counted(asked)
     assert torch.equal(logits, module(x[[4, 0, 0, 2]]))
@@ -206,6 +206,16 @@ def test_dead_gradients_are_flagged_and_honest_ones_are_not() -> None:
         assert set(judged(name, liars.Conv(), norm, "0.05").rows["flags"]) == {""}, name
     shard = judged("foolbox:LinfPGD", liars.Rounding(), "linf", "0.05")
     assert set(shard.rows["flags"]) == {"zero-gradient"}
+
+
+@each
+def test_answers_that_are_not_numbers_are_no_robustness(name: str, norm: str) -> None:
+    x = liars.images()
+    y = liars.Linear()(x).argmax(1)
+    module, threat = liars.nan_when_perturbed(), ThreatModel.of(norm, "0.1")
+    shard = attack_shard(module, 4, built(name), threat, Examples(x, y, torch.arange(len(x))))
+    assert shard.rows["success"].all()
+    assert shard.rows["flags"].str.contains("non-finite").mean() > 0.9
 
 
 # --- what an attack gets and leaves -----------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def test_a_spec_keeps_its_text_and_id():
         ("detector", "0123456789ab"),
         ("surrogate", "1123456789abcdef"),
         ("eot", 20),
+        ("bpda", ["0"]),
     ],
 )
 def test_every_field_changes_the_id(field, value):
