@@ -1,73 +1,170 @@
-"""Our PGD beside foolbox's LinfPGD with the same settings, on one model and the same images. Example:
+"""Our attacks and adapters beside foolbox, ART and pyautoattack at equal settings, on the same images. Example:
 
-python benchmarks/parity.py standard-mnist --data ~/datasets -n 1000
+python benchmarks/parity.py standard-mnist --eps 0.1 --data ~/datasets -n 1000
+
+Robust accuracy over all images (correct and not broken), each library called directly and judged by the model itself;
+for C&W also the median L2 distance over the images that both broke. `--autoattack` adds AutoAttack and our set "standard".
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robench import ThreatModel, open_dataset, registry
-from robench.data import Split
-from robench.evaluation import Examples, Settings, attack_shard
+import robench
+import robench.threat
+from robench import ThreatModel, open_dataset
 from robench.models import load_model
-from robench.results import attack_figure
 from robench.store import Store, runs_root
 
-
-def ours(module: nn.Module, split: Split, n: int, eps: str, step: str, steps: int, seed: int) -> float:
-    """Robust accuracy by the harness's pgd, one random start."""
-    attack = registry.load("attack", "pgd").build({"steps": steps, "step": step})
-    examples = Examples(split.pixels(slice(0, n)), split.labels[:n], split.ids[:n])
-    classes = int(split.labels.max()) + 1
-    shard = attack_shard(module, classes, attack, ThreatModel.of("linf", eps), examples, Settings(seed))
-    return attack_figure(shard.rows, attack.metric).value
+STEPS = 40
+CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}
+Crafted = Callable[[Tensor, Tensor], Tensor]
 
 
-def foolbox(module: nn.Module, split: Split, n: int, eps: str, step: str, steps: int, seed: int) -> float:
-    """Robust accuracy by foolbox's LinfPGD, one random start, correct and not broken, over all n images."""
-    import foolbox as fb
+class Bench:
+    """One model on the first n test images of its data."""
 
-    torch.manual_seed(seed)
-    model = fb.PyTorchModel(module, bounds=(0, 1), device="cpu")
-    attack = fb.attacks.LinfPGD(abs_stepsize=float(step), steps=steps, random_start=True)
-    robust = 0
-    for start in range(0, n, 250):
-        part = slice(start, min(start + 250, n))
-        x, y = split.pixels(part), split.labels[part]
-        _, _, broken = attack(model, x, y, epsilons=float(eps))
-        with torch.no_grad():
-            robust += int(((module(x).argmax(1) == y) & ~broken).sum())
-    return robust / n
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.store = Store(runs_root(arguments.runs))
+        loaded = load_model(arguments.model, self.store)
+        self.module: nn.Module = loaded.module
+        split = open_dataset(arguments.dataset or loaded.data.name, arguments.data).test
+        self.x, self.y = split.pixels(slice(0, arguments.n)), split.labels[: arguments.n]
+        self.classes = int(split.labels.max()) + 1
+        self.eps = ThreatModel.of("linf", arguments.eps).radius
+
+    def ours(self, attack: str, norm: str = "linf", eps: str | None = None, **options: Any) -> tuple[float, Any]:
+        """Robust accuracy under one of robench's attacks or sets, and the rows of the first of them."""
+        report = robench.evaluate(
+            self.arguments.model, self.arguments.dataset, [attack], eps or self.arguments.eps, norm, options=options,
+            count=self.arguments.n, runs=self.arguments.runs, data=self.arguments.data,
+        )  # fmt: skip
+        rows = self.store.evaluation(report.rows[0]["evaluation"]).rows()
+        return report.worst[0]["robust_accuracy"], rows
+
+    @torch.no_grad()
+    def standing(self, images: Tensor, norm: str, radius: float) -> Tensor:
+        """Which images the model gets right, whose crafted copy inside the ball it gets right too: bool [n]."""
+        inside = robench.threat.distance(norm, self.x, images) <= radius + 1e-4
+        images = torch.where(inside[:, None, None, None], images, self.x)
+        right = torch.cat([self.module(part).argmax(1) for part in torch.split(self.x, 250)]) == self.y
+        still = torch.cat([self.module(part).argmax(1) for part in torch.split(images.clamp(0, 1), 250)]) == self.y
+        return right & still
+
+    def peer(self, craft: Crafted, norm: str = "linf", radius: float | None = None) -> tuple[float, Tensor]:
+        """Robust accuracy under a library called directly, and its images."""
+        pairs = zip(torch.split(self.x, 250), torch.split(self.y, 250), strict=True)
+        images = torch.cat([craft(x, y).detach().float() for x, y in pairs])
+        return float(self.standing(images, norm, radius or self.eps).float().mean()), images
+
+
+def foolbox_attack(bench: Bench, name: str, radius: float | None, **options: Any) -> Crafted:
+    """foolbox's attack of that name; radius None for the nearest example."""
+    import foolbox
+
+    model = foolbox.PyTorchModel(bench.module, bounds=(0, 1), device="cpu")
+    attack = getattr(foolbox.attacks, name)(**options)
+    return lambda x, y: attack(model, x, y, epsilons=radius)[1]
+
+
+def art_attack(bench: Bench, name: str, **options: Any) -> Crafted:
+    """ART's attack of that name."""
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    shape = tuple(bench.x.shape[1:])
+    model = PyTorchClassifier(bench.module, nn.CrossEntropyLoss(), shape, bench.classes, clip_values=(0.0, 1.0))
+    attack = getattr(evasion, name)(model, eps=bench.eps, batch_size=250, **options)
+    return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def autoattack(bench: Bench, *parts: str) -> Crafted:
+    """pyautoattack's standard version, or some of its attacks."""
+    import pyautoattack
+
+    chosen: dict[str, Any] = {"version": "custom", "attacks": list(parts)} if parts else {"version": "standard"}
+    attack = pyautoattack.AutoAttack(bench.module, norm="Linf", eps=bench.eps, seed=0, device="cpu", **chosen)
+    attack.verbose = False
+    return lambda x, y: attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
+
+
+def lines(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
+    """Attack, who runs it, and how to get its robust accuracy."""
+    step = str(bench.eps / 10)
+    fixed = {"abs_stepsize": bench.eps / 10, "steps": STEPS, "random_start": True}
+    yield "fgsm", "ours", lambda: bench.ours("fgsm")[0]
+    yield "fgsm", "ours, foolbox:LinfFastGradientAttack", lambda: bench.ours("foolbox:LinfFastGradientAttack")[0]
+    yield "fgsm", "foolbox", lambda: bench.peer(foolbox_attack(bench, "LinfFastGradientAttack", bench.eps))[0]
+    yield "fgsm", "ART", lambda: bench.peer(art_attack(bench, "FastGradientMethod"))[0]
+    yield "pgd", "ours", lambda: bench.ours("pgd", steps=STEPS, step=step)[0]
+    yield (
+        "pgd",
+        "ours, foolbox:LinfPGD",
+        lambda: bench.ours("foolbox:LinfPGD", steps=STEPS, abs_stepsize=bench.eps / 10)[0],
+    )
+    yield "pgd", "ours, art:ProjectedGradientDescent", lambda: bench.ours(
+        "art:ProjectedGradientDescent", max_iter=STEPS, eps_step=bench.eps / 10, num_random_init=1)[0]  # fmt: skip
+    yield "pgd", "foolbox", lambda: bench.peer(foolbox_attack(bench, "LinfPGD", bench.eps, **fixed))[0]
+    yield "pgd", "ART", lambda: bench.peer(
+        art_attack(bench, "ProjectedGradientDescent", eps_step=bench.eps / 10, max_iter=STEPS, num_random_init=1,
+                   verbose=False))[0]  # fmt: skip
+    yield "apgd-ce", "ours", lambda: bench.ours("apgd-ce")[0]
+    yield "apgd-ce", "pyautoattack", lambda: bench.peer(autoattack(bench, "apgd-ce"))[0]
+    if bench.arguments.autoattack:
+        yield "worst case", "ours, set standard", lambda: bench.ours("standard")[0]
+        yield "worst case", "pyautoattack standard", lambda: bench.peer(autoattack(bench))[0]
+
+
+def carlini_wagner(bench: Bench, radius: str) -> Iterator[tuple[str, str, float, float]]:
+    """C&W: robust accuracy at an L2 radius, and the median distance over the images both broke."""
+    ours, rows = bench.ours("cw", "l2", radius, **CW)
+    options = {"steps": CW["steps"], "binary_search_steps": CW["search_steps"], "stepsize": CW["lr"],
+               "initial_const": CW["initial_c"], "confidence": 0.0}  # fmt: skip
+    theirs, images = bench.peer(foolbox_attack(bench, "L2CarliniWagnerAttack", None, **options), "l2", float(radius))
+    distance = robench.threat.distance("l2", bench.x, images).numpy()
+    both = rows["success"].to_numpy() & ~bench.standing(images, "l2", float(radius)).numpy()
+    yield "cw", "ours", ours, float(np.median(rows["l2"].to_numpy()[both]))
+    yield "cw", "foolbox", theirs, float(np.median(distance[both]))
 
 
 def main() -> None:
-    """Parse, run both for several seeds, print one JSON line each."""
+    """Parse, run every line, print it as it comes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--dataset")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--eps", default="0.1")
-    parser.add_argument("--step", default="0.01")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3)
-    o = parser.parse_args()
-    loaded = load_model(o.model, Store(runs_root(o.runs)))
-    split = open_dataset(o.dataset, o.data).test
-    for seed in range(o.seeds):
-        for name, run in (("robench", ours), ("foolbox", foolbox)):
-            began = time.perf_counter()
-            value = run(loaded.module, split, o.n, o.eps, o.step, o.steps, seed)
-            seconds = round(time.perf_counter() - began, 2)
-            print(json.dumps({"by": name, "seed": seed, "robust_accuracy": value, "seconds": seconds}), flush=True)
+    parser.add_argument("--l2", default="3", help="L2 radius for C&W")
+    parser.add_argument("--autoattack", action="store_true")
+    parser.add_argument("--only", help="only the lines of these attacks, with commas between")
+    parser.add_argument("--out", type=Path, help="a csv file that the lines are added to")
+    arguments = parser.parse_args()
+    bench, wanted = Bench(arguments), (arguments.only or "").split(",")
+    found: list[tuple[str, ...]] = []
+    for attack, who, run in lines(bench):
+        if wanted in ([""], []) or attack in wanted:
+            began = time.monotonic()
+            found.append((arguments.model, attack, who, f"{100 * run():.1f}", "", f"{time.monotonic() - began:.0f}"))
+            print(" | ".join(found[-1]), flush=True)
+    if wanted in ([""], []) or "cw" in wanted:
+        for attack, who, value, median in carlini_wagner(bench, arguments.l2):
+            found.append((arguments.model, attack, who, f"{100 * value:.1f}", f"{median:.4f}", ""))
+            print(" | ".join(found[-1]), flush=True)
+    if arguments.out:
+        with arguments.out.open("a", newline="") as handle:
+            csv.writer(handle, lineterminator="\n").writerows(found)
 
 
 if __name__ == "__main__":
