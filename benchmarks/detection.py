@@ -66,9 +66,11 @@ def measure(model: str, detector: str, learnt: str, tested: str, arguments: argp
     return [model, detector, learnt, tested, *(found[name] for name in HEADERS[4:-1]), printed]
 
 
-def cell(value: object) -> str:
+def cell(name: str, value: object) -> str:
     """A share in percent, anything else as it is."""
-    return f"{100 * value:.1f}" if isinstance(value, float) else "-" if value is None else str(value)
+    if not isinstance(value, float):
+        return "-" if value is None else str(value)
+    return f"{value:.3f}" if name == "auc" else f"{100 * value:.1f}"
 
 
 def main() -> None:
@@ -88,13 +90,13 @@ def main() -> None:
                 for tested in (learnt, "C&W kappa 9"):
                     try:
                         rows.append(measure(model, detector, learnt, tested, arguments))
-                        print(" | ".join(cell(value) for value in rows[-1]), flush=True)
+                        print(" | ".join(map(cell, HEADERS, rows[-1])), flush=True)
                     except RobenchError as error:
                         say(f"{model} {detector} {learnt} {tested}: {error}")
     if arguments.out:
         with (arguments.out / "detection-mnist.csv").open("w", newline="") as handle:
             csv.writer(handle, lineterminator="\n").writerows([HEADERS, *rows])
-        lines = [HEADERS, ["---"] * len(HEADERS), *([cell(value) for value in row] for row in rows)]
+        lines = [HEADERS, ["---"] * len(HEADERS), *(map(cell, HEADERS, row) for row in rows)]
         text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
         (arguments.out / "detection-mnist.md").write_text(f"# Detectors on MNIST\n\n{__doc__}\n{text}\n")
 

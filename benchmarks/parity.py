@@ -3,7 +3,7 @@
 python benchmarks/parity.py standard-mnist --eps 0.1 --data ~/datasets -n 1000
 
 Robust accuracy over all images (correct and not broken), each library called directly and judged by the model itself;
-for C&W also the median L2 distance over the images that both broke. `--autoattack` adds AutoAttack and our set "standard".
+for C&W also the median L2 distance over the images that both broke. `--autoattack` adds AutoAttack and our worst case.
 """
 
 from __future__ import annotations
