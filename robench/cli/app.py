@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from robench.cli import data, diagnose, evaluate, leaderboard, listing, quickstart, show, train, verify
+from robench.cli import data, diagnose, evaluate, figure, leaderboard, listing, quickstart, show, train, verify
 from robench.errors import RobenchError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("verify")(verify.verify)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
 app.add_typer(data.app, name="data")
+app.add_typer(figure.app, name="figure")
 
 INTERRUPTED = 130
 STOPPED = "Interrupted; what was finished is kept, and the same command goes on from there."

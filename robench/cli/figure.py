@@ -1,0 +1,59 @@
+"""robench figure: curves from the rows of stored evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robench.cli import options as shared
+
+app = typer.Typer(help="Draw figures.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def group() -> None:
+    """Draw figures from the rows of stored evaluations."""
+
+
+@app.command("curve")
+def curve(
+    evaluations: Annotated[
+        list[str] | None, typer.Argument(metavar="[EVALUATION]...", help="Ids or their beginnings.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Instead of ids: every complete evaluation of this model.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option("--norm", help="Only those in linf, or only those in l2.")] = None,
+    points: Annotated[
+        str | None, typer.Option("--points", help="Values of eps with commas between, such as 0,0.05,8/255.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write a picture (.png) or a table (.csv).")] = None,
+    runs: shared.Runs = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Accuracy against eps: what every stored evaluation says about each eps up to its own."""
+    from robench import figures
+    from robench.store import Store, runs_root
+
+    if out is not None:
+        figures.check_out(out)
+    chosen = None if points is None else figures.parse_points(points)
+    curves = figures.collect(Store(runs_root(runs)), evaluations or [], model, norm)
+    chosen = chosen or figures.default_points(curves)
+    if out is not None:
+        figures.write(curves, chosen, out)
+    if as_json:
+        import json
+
+        found = {"curves": [each.to_json(chosen) for each in curves], "files": [str(out)] if out else []}
+        print(json.dumps(found))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        console.print(figures.table(curves, chosen))
+        if out is not None:
+            console.print(f"Wrote {out}.", highlight=False)
+    return 0

@@ -1,0 +1,244 @@
+"""Accuracy against eps, read from the rows of stored evaluations: as a table, JSON, a picture or a csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from robench.errors import BadInput
+from robench.files import write_file, write_text
+from robench.results import Figure, label
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel, parse_norm
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+# float32 pixels round: distances this close to an eps are at it
+TOLERANCE = 1e-6
+# columns of a table that was not told which
+MOST_POINTS = 8
+KINDS = (".png", ".csv")
+
+NOTE = (
+    "Percent of all n images classified correctly and not broken by an image at most that far away. A dash: beyond the "
+    "evaluation's eps. Below it, an attack that does not look for the nearest image gives an upper bound only."
+)
+
+
+def standing(rows: pd.DataFrame, norm: str, eps: float) -> npt.NDArray[np.bool_]:
+    """Per row, whether the image is classified correctly and no image within eps of it, in `norm`, was found to break
+    it: bool [n]."""
+    broken = rows["success"].to_numpy(dtype=bool) & (rows[norm].to_numpy() <= eps + TOLERANCE)
+    return rows["clean_correct"].to_numpy(dtype=bool) & ~broken
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against eps of one evaluation, up to its own eps."""
+
+    evaluation: str
+    model: str
+    dataset: str
+    attack: str
+    threat: ThreatModel
+    rows: pd.DataFrame
+
+    @classmethod
+    def of(cls, folder: EvaluationFolder) -> Curve:
+        """Raises BadInput for an evaluation that is incomplete or measures a rate of success."""
+        spec, about = folder.spec, folder.about
+        name = f"evaluation {folder.job_id} ({spec['attack']} on {about['model']})"
+        if about["metric"] != "robust accuracy":
+            raise BadInput(f"The {name} has an {about['metric']} and no accuracy to draw; name another.")
+        rows = folder.rows()
+        if folder.result is None or len(rows) != spec["count"]:
+            raise BadInput(f"The {name} is incomplete; run its command again, then draw it.")
+        attack = label(spec["attack"], about["given_options"], about.get("against", ""))
+        return cls(
+            folder.job_id, about["model"], about["dataset"], attack, ThreatModel.of(spec["norm"], spec["eps"]), rows
+        )
+
+    @property
+    def title(self) -> str:
+        """Model, attack and the eps it had."""
+        return f"{self.model}, {self.attack}, eps {self.threat.eps_text}"
+
+    def at(self, eps: float) -> Figure | None:
+        """Accuracy at eps, or None beyond the evaluation's."""
+        if eps > self.threat.radius + TOLERANCE:
+            return None
+        return Figure(int(standing(self.rows, self.threat.norm, eps).sum()), len(self.rows))
+
+    def steps(self) -> tuple[list[float], list[float]]:
+        """Every eps at which accuracy falls, in order, from 0 to the evaluation's, and the accuracy from there on."""
+        broken = self.rows["clean_correct"].to_numpy(dtype=bool) & self.rows["success"].to_numpy(dtype=bool)
+        falls, counts = np.unique(self.rows[self.threat.norm].to_numpy()[broken], return_counts=True)
+        left = int(self.rows["clean_correct"].sum()) - np.cumsum([0, *counts])
+        n = max(len(self.rows), 1)
+        return [0.0, *falls.tolist(), self.threat.radius], [*(left / n).tolist(), float(left[-1]) / n]
+
+    def to_json(self, points: Sequence[Fraction]) -> dict[str, Any]:
+        """The evaluation and its accuracy, a fraction with its interval, at every one of `points` it has."""
+        found = [(float(eps), self.at(float(eps))) for eps in points]
+        return {
+            "evaluation": self.evaluation,
+            "model": self.model,
+            "dataset": self.dataset,
+            "attack": self.attack,
+            "norm": self.threat.norm,
+            "eps": self.threat.eps_text,
+            "n": len(self.rows),
+            "points": [{"eps": e, "accuracy": f.value, "interval": list(f.interval)} for e, f in found if f],
+        }
+
+
+def collect(store: Store, names: Sequence[str], model: str | None = None, norm: str | None = None) -> list[Curve]:
+    """The curves of the named evaluations, or of every complete one of `model` as it is now, in one norm.
+
+    Raises BadInput where there is none, where one cannot be drawn, and where they differ in norm.
+    """
+    wanted = parse_norm(norm) if norm else None
+    if names and model:
+        raise BadInput("Evaluations and --model are given together; give one of them.")
+    if names:
+        ids = dict.fromkeys(store.find_evaluation(name).job_id for name in names)
+        curves = [Curve.of(store.evaluation(job_id)) for job_id in ids]
+        where = "named"
+    elif model:
+        curves, where = _of_model(store, model), f"complete for model {model!r} in {store.evaluations}"
+    else:
+        raise BadInput("No evaluation is named; give ids, which 'robench list evaluations' has, or --model NAME.")
+    curves = [curve for curve in curves if wanted in (None, curve.threat.norm)]
+    if not curves:
+        of_norm = f" in {wanted}" if wanted else ""
+        raise BadInput(f"No evaluation of robust accuracy{of_norm} is {where}; run 'robench evaluate' first.")
+    norms = sorted({curve.threat.norm for curve in curves})
+    if len(norms) > 1:
+        raise BadInput(f"The evaluations are in {' and '.join(norms)}, which share no axis; choose with --norm.")
+    return curves
+
+
+def _of_model(store: Store, model: str) -> list[Curve]:
+    digest = store.model_digest(model) if model in store.model_names() else None
+    found = []
+    for folder in map(store.evaluation, store.evaluation_ids()):
+        spec, about = folder.spec, folder.about
+        mine = about["model"] == model and digest in (None, spec["model_digest"])
+        if mine and about["metric"] == "robust accuracy" and folder.result is not None:
+            found.append(Curve.of(folder))
+    return sorted(found, key=lambda curve: (curve.attack, curve.threat.eps))
+
+
+def parse_points(text: str) -> list[Fraction]:
+    """The eps of "0,0.05,0.1" or "0,8/255", in order. Raises BadInput for anything that is not such a list."""
+    norm = "l2"  # whose eps may be larger than 1
+    points = {ThreatModel.of(norm, part).eps for part in text.split(",") if part.strip()}
+    if not points:
+        raise BadInput(f"--points is {text!r}, but must be values of eps with commas between, such as 0,0.1,0.2.")
+    return sorted(points)
+
+
+def default_points(curves: Sequence[Curve]) -> list[Fraction]:
+    """Even steps of 1, 2 or 5 from 0 to where no curve falls any more."""
+    last = max(curve.steps()[0][-2] for curve in curves)
+    most = max(curve.threat.eps for curve in curves)
+    if last <= TOLERANCE:
+        return [Fraction(0), most] if most else [Fraction(0)]
+    rough = (last - TOLERANCE) / (MOST_POINTS - 1)
+    unit = Fraction(10) ** math.floor(math.log10(rough))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough)
+    points = [step * i for i in range(MOST_POINTS) if step * (i - 1) < last - TOLERANCE]
+    return sorted({min(point, most) for point in points})
+
+
+def table(curves: Sequence[Curve], points: Sequence[Fraction]) -> Table:
+    """A line per evaluation, a column per eps: percent."""
+    shown = Table(
+        title=_axis(curves), title_justify="left", title_style="bold", caption=NOTE, caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    shown.add_column("evaluation", overflow="fold", min_width=16)
+    shown.add_column("n", justify="right", no_wrap=True)
+    for eps in points:
+        text = f"{float(eps):.4g}"
+        shown.add_column(text, justify="right", no_wrap=True, min_width=max(5, len(text)))
+    for curve in curves:
+        figures = [curve.at(float(eps)) for eps in points]
+        cells = [f"{100 * figure.value:.1f}" if figure else "-" for figure in figures]
+        shown.add_row(curve.title, f"{len(curve.rows):,}", *cells)
+    return shown
+
+
+def check_out(path: Path) -> None:
+    """Raise BadInput unless the file can be written as what its name says."""
+    if path.suffix.lower() not in KINDS:
+        raise BadInput(f"--out is {str(path)!r}, but must end in {' or '.join(KINDS)}.")
+
+
+def write(curves: Sequence[Curve], points: Sequence[Fraction], path: Path) -> None:
+    """A picture of the curves with intervals at `points`, or a csv of `points`, by the name's ending."""
+    check_out(path)
+    if path.suffix.lower() == ".csv":
+        write_text(path, csv_text(curves, points))
+    else:
+        picture = draw(curves, points)
+        write_file(path, lambda aside: picture.savefig(aside, format="png", dpi=150))
+
+
+def csv_text(curves: Sequence[Curve], points: Sequence[Fraction]) -> str:
+    """A line per evaluation and eps, accuracy as a fraction with its 95% Wilson interval."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    fields = ("evaluation", "model", "dataset", "attack", "norm", "n")
+    writer.writerow([*fields, "evaluation_eps", "eps", "accuracy", "low", "high"])
+    for found in (curve.to_json(points) for curve in curves):
+        for point in found["points"]:
+            figures = [f"{value:.6g}" for value in (point["eps"], point["accuracy"], *point["interval"])]
+            writer.writerow([*(found[name] for name in fields), found["eps"], *figures])
+    return out.getvalue()
+
+
+def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
+    """Every curve as steps, a dot at its evaluation's eps, with 95% Wilson intervals at `points`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.add_subplot()
+    for curve in curves:
+        eps, accuracy = curve.steps()
+        (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=curve.title)
+        axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4)
+        found = [(float(point), curve.at(float(point))) for point in points]
+        marks = [(e, 100 * f.value, [100 * end for end in f.interval]) for e, f in found if f]
+        bars = [[max(y - ends[0], 0.0) for _, y, ends in marks], [max(ends[1] - y, 0.0) for _, y, ends in marks]]
+        axes.errorbar(
+            [m[0] for m in marks], [m[1] for m in marks], yerr=bars, fmt="none", color=line.get_color(), capsize=2
+        )
+    axes.set_xlim(0, float(points[-1]) or 1.0)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(f"eps ({curves[0].threat.norm}, pixels of [0, 1])")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(_axis(curves), loc="left", fontsize=10)
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    return picture
+
+
+def _axis(curves: Sequence[Curve]) -> str:
+    data = ", ".join(dict.fromkeys(curve.dataset for curve in curves))
+    return f"Accuracy against eps ({curves[0].threat.norm}), {data}"
