@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robench import Batch, check_count
+from robench import Batch, Kind, check_count
 from robench_attacks.libraries import CountedModel, LibraryAttack, library_of
 
 LIBRARY = library_of("pyautoattack")
@@ -134,6 +134,7 @@ class FABT(Ensemble):
 class Square(Ensemble):
     """Random search with square patches; needs no gradient (Andriushchenko et al., 2020)."""
 
+    kind: ClassVar[Kind] = "query"
     part: ClassVar[str] = "square"
 
     def __init__(self, *, queries: int = 5000, restarts: int = 1, library: str = LIBRARY) -> None:

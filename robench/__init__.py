@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robench.attack import Access as Access
     from robench.attack import Attack as Attack
     from robench.attack import Batch as Batch
+    from robench.attack import Kind as Kind
     from robench.attack import Metric as Metric
     from robench.attack import Proposal as Proposal
     from robench.attack import Trials as Trials
@@ -53,7 +54,17 @@ if TYPE_CHECKING:
 # module -> the public names it holds
 _HOMES = {
     "api": ("Report", "evaluate"),
-    "attack": ("Access", "Attack", "Batch", "Metric", "Proposal", "Trials", "check_count", "misclassified_margin"),
+    "attack": (
+        "Access",
+        "Attack",
+        "Batch",
+        "Kind",
+        "Metric",
+        "Proposal",
+        "Trials",
+        "check_count",
+        "misclassified_margin",
+    ),
     "classifier": ("BatchModel",),
     "data": ("DataInfo", "Split", "open_dataset"),
     "defense": ("Defense", "Recipe", "Recipes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ def attack_shard(
     model.check_mode()
     model.draws = settings.draws
     model.pass_through(settings.bpda)
-    before = _state(module)
+    before = _Before(_state(module), _copy(module))
     try:
         with full_precision(), torch.random.fork_rng():
             torch.manual_seed(settings.seed)  # for models that draw noise when they answer
@@ -172,6 +173,22 @@ def _state(module: nn.Module) -> list[Tensor]:
     return [buffer.detach().clone() for buffer in module.buffers()]
 
 
+def _copy(module: nn.Module) -> nn.Module | None:
+    """The model as it is before its first call, or None for one that cannot be copied."""
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # whatever a user's model holds
+        return None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A model before the attack: copies of its buffers, and of itself where that is possible."""
+
+    buffers: list[Tensor]
+    module: nn.Module | None
+
+
 class _Judge:
     """One shard under attack: who still stands, and the strongest proposal for each example so far."""
 
@@ -192,7 +209,7 @@ class _Judge:
         self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
         self.invalid = torch.zeros(n, dtype=torch.bool)
 
-    def run(self, before: list[Tensor]) -> Shard:
+    def run(self, before: _Before) -> Shard:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
         clean = _first_answers(self.model, x, self.settings.batch_size)
@@ -210,12 +227,23 @@ class _Judge:
             self._run_wave(plan, wave)
         final = clean_logits(self.model, self.images, self.settings.batch_size)
         self.model.check_mode()
-        if any(not torch.equal(a, b) for a, b in zip(before, _state(self.model.module), strict=True)):
+        if any(not torch.equal(a, b) for a, b in zip(before.buffers, _state(self.model.module), strict=True)):
             flags.append("changes-its-state")
-        if "randomised" not in flags and not _same(clean, clean_logits(self.model, x, self.settings.batch_size)):
-            flags.append("changes-its-answers")
+        if "randomised" not in flags:
+            again = clean_logits(self.model, x, self.settings.batch_size)
+            if not _same(clean, again) or not self._repeats(before.module, final):
+                flags.append("changes-its-answers")
         rows = self._rows(clean_pred, predictions(final), attacked)
         return Shard(rows, self.images, tuple(flags))
+
+    def _repeats(self, fresh: nn.Module | None, final: Tensor) -> bool:
+        """Whether a copy that saw nothing of the attack gives the `final` answers [n, classes] to the images too."""
+        if fresh is None:
+            return True
+        model = Classifier(fresh, self.model.classes, device=self.model.device)
+        answers, finite = clean_logits(model, self.images, self.settings.batch_size), final.isfinite().all(1)
+        alike = torch.equal(finite, answers.isfinite().all(1))
+        return alike and (not bool(finite.any()) or _same(final[finite], answers[finite]))
 
     def _run_wave(self, plan: Trials, wave: range) -> None:
         members = self.standing.nonzero()[:, 0]

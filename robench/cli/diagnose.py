@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -41,31 +42,48 @@ def diagnose(
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
     check_attacks(names)
     from robench.jobs import Request
-    from robench.scheduler import evaluate
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
 
-    store, threat = Store(runs_root(runs)), ThreatModel.of(norm, eps)
-    common: dict[str, Any] = {"dataset": dataset, "count": count, "seed": seed, "device": device, "data_root": data}
-    evaluate(Request([model], names, threat, **common), store)
-    for source in surrogate or []:
-        evaluate(Request([model], ["transfer"], threat, surrogates=[source], **common), store)
-    for wider in _wider(threat):
-        done = evaluate(Request([model], ["diagnosis-wide"], wider, **common), store)
-    if any(row["status"] != "complete" for row in done.rows):
+    request = Request(
+        [model],
+        names,
+        ThreatModel.of(norm, eps),
+        dataset=dataset,
+        count=count,
+        seed=seed,
+        device=device,
+        data_root=data,
+    )
+    rows, findings = battery(request, Store(runs_root(runs)), surrogate or [])
+    if any(row["status"] != "complete" for row in rows):
         return 3
-    return _print(done.findings, as_json)
+    return _print(findings, as_json)
 
 
-def _wider(threat: Any) -> list[Any]:
-    """Twice the eps, and in linf one that makes every image grey, as far as they differ."""
+def battery(
+    request: Any, store: Any, surrogates: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What the command runs on the one model of a Request: its attacks, transfer from each surrogate, larger eps.
+
+    Returns the summaries of all evaluations and what the gates make of them; stops where one is incomplete.
+    """
     from dataclasses import replace
-    from fractions import Fraction
 
-    if threat.norm != "linf":
-        return [replace(threat, eps=2 * threat.eps)]
-    half = Fraction(1, 2)
-    return [replace(threat, eps=eps) for eps in sorted({min(2 * threat.eps, half), half})]
+    from robench.diagnostics import pixels_of, wider
+    from robench.scheduler import evaluate
+
+    done = evaluate(request, store)
+    rows = done.rows
+    steps = [replace(request, attacks=["transfer"], surrogates=[source]) for source in surrogates]
+    if all(row["status"] == "complete" for row in rows):
+        larger = wider(request.threat, pixels_of(store.evaluation(rows[0]["evaluation"])))
+        steps += [replace(request, attacks=["diagnosis-wide"], threat=threat) for threat in larger]
+    for step in steps:
+        if all(row["status"] == "complete" for row in rows):
+            done = evaluate(step, store)
+            rows = rows + done.rows
+    return rows, done.findings
 
 
 def _print(findings: list[dict[str, Any]], as_json: bool) -> int:

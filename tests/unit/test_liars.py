@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import robench
 from robench import BadInput, ThreatModel, registry
 from robench.evaluation import Examples, Settings, Shard, attack_shard
 from tests import liars
+from tests.liars.zoo import Counting as Remembering
 
 EPS = 0.1
 SMALL = 0.015  # at which the honest linear model keeps some images and loses others
@@ -100,6 +103,30 @@ def test_a_model_that_changes_during_the_attack_is_flagged(share: float) -> None
     shard = attacked(liar, eps=SMALL)
     assert liar.calls > liar.patience, "the liar never lied"
     assert shard.flags
+
+
+def test_a_model_that_remembers_the_clean_images_is_flagged() -> None:
+    """Its clean answers never change; those to adversarial images are not what a fresh copy gives."""
+    calls_before_the_attack = 3 + 1 + 3 + 8  # clean, whether it optimises, again, one by one
+    shard = attacked(Remembering(liars.Linear(), calls_before_the_attack))
+    assert int(robust(shard).sum()) == 18
+    assert shard.flags == ("changes-its-answers",)
+
+
+class Uncopyable(liars.Linear):
+    """Honest, with something inside that no copy can be made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_a_model_that_cannot_be_copied_is_attacked() -> None:
+    with pytest.raises(TypeError):
+        copy.deepcopy(Uncopyable())
+    shard, honest = attacked(Uncopyable(), eps=SMALL), attacked(liars.Linear(), eps=SMALL)
+    assert shard.flags == ()
+    assert shard.rows.equals(honest.rows)
 
 
 @pytest.mark.parametrize("attack", ["pgd", "fgsm", "multi-targeted", "random-noise"])

@@ -1,0 +1,113 @@
+"""Classifiers broken on purpose, and honest ones, through what `robench diagnose` runs. Example:
+
+python benchmarks/liars.py standard-mnist --honest standard-mnist,madry-mnist --data ~/datasets --eps 0.2 -n 200
+
+Every liar of tests/liars/zoo.py is made from the trained MODEL. It must end below 5% robust accuracy, be found or be
+refused; the honest models must raise no false alarm. Lines are printed in markdown as they are done. Runs against
+liars are thrown away, those against honest models kept in the runs folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from robench import BadInput, ThreatModel
+from robench.cli.diagnose import battery
+from robench.jobs import Request
+from robench.models import load_model
+from robench.report import Report
+from robench.store import Store, runs_root
+from tests.liars.zoo import TRUTH, ZOO
+
+HEADERS = ("model", "clean", "truly robust", "CE-PGD, 40 steps", "final", "outcome", "gates and flags")
+LOW = 0.05
+
+
+def measure(
+    reference: str | nn.Module, dataset: str | None, store: Store, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Clean accuracy, robust accuracy under CE-PGD and in the worst case at eps, and what fired. May raise BadInput."""
+    threat = ThreatModel.of(arguments.norm, arguments.eps)
+    request = Request(
+        [reference], ["diagnosis"], threat, dataset=dataset, count=arguments.n, data_root=arguments.data,
+        device=arguments.device,
+    )  # fmt: skip
+    rows, findings = battery(request, store)
+    at_eps = [row for row in rows if row["eps"] == threat.eps_text]
+    worst = Report.of(at_eps, store).worst[0]
+    marks = {finding["gate"]: None for finding in findings if finding["fired"]}
+    marks |= dict.fromkeys(flag.partition(" ")[0] for row in rows for flag in row["flags"])
+    pgd = next(row for row in at_eps if row["attack"] == "pgd" and row["options"] == {"steps": 40})
+    return {
+        "clean": pgd["clean_accuracy"],
+        "alone": pgd["robust_accuracy"],
+        "final": worst["robust_accuracy"],
+        "fired": any(finding["fired"] for finding in findings),
+        "marks": ", ".join(marks),
+    }
+
+
+def line(name: str, truth: float | None, found: dict[str, Any] | str, *, honest: bool = False) -> str:
+    """One line of the table; `found` is a sentence where the model was refused."""
+    if isinstance(found, str):
+        return _joined([name, "-", _percent(truth), "-", "-", "refused", found])
+    outcome = "found" if found["fired"] else "below 5%" if found["final"] < LOW else "MISSED"
+    if honest:
+        outcome = "alarm: look into it" if found["fired"] else "no alarm"
+    figures = (_percent(found[key]) for key in ("alone", "final"))
+    return _joined([name, _percent(found["clean"]), _percent(truth), *figures, outcome, found["marks"] or "-"])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _joined(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print the table of liars, then of honest models."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a trained model, which the liars are made from")
+    parser.add_argument("--honest", default="", metavar="NAMES", help="trained models to look at too, commas between")
+    parser.add_argument("--only", default="", metavar="LIARS", help="some of the liars, commas between")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--eps", default="0.2")
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("-n", type=int, default=200)
+    arguments = parser.parse_args()
+    store = Store(runs_root(arguments.runs))
+    model = load_model(arguments.model, store)
+    dataset = model.data.name if model.data else None
+    print(f"{arguments.norm} eps {arguments.eps}, the first {arguments.n:,} test images of {dataset}; percent.\n")
+    print(_joined(list(HEADERS)), _joined(["---"] * len(HEADERS)), sep="\n", flush=True)
+    base = measure(arguments.model, None, store, arguments)
+    print(line(f"{arguments.model} (the base)", base["final"], base, honest=True), flush=True)
+    for name in [each.strip() for each in arguments.only.split(",") if each.strip()] or ZOO:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                found: dict[str, Any] | str = measure(ZOO[name](model.module), dataset, Store(Path(folder)), arguments)
+        except BadInput as error:
+            found = str(error)
+        truth = TRUTH.get(name, base["final"])
+        truth = found["clean"] if truth == "clean" and isinstance(found, dict) else truth
+        print(line(name, truth, found), flush=True)
+    for name in [each.strip() for each in arguments.honest.split(",") if each.strip()]:
+        if name != arguments.model:
+            found = measure(name, None, store, arguments)
+            print(line(name, found["final"], found, honest=True), flush=True)
+
+
+if __name__ == "__main__":
+    main()

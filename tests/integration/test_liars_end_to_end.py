@@ -1,0 +1,135 @@
+"""A trained classifier broken in many ways, through what `robench diagnose` runs: no liar gets away with a figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robench import BadInput, ThreatModel, open_dataset
+from robench.cli.diagnose import battery
+from robench.jobs import Request
+from robench.models import load_model
+from robench.report import Report
+from robench.store import Store
+from tests.integration.conftest import Run
+from tests.liars.zoo import TRUTH, ZOO
+
+COUNT, EPS = 40, {"linf": "0.2", "l2": "1.5"}  # at which the honest model keeps no image
+ZERO, QUERIES, ANYTHING = "zero gradient", "queries beat gradients", "robust at eps that allows anything"
+
+REFUSED = {"batch norm in train mode": "train mode", "probabilities": "probabilities", "one-hot": "probabilities"}
+FOUND = {
+    "rounding": {ZERO, QUERIES, ANYTHING},
+    "saturated sigmoid": {ZERO, QUERIES, ANYTHING},
+    "logits times 1e4": {ZERO, ANYTHING},
+    "noise at inference": {"randomised output"},
+    "batch statistics": {"answers that depend on the batch"},
+    "constant output": {ZERO},
+    "nan when perturbed": {ZERO},
+    "counts its calls": {"answers that depend on earlier calls"},
+    "jpeg": {ZERO, QUERIES, ANYTHING},
+    "one-hot times 10": {ZERO, QUERIES, ANYTHING},
+    "staircase": {QUERIES, ANYTHING},
+    "thermometer": {ZERO, QUERIES, ANYTHING},
+    "optimises at inference": {"optimisation during inference"},
+}
+# whose figure is the true one in spite of the trick: below 5%
+BROKEN = {"logits times 1e4", "logits over 1e4", "nan when perturbed"}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Robust accuracy under CE-PGD alone and in the worst case at eps, the gates that fired, and the flags of rows."""
+
+    alone: float
+    worst: float
+    gates: set[str]
+    flags: set[str]
+
+
+def diagnosed(module: nn.Module, folder: Path, norm: str = "linf") -> Diagnosis:
+    """What the command finds out about a module in memory."""
+    store, threat = Store(folder), ThreatModel.of(norm, EPS[norm])
+    rows, findings = battery(Request([module], ["diagnosis"], threat, dataset="digits", count=COUNT), store)
+    assert {row["status"] for row in rows} == {"complete"}
+    at_eps = [row for row in rows if row["eps"] == EPS[norm]]
+    worst = Report.of(at_eps, store).worst[0]["robust_accuracy"]
+    alone = next(row["robust_accuracy"] for row in at_eps if row["options"] == {"steps": 40})
+    fired = {finding["gate"] for finding in findings if finding["fired"]}
+    return Diagnosis(alone, worst, fired, {flag for row in rows for flag in row["flags"]})
+
+
+@pytest.fixture
+def base(store: Path) -> nn.Module:
+    """An honest model, trained for a few seconds."""
+    return load_model("plain", Store(store)).module
+
+
+def test_every_liar_has_its_line() -> None:
+    assert set(ZOO) == REFUSED.keys() | FOUND.keys() | BROKEN
+    assert set(TRUTH) < set(ZOO)
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_the_honest_model_raises_nothing(base: nn.Module, tmp_path: Path, norm: str) -> None:
+    found = diagnosed(base, tmp_path / "found", norm)
+    assert found.gates == found.flags == set()
+    assert found.worst < 0.05
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(base: nn.Module, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=REFUSED[name]):
+        diagnosed(ZOO[name](base), tmp_path / "found")
+
+
+@pytest.mark.parametrize("name", sorted(FOUND.keys() | BROKEN))
+def test_found_out(base: nn.Module, tmp_path: Path, name: str) -> None:
+    found = diagnosed(ZOO[name](base), tmp_path / "found")
+    assert found.gates >= FOUND.get(name, set())
+    assert name not in BROKEN or found.worst < 0.05
+    assert found.gates or found.worst < 0.05
+
+
+def test_wrong_gradients_are_found_in_l2(base: nn.Module, tmp_path: Path) -> None:
+    found = diagnosed(ZOO["staircase"](base), tmp_path / "found", "l2")
+    assert found.alone > 0.8
+    assert found.gates >= {QUERIES, ANYTHING}
+
+
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - TRUTH.keys() - {"batch norm in train mode"}))
+def test_a_liar_decides_as_its_base(base: nn.Module, name: str) -> None:
+    """Which makes the base's robust accuracy the truth about it, on clean images and on others."""
+    clean = open_dataset("digits").test.pixels(slice(0, 200))
+    noisy = (clean + 0.4 * torch.rand(clean.shape, generator=torch.Generator().manual_seed(0)) - 0.2).clamp(0, 1)
+    with torch.no_grad():
+        agree = [(base(x).argmax(1) == ZOO[name](base)(x).argmax(1)).float().mean() for x in (clean, noisy)]
+    assert min(agree) > 0.95
+
+
+LIAR = """
+from my_model import Flat
+
+
+class Rounded(Flat):
+    def forward(self, x):
+        return super().forward((x * 15).round() / 15)
+
+
+def load():
+    return Rounded().eval()
+"""
+
+
+def test_the_command_says_what_fired_and_what_to_do(robench: Run, model_file: Path) -> None:
+    model_file.with_name("liar.py").write_text(LIAR)
+    command = ("diagnose", "liar.py:load", "--dataset", "digits", "--eps", "0.2", "-n", "40")
+    done = robench(*command)
+    assert done.code == 1
+    assert "! liar.py:load: zero gradient" in done.out
+    assert "BPDA" in done.out
+    assert robench(*command, "--json").code == 1

@@ -1,0 +1,309 @@
+"""The gates for gradient masking on rows made by hand: each fires on its pathology, at its threshold, not elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from robench import ThreatModel
+from robench.diagnostics import GATES, Finding, Run, collect, diagnose, grey, record, wider
+from robench.store import EvaluationFolder, Store
+
+N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
+LEAST = 3
+
+
+def rows_of(broken: Iterable[int], n: int = N) -> pd.DataFrame:
+    """All images classified correctly before the attack, some misclassified after it, with honest gradients."""
+    labels = [i % CLASSES for i in range(n)]
+    hit = set(broken)
+    return pd.DataFrame(
+        {
+            "example_id": range(n),
+            "label": labels,
+            "clean_correct": [True] * n,
+            "adv_pred": [(y + 1) % CLASSES if i in hit else y for i, y in enumerate(labels)],
+            "backwards": [7] * n,
+            "zero_pixels": [0.1] * n,
+            "flags": [""] * n,
+        }
+    )
+
+
+def run(broken: Iterable[int], kind: str = "iterative", eps: str = "0.1", **given: Any) -> Run:
+    """A run that broke these images."""
+    attack = given.get("attack", {"iterative": "pgd", "single-step": "fgsm", "query": "square"}.get(kind, kind))
+    options, threat = given.get("options", {}), ThreatModel.of(given.get("norm", "linf"), eps)
+    name = " ".join([attack, *(f"{key}={value}" for key, value in options.items())])
+    rows = given.get("rows", rows_of(broken))
+    return Run(name, attack, kind, options, threat, rows, given.get("flags", ()), given.get("pixels", 0))
+
+
+def fired(*runs: Run) -> set[str]:
+    return {finding.gate for finding in diagnose(runs) if finding.fired}
+
+
+def found(gate: str, *runs: Run) -> list[Finding]:
+    return [finding for finding in diagnose(runs) if finding.gate == gate]
+
+
+def honest() -> list[Run]:
+    """What `robench diagnose --surrogate` leaves of a model without secrets."""
+    return [
+        run(range(80), "single-step"),
+        run(range(100), options={"steps": 40}),
+        run(range(101), options={"steps": 80, "restarts": 2}),
+        run([0, 1], "noise"),
+        run(range(30), "transfer", attack="pgd"),
+        run(range(60), "query", options={"queries": 500}),
+        run(range(170), eps="0.2", options={"steps": 40}),
+        run(range(N), eps="0.5", options={"steps": 40}),
+    ]
+
+
+def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
+    findings = diagnose(honest())
+    assert fired(*honest()) == set()
+    assert {finding.gate for finding in findings} == {
+        "randomised output", "optimisation during inference", "answers that depend on earlier calls",
+        "answers that depend on the batch", "zero gradient", "single step beats iteration", "black box beats white box",
+        "queries beat gradients", "success not rising with eps", "robust at eps that allows anything",
+        "more effort still breaks images",
+    }  # fmt: skip
+    assert len({finding.gate for finding in findings}) == len(GATES)
+    assert all(f.evidence and f.threshold and f.advice and "nan" not in f.evidence for f in findings)
+    assert diagnose([]) == []
+
+
+def test_what_fired_comes_first() -> None:
+    order = [finding.fired for finding in diagnose([*honest(), run(range(9), flags=("randomised",))])]
+    assert order[0]
+    assert order == sorted(order, reverse=True)
+
+
+# --- single runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "gate"),
+    [
+        ("randomised", "randomised output"),
+        ("gradient-at-inference", "optimisation during inference"),
+        ("changes-its-state", "answers that depend on earlier calls"),
+        ("changes-its-answers", "answers that depend on earlier calls"),
+        ("batch-dependent", "answers that depend on the batch"),
+    ],
+)
+def test_flags_of_one_run_are_enough(flag: str, gate: str) -> None:
+    assert fired(*honest(), run([], "noise", flags=("borderline 2%", flag))) == {gate}
+    assert "1 of 9 runs" in found(gate, *honest(), run([], "noise", flags=(flag,)))[0].evidence
+
+
+@pytest.mark.parametrize(("images", "fires"), [(10, False), (11, True)])
+def test_images_without_gradient(images: int, fires: bool) -> None:
+    rows = rows_of(range(100))
+    rows.loc[: images - 1, ["flags", "zero_pixels"]] = ["borderline;zero-gradient", 1.0]
+    assert (fired(run([], rows=rows)) == {"zero gradient"}) is fires
+    assert fired(run([], "query", rows=rows)) == set(), "a query attack asks for no gradient"
+
+
+@pytest.mark.parametrize(("share", "fires"), [(0.89, False), (0.91, True)])
+def test_pixels_without_gradient(share: float, fires: bool) -> None:
+    rows = rows_of([]).assign(zero_pixels=share)
+    rows.loc[100:, ["backwards", "zero_pixels"]] = [0, float("nan")]  # misclassified from the start
+    assert (fired(run([], "single-step", rows=rows)) == {"zero gradient"}) is fires
+    assert "100 attacked" in found("zero gradient", run([], rows=rows))[0].evidence
+
+
+def test_gradients_nobody_noted() -> None:
+    for rows in (rows_of([]).assign(zero_pixels=float("nan")), rows_of([]).drop(columns="zero_pixels")):
+        (finding,) = found("zero gradient", run([], rows=rows))
+        assert not finding.fired
+        assert "nan" not in finding.evidence
+    assert found("zero gradient", run([], rows=rows_of([]).assign(backwards=0))) == []
+
+
+# --- pairs of runs ----------------------------------------------------------------------------------------------------
+
+PAIRS = [
+    ("single step beats iteration", "single-step", "iterative"),
+    ("black box beats white box", "noise", "iterative"),
+    ("black box beats white box", "transfer", "single-step"),
+    ("queries beat gradients", "query", "iterative"),
+]
+
+
+@pytest.mark.parametrize(("gate", "weak", "strong"), PAIRS)
+def test_the_weaker_attack_breaks_images_alone(gate: str, weak: str, strong: str) -> None:
+    stronger = run(range(100), strong)
+    assert fired(run(range(50, 100 + LEAST - 1), weak), stronger) == set()
+    assert fired(run(range(50, 100 + LEAST), weak), stronger) == {gate}
+    assert fired(run(range(150, 160), weak), stronger) == {gate}, "per image, whatever the totals"
+    assert found(gate, run(range(150, 160), weak, eps="0.2"), stronger) == [], "another threat model"
+    helped = run(range(150, 160), strong, attack="other")
+    assert fired(run(range(150, 160), weak), stronger, helped) == set(), "one of the stronger is enough"
+
+
+def test_queries_do_not_excuse_gradients() -> None:
+    runs = run(range(20), "noise"), run([]), run(range(100), "query")
+    assert fired(*runs) == {"black box beats white box", "queries beat gradients"}
+    assert found("black box beats white box", runs[0], runs[2]) == []
+
+
+def test_one_percent_of_many_images() -> None:
+    strong = run([], rows=rows_of([], 1000))
+    assert fired(run([], "noise", rows=rows_of(range(10), 1000)), strong) == set()
+    assert fired(run([], "noise", rows=rows_of(range(11), 1000)), strong) == {"black box beats white box"}
+
+
+@pytest.mark.parametrize("kind", ["iterative", "query"])
+def test_success_not_rising(kind: str) -> None:
+    small, gate = run(range(50), kind), {"success not rising with eps"}
+    assert fired(small, run(range(LEAST - 1, 50), kind, eps="0.3")) == set()
+    assert fired(small, run(range(LEAST, 50), kind, eps="0.3")) == gate
+    assert fired(small, run(range(LEAST, 150), kind, eps="0.3")) == gate, "per image, though it broke more"
+    assert fired(run(range(LEAST, 150), kind, eps="0.3"), small) == gate, "in any order"
+    assert found(*gate, small, run([], kind, eps="0.3", options={"steps": 5})) == [], "not the same attack"
+
+
+@pytest.mark.parametrize("kind", ["single-step", "noise", "transfer"])
+def test_what_does_not_search_need_not_rise(kind: str) -> None:
+    assert fired(run(range(50), kind), run(range(20), kind, eps="0.3")) == set()
+
+
+def test_more_effort() -> None:
+    gate = "more effort still breaks images"
+    less = run(range(50), options={"steps": 40, "restarts": 1})
+    assert fired(less, run(range(50 + LEAST - 1), options={"steps": 80, "restarts": 1})) == set()
+    more = run(range(50 + LEAST), options={"steps": 40, "restarts": 2})
+    assert fired(less, more) == fired(more, less) == {gate}
+    assert found(gate, less, run(range(99), options={"steps": 70, "restarts": 1})) == [], "less than twice"
+    assert found(gate, less, run(range(99), options={"steps": 80, "restarts": 1, "step": "1"})) == []
+    assert found(gate, less, run(range(99), options={"steps": 80, "restarts": 1}, eps="0.2")) == []
+    assert found(gate, *(run(range(9 * k), "noise", options={"restarts": k}) for k in (1, 4))) == []
+    queries = [run(range(k // 10), "query", options={"queries": k}) for k in (500, 5000)]
+    assert fired(*queries) == {gate}
+
+
+def test_a_figure_that_has_come_to_rest_is_silent() -> None:
+    steps = {40: 50, 80: 70, 160: 71}
+    runs = [run(range(count), options={"steps": step}) for step, count in steps.items()]
+    assert fired(*runs[:2]) == {"more effort still breaks images"}
+    assert fired(*runs) == set()
+
+
+# --- eps that allows anything -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["iterative", "query"])
+def test_robust_where_nothing_can_be(kind: str) -> None:
+    chance = N // CLASSES + 2  # one class's share, and 1%
+    assert fired(run(range(chance, N), kind, eps="0.5")) == set()
+    assert fired(run(range(chance + 1, N), kind, eps="0.5")) == {"robust at eps that allows anything"}
+    assert fired(run(range(N // 2, N), kind, eps="0.5"), run(range(N // 2), kind, eps="0.5", attack="b")) == set()
+    assert fired(run([], kind, eps="0.499")) == set()
+
+
+def test_one_step_need_not_reach_grey() -> None:
+    assert fired(run([], "single-step", eps="0.5")) == set()
+
+
+def test_robust_where_nothing_can_be_in_l2() -> None:
+    def far(eps: str, pixels: int) -> set[str]:
+        return fired(run([], eps=eps, norm="l2", pixels=pixels))
+
+    assert far("4", 64) == {"robust at eps that allows anything"}
+    assert far("3.99", 64) == far("4", 65) == far("4", 0) == set()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
+def test_every_image_can_be_made_grey(norm: str, shape: tuple[int, ...]) -> None:
+    pixels = torch.Size(shape).numel()
+    corner = (torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    threat = ThreatModel(norm, grey(norm, pixels))
+    assert threat.contains(corner, torch.full_like(corner, 0.5)).all()
+    closer = ThreatModel(norm, threat.eps - Fraction(1, 50))
+    assert not closer.contains(corner, torch.full_like(corner, 0.5)).any()
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "expected"),
+    [
+        ("linf", "8/255", ["16/255", "1/2"]), ("linf", "0.25", ["1/2"]), ("linf", "0.3", ["1/2"]),
+        ("linf", "1", ["1/2"]), ("linf", "0", ["0", "1/2"]), ("l2", "0.5", ["1", "4"]), ("l2", "3", ["4"]),
+    ],
+)  # fmt: skip
+def test_larger_eps(norm: str, eps: str, expected: list[str]) -> None:
+    threats = wider(ThreatModel.of(norm, eps), 64)
+    assert [threat.eps for threat in threats] == [Fraction(text) for text in expected]
+    for threat in threats:
+        threat.check_shape((1, 8, 8))
+
+
+# --- from the store ---------------------------------------------------------------------------------------------------
+
+
+def stored(store: Store, job: str, broken: Iterable[int], *, done: bool = True, **spec: Any) -> EvaluationFolder:
+    """An evaluation of 200 images of 2 x 2 pixels."""
+    folder = store.evaluation(job)
+    base = {
+        "harness": 1, "model_digest": "m", "data_digest": "d", "split": "test", "start": 0, "count": N, "norm": "l2",
+        "eps": "1", "attack": "pgd", "attack_version": 1, "attack_options": {"steps": 4}, "seed": 0,
+    }  # fmt: skip
+    metric = spec.pop("metric", "robust accuracy")
+    about = {
+        "model": "name", "reference": "", "dataset": "digits", "eps": "1", "given_options": {}, "metric": metric,
+        "access": "white-box", "kind": "iterative", "against": "", "command": "",
+        "environment": {"commit": "", "packages": {"torch": ""}},
+    }  # fmt: skip
+    folder.begin({**base, **spec}, about)
+    folder.save_shard(0, N, rows_of(broken), torch.zeros(N, 1, 2, 2), {"flags": []})
+    if done:
+        result = {"n": N, "status": "complete", "flags": [], "interval": [], "clean_accuracy": 1, "backwards": 0}
+        folder.finish(result)
+    return folder
+
+
+def test_only_comparable_runs_are_collected(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stored(store, "1" * 12, range(N))
+    for i, other in enumerate(
+        [{"model_digest": "x"}, {"data_digest": "x"}, {"norm": "linf"}, {"count": 100}, {"start": 5}, {"detector": "x"},
+         {"metric": "attack success rate"}, {"done": False}]
+    ):  # fmt: skip
+        stored(store, str(i + 2) * 12, range(N), **other)
+    (only,) = collect(store, "m", "d", "l2", N)
+    assert (only.name, only.kind, only.pixels, str(only.threat)) == ("pgd", "iterative", 4, "l2 eps 1")
+    assert only.broken.all()
+
+
+def test_draws_and_replaced_gradients_are_another_attack(tmp_path: Path) -> None:
+    """Else a plain run at a larger eps would be held against them."""
+    store = Store(tmp_path)
+    for i, how in enumerate([{"eot": 20}, {"bpda": ["jpeg"]}, {}]):
+        stored(store, str(i + 1) * 12, range(100) if how else [], eps="1" if how else "2", **how)
+    runs = collect(store, "m", "d", "l2", N)
+    assert {run.name for run in runs} == {"pgd (eot=20)", "pgd (bpda=['jpeg'])", "pgd"}
+    assert found("success not rising with eps", *runs) == []
+
+
+def test_findings_are_kept_beside_the_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = stored(store, "1" * 12, range(100))
+    findings = record(store, "name", folder)
+    (path,) = store.diagnostics.iterdir()
+    kept = json.loads(path.read_text())
+    assert kept["runs"] == ["pgd at l2 eps 1"]
+    assert kept["findings"] == findings
+    assert {f["gate"] for f in findings if f["fired"]} == {"robust at eps that allows anything"}  # 1 reaches grey
+    stored(store, "2" * 12, range(N), eps="0.5")
+    record(store, "name", folder)
+    assert len(json.loads(path.read_text())["runs"]) == 2
