@@ -54,6 +54,11 @@ class LibraryAttack(Attack):
 
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor:
         """The library's images, projected."""
+        if model.rejects and self.package != "pyautoattack":
+            raise BadInput(
+                f"The attack {self.name!r} may ask about images far from their originals, which cannot be judged behind "
+                "a detector; choose one of robench's own or autoattack."
+            )
         if batch.threat.eps == 0:  # some libraries divide by it
             return batch.x.clone()
         x = batch.x.contiguous()

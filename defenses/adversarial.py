@@ -37,21 +37,21 @@ QUICK = with_options(
 
 # Madry et al. (2018), released code: 80,000 steps of 128 images, drops at 40 and 60 thousand; w32-10 is WRN-34-10
 MADRY_CIFAR = Recipe(
-    epochs=205,
+    epochs=228,
     lr=0.1,
     batch_size=128,
     optimizer="sgd",
     nesterov=False,
     weight_decay=2e-4,
     schedule="steps",
-    milestones=(102, 154),
+    milestones=(114, 171),
     augment="crop-flip",
     options={"backbone": "wrn-34-10", "eps": "8/255", "steps": 10, "step": "2/255"},
     source="Madry et al. (2018), released code",
 )
 # 100,000 steps of 50 images; their network has no batch norm
 MADRY_MNIST = Recipe(
-    epochs=83,
+    epochs=91,
     lr=1e-4,
     batch_size=50,
     options={"backbone": "cnn", "eps": "0.3", "steps": 40, "step": "0.01"},

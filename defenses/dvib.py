@@ -78,7 +78,10 @@ dvib_pm = Variant(
 
 # The bottleneck in place of the second of the CNN's three hidden layers; the paper says "the middle", and its beta is
 # lost: this is the original's on MNIST.
-IN_CNN = {"backbone": "cnn-512", "source": "beta as in Alemi et al. (2017), the bottleneck's place ours"}
+IN_CNN = {
+    "backbone": "cnn-512",
+    "source": "beta and z_dim as in Alemi et al. (2017); the bottleneck's place, one draw and mu for an answer ours",
+}
 
 alemi_cnn = Variant(
     DVIB,

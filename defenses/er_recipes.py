@@ -19,6 +19,11 @@ CIFAR10 = Recipe(
     source=AUTHORS + EXCEPT + "; encoder from random weights",
 )
 STL10 = replace(CIFAR10, batch_size=64, options={"encoder": "stl10"}, source=AUTHORS + EXCEPT)
+TINY = replace(
+    CIFAR10,
+    options={"encoder": "tiny"},
+    source=AUTHORS + "; Tiny ImageNet's epochs, rates and batch size as on CIFAR-10, ours",
+)
 EQUAL_RATES = {"classifier_lr": 1.0, "critic_lr": 0.5}
 QUICK_MNIST = Recipe(
     epochs=4,
@@ -37,7 +42,7 @@ RECIPES: Recipes = {
     "cifar100": {"quick": QUICK_COLOUR},
     "svhn": {"quick": QUICK_COLOUR},
     "stl10": {"paper": STL10, "quick": QUICK_COLOUR},
-    "imagenet": {"quick": QUICK_COLOUR},
+    "imagenet": {"quick": QUICK_COLOUR, "paper-tiny": TINY},
     "other": {"quick": Recipe(epochs=10, lr=1e-3, options=EQUAL_RATES)},
 }
 

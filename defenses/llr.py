@@ -14,14 +14,14 @@ from robench_defenses.recipes import with_options
 
 # Qin et al. (2019), released code: 100,000 steps of 64 images, drops at 80, 88 and 96 thousand, eps full after 500
 PAPER = Recipe(
-    epochs=128,
+    epochs=142,
     lr=0.1,
     batch_size=64,
     optimizer="sgd",
     nesterov=False,
     weight_decay=2e-4,
     schedule="steps",
-    milestones=(102, 113, 123),
+    milestones=(114, 125, 137),
     augment="reflect-crop-flip",
     options={"backbone": "wrn-28-8", "ramp": 0.005},
     source="Qin et al. (2019), released code, with ReLU for its softplus and weight decay on every parameter",

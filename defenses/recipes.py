@@ -58,7 +58,11 @@ IMAGENET = Recipe(
 
 # Zhu et al. (2020), Appendix F: the MNIST CNN
 GUESS_FIRST = Recipe(
-    epochs=200, lr=1e-3, batch_size=250, options={"backbone": "cnn"}, source="Zhu et al. (2020), Appendix F"
+    epochs=200,
+    lr=1e-3,
+    batch_size=250,
+    options={"backbone": "cnn"},
+    source="Zhu et al. (2020), Appendix F; convolutions padded by 1 ours",
 )
 
 QUICK_MNIST = Recipe(epochs=8, lr=3e-3, batch_size=250, schedule="onecycle", options={"backbone": "cnn"})

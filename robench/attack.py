@@ -94,7 +94,8 @@ class Proposal:
 class Attack(ABC):
     """An attack plugin. Constructor keywords are its options; `trials` plans, `perturb` proposes.
 
-    `version` enters every evaluation's identity: raise it when a change of code changes figures.
+    `version` enters every evaluation's identity: raise it when a change of code changes figures. An attack that returns
+    images it could not break as they were says so by `transfers = False`.
     """
 
     version: ClassVar[int] = 1
@@ -102,6 +103,7 @@ class Attack(ABC):
     metric: ClassVar[Metric] = "robust accuracy"
     access: ClassVar[Access] = "white-box"
     kind: ClassVar[Kind] = "iterative"
+    transfers: ClassVar[bool] = True
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """The trials for B examples, from their labels [B] and clean logits [B, classes]; one without goal by default.

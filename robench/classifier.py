@@ -51,7 +51,8 @@ class Classifier:
 
         Answers stay as they are. Raises BadInput for an unknown name.
         """
-        known = dict(self.module.named_modules())
+        whole = self.module.get_submodule("model") if self.rejects else self.module  # the model before its detector
+        known = dict(whole.named_modules())
         for name in names:
             if not name or name not in known:
                 raise unknown("layer of the model", name, [each for each in known if each])
@@ -102,15 +103,17 @@ class Classifier:
     def fold(self, logits: Tensor, examples: Tensor) -> Tensor:
         """What an attack sees of the answers [B, classes (+ 1)] for `examples`, int64 [B]: logits [B, classes].
 
-        The logit of rejection is folded into the label's by taking the larger, so that an example is past the decision
-        boundary when it is misclassified and accepted.
+        Once an example is misclassified, the logit of rejection is folded into the label's by taking the larger, so
+        that it is past the decision boundary when it is misclassified and accepted. Before that the attack sees the
+        model alone: the detector's view of an image that is still right is of no use to it.
         """
         if not self.rejects:
             return logits
         assert self.labels is not None
         y = self.labels[examples].to(logits.device)[:, None]
-        own = torch.maximum(logits.gather(1, y), logits[:, -1:])
-        return logits[:, :-1].scatter(1, y, own)
+        classes, label = logits[:, :-1], logits.gather(1, y)
+        crossed = classes.argmax(1, keepdim=True) != y
+        return classes.scatter(1, y, torch.where(crossed, torch.maximum(label, logits[:, -1:]), label))
 
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
@@ -184,6 +187,11 @@ class BatchModel:
         return self._classifier.classes
 
     @property
+    def rejects(self) -> bool:
+        """Whether a detector stands before the model, so that an answer depends on whose image is asked about."""
+        return self._classifier.rejects
+
+    @property
     def crafting(self) -> bool:
         """Whether the images are meant for another model: then an attack goes on after it has broken this one."""
         return self._classifier.crafting
@@ -197,11 +205,19 @@ class BatchModel:
 
         Where x requires a gradient, every backward pass through the logits is charged as it happens.
         """
-        logits, count = self._forward(x), len(x)
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return self._forward(x).float()
+        with self._classifier.substitutes():
+            draws = self._classifier.draws if self.randomised else 1
+            return torch.stack([self._watched(x) for _ in range(draws)]).mean(0)
+
+    def _watched(self, x: Tensor) -> Tensor:
+        """Logits of one pass, charged for every backward pass through them."""
+        logits, count = self._forward(x).float(), len(x)
         if logits.requires_grad:
             register: Callable[..., object] = logits.register_hook
             register(lambda _: self._charge(self._classifier.backwards, count))
-        return logits.float()
+        return logits
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached.

@@ -80,6 +80,7 @@ class Score(nn.Module):
     def calibrate(self, features: Tensor, adversarial: Tensor) -> None:
         """Fit scaling and regression (scikit-learn) on features [N, F] and whether each is adversarial, bool [N].
 
+        Unweighted, as in the reference code of KD and LID: clean and noisy images together are twice the adversarial.
         Raises BadInput where a feature is not finite.
         """
         values, labels = features.double().numpy(), adversarial.numpy()
@@ -92,7 +93,7 @@ class Score(nn.Module):
         scaled = scaler.fit_transform(values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of defaults that we set or do not use
-            regression = LogisticRegressionCV(class_weight="balanced", scoring="accuracy", max_iter=1000)
+            regression = LogisticRegressionCV(scoring="neg_log_loss", max_iter=1000)
             regression.fit(scaled, labels)
         center = scaler.mean_ if isinstance(scaler, StandardScaler) else scaler.data_min_
         width = scaler.scale_ if isinstance(scaler, StandardScaler) else 1 / scaler.scale_
@@ -120,8 +121,9 @@ class Score(nn.Module):
 class Guarded(nn.Module):
     """A classifier behind a detector: logits [B, classes + 1], the last one the highest where the image is rejected.
 
-    It is the largest logit plus the score less its threshold, so that an attack sees how far it is from acceptance
-    (after Carlini & Wagner, 2017, "Adversarial examples are not easily detected", section 3.3).
+    It is the largest logit plus sign(e) log(1 + |e|) of the excess e of the score over its threshold, so that an attack
+    sees how far it is from acceptance (after Carlini & Wagner, 2017, "Adversarial examples are not easily detected",
+    section 3.3); the logarithm keeps a steep score from saturating a cross-entropy.
     """
 
     rejects = True
@@ -134,7 +136,7 @@ class Guarded(nn.Module):
         """Logits [B, classes + 1]."""
         logits, score = self.score(self.model, x)
         top, excess = logits.amax(1), score - self.score.threshold
-        rejection = top + excess.to(logits.dtype)
+        rejection = top + (excess.sign() * excess.abs().log1p()).to(logits.dtype)
         # an excess too small for float32 still rejects
         above = torch.nextafter(top.detach(), torch.full_like(top, torch.inf))
         rejection = torch.where((excess > 0) & (rejection < above), above, rejection)

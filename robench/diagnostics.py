@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robench.errors import BadInput
 from robench.files import write_json
 from robench.results import label
 from robench.store import EvaluationFolder, Store
@@ -93,7 +94,10 @@ def collect(store: Store, model_digest: str, data_digest: str, norm: str, count:
     found = []
     for job_id in store.evaluation_ids():
         folder = store.evaluation(job_id)
-        spec = folder.spec
+        try:
+            spec = folder.spec
+        except BadInput:
+            continue  # a damaged folder of another evaluation
         same = (spec["model_digest"], spec["data_digest"], spec["norm"]) == (model_digest, data_digest, norm)
         if not same or (spec["start"], spec["count"]) != (0, count) or spec.get("detector") or folder.result is None:
             continue

@@ -222,6 +222,8 @@ def make_job(request: Request, store: Store, target: Target, named: NamedAttack,
     access = "detector" if watch else "transfer" if source else named.attack.access
     surrogate = source.model.title if source else ""
     against = f" + {watch.name}" if watch else f" from {surrogate}" if source else ""
+    against += f" [eot {request.eot}]" if request.eot > 1 else ""
+    against += f" [bpda {', '.join(request.bpda)}]" if request.bpda else ""
     about = {
         "model": model.name,
         "reference": model.reference,
@@ -233,11 +235,22 @@ def make_job(request: Request, store: Store, target: Target, named: NamedAttack,
         "kind": kind_of(named.attack, request.threat, access),
         "against": against,
         "surrogate": surrogate,
+        "surrogate_digest": source.model.digest if source else "",
         "command": command(),
         "environment": environment(),
         "batch_size": request.batch_size,
         "device": choose_device(request.device),
     }
+    if source and source.dataset.test.digest != split.digest:
+        raise BadInput(
+            f"The surrogate {surrogate!r} has other test images ({source.dataset.name}) than the model {model.name!r} "
+            f"({target.dataset.name}); say which data with --dataset."
+        )
+    if source and not named.attack.transfers:
+        raise BadInput(
+            f"The attack {named.name!r} leaves an image as it is when it cannot break the surrogate, so it says "
+            "nothing about transfer; choose another, such as pgd or the set transfer."
+        )
     craft = _craft(request, store, source, named, spec, about) if source else None
     if watch:
         model = replace(model, module=watch.guard(model.module))
@@ -267,6 +280,8 @@ def _craft(
         attack_version=spec.attack_version,
         attack_options=spec.attack_options,
         seed=spec.seed,
+        eot=spec.eot,
+        bpda=spec.bpda,
     )
     record = {**about, "model": source.model.name, "reference": source.model.reference, "against": ""}
     folder = EvaluationFolder(store.crafted / craft.job_id)

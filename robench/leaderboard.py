@@ -176,9 +176,10 @@ def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
     models: dict[tuple[str, str], dict[str, EvaluationFolder]] = defaultdict(dict)
     columns: dict[str, str] = {}
     about: dict[str, Any] = {}
+    labels = _labels(folders)
     for folder in sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id)):
         about = folder.about
-        column = label(folder.spec["attack"], about["given_options"], about.get("against", ""))
+        column = labels[folder.job_id]
         if about["metric"] != "robust accuracy":
             column += f" ({about['metric']})"
         columns[column] = about["access"]
@@ -199,6 +200,19 @@ def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
     return Board(name, dataset, norm, eps, start, count, order, rows, settings)
 
 
+def _labels(folders: list[EvaluationFolder]) -> dict[str, str]:
+    """Every evaluation's column: attack, options and what it was up against, with a digest where names are shared."""
+    found, behind = {}, {}
+    for folder in folders:
+        spec, about = folder.spec, folder.about
+        found[folder.job_id] = label(spec["attack"], about["given_options"], about.get("against", ""))
+        behind[folder.job_id] = str(spec.get("detector") or spec.get("surrogate") or "")
+    several: dict[str, set[str]] = defaultdict(set)
+    for job_id, name in found.items():
+        several[name].add(behind[job_id])
+    return {i: f"{name} #{behind[i][:6]}" if len(several[name]) > 1 else name for i, name in found.items()}
+
+
 def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> dict[str, Any]:
     """One model's cells. The worst case needs every white-box attack of the row to be complete, and one of `columns`
     (the table's white-box attacks) at least; a row that lacks some of them says so and is ranked last."""
@@ -212,7 +226,8 @@ def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> 
             continue
         rows = folder.rows()
         found[column] = Cell(attack_figure(rows, about["metric"]), flags=tuple(result["flags"]))
-        clean = Cell(clean_figure(rows))
+        if about["access"] != "detector" or clean.figure is None:  # behind one, clean images may be rejected
+            clean = Cell(clean_figure(rows))
         if about["access"] == "white-box":
             white.append(rows)
     here = [column for column in columns if column in cells]

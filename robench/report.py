@@ -57,7 +57,7 @@ class Report:
         worst = [_worst(model, group, store) for (model, _), group in kept.items()]
         fired = [finding for finding in findings if finding["fired"]]
         for row in worst:
-            row["flags"] = [f["gate"] for f in fired if f["model"] == row["model"]]
+            row["flags"] = [f["gate"] for f in fired if f["model"] == row["model"].partition("#")[0]]
         return cls(rows, worst, list(refused), list(detections), _transfer(rows, store), list(findings))
 
     @property
@@ -157,10 +157,20 @@ def transfer_table(found: Sequence[dict[str, Any]]) -> Table:
 def _transfer(rows: list[dict[str, Any]], store: Store) -> list[dict[str, Any]]:
     """The worst case over the attacks from each surrogate, for each target."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    sources: dict[str, set[str]] = {}
     for row in rows:
         if row["access"] == "transfer" and row["metric"] == "robust accuracy":
-            groups.setdefault((row["model"], row["dataset"], row["surrogate"]), []).append(row)
-    return [{**_worst(key[0], group, store), "surrogate": key[2]} for key, group in groups.items()]
+            name, digest = row["surrogate"], row["surrogate_digest"]
+            groups.setdefault((row["model"], row["dataset"], digest), []).append(row)
+            sources.setdefault(name, set()).add(digest)
+
+    def title(name: str, digest: str) -> str:
+        return f"{name}#{digest[:6]}" if len(sources[name]) > 1 and "#" not in name else name
+
+    return [
+        {**_worst(key[0], group, store), "surrogate": title(group[0]["surrogate"], key[2])}
+        for key, group in groups.items()
+    ]
 
 
 def findings_text(findings: Sequence[dict[str, Any]], title: str) -> Text:

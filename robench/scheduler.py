@@ -68,12 +68,12 @@ def _evaluate_one(
     jobs = [make_job(request, store, target, named, source) for source in places for named in attacks]
     behind = watched(target, request, store)  # before the attacks: what it refuses costs nothing to find
     rows = [_run(job, request) for job in jobs]
+    found.rows += rows
     if behind is not None and behind.watch is not None:
         complete = [job for job, row in zip(jobs, rows, strict=True) if row["status"] == "complete"]
         found.detections += [measure(behind.watch, target.subject, job.folder, request.settings) for job in complete]
         if request.guard and request.guard.adaptive:
-            rows += [_run(make_job(request, store, behind, named), request) for named in attacks]
-    found.rows += rows
+            found.rows += [_run(make_job(request, store, behind, named), request) for named in attacks]
     done = [job.folder for job, row in zip(jobs, rows, strict=False) if row["status"] == "complete"]
     found.findings += record(store, target.model.name, done[0]) if done else []
 
@@ -156,6 +156,7 @@ def _compute(job: Job, request: Request, start: int, stop: int, show: Any) -> No
     crafted = None
     if job.craft:
         crafted = job.craft.images(start, stop, replace(settings, channels_last=False, crafting=True), show)
+        settings = replace(settings, bpda=(), draws=1)  # they were the crafting's
     attack = crafted or job.attack
     shard = attack_shard(
         job.model.module, job.classes, attack, job.threat, examples, settings, None if crafted else show
@@ -188,6 +189,7 @@ def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "against": about["against"],
         "surrogate": about["surrogate"],
         "kind": about["kind"],
+        "surrogate_digest": about["surrogate_digest"],
         "norm": job.spec.norm,
         "eps": about["eps"],
         "model_digest": job.spec.model_digest,

@@ -84,6 +84,8 @@ class CraftSpec(Spec):
     attack_options: dict[str, Any]
     seed: int
     crafted: bool = True
+    eot: int | None = None
+    bpda: list[str] | None = None
 
 
 class DetectorSpec(Spec):

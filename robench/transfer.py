@@ -79,8 +79,12 @@ class Replay(Attack):
         return self.crafted[self._at(batch.example_id)].to(batch.x.device)
 
     def charge(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a target, with the passes that crafting took on the surrogate."""
-        return rows.assign(**{name: self.rows[name].to_numpy() for name in ("forwards", "backwards")})
+        """The rows of a target, with the passes that crafting took on the surrogate and what it flagged there."""
+        charged = rows.assign(**{name: self.rows[name].to_numpy() for name in ("forwards", "backwards", "zero_pixels")})
+        pairs = zip(rows["flags"], self.rows["flags"], strict=True)
+        return charged.assign(
+            flags=[";".join(dict.fromkeys(filter(None, [*a.split(";"), *b.split(";")]))) for a, b in pairs]
+        )
 
     def _at(self, example_id: Tensor) -> Tensor:
         return torch.tensor([self.position[int(i)] for i in example_id], dtype=torch.int64)

@@ -387,7 +387,7 @@ def test_score_is_that_of_a_pipeline(scaler, name):
     detector.scaler = name
     score = Score(detector)
     score.calibrate(features, adversarial)
-    regression = LogisticRegressionCV(class_weight="balanced", max_iter=1000)
+    regression = LogisticRegressionCV(scoring="neg_log_loss", max_iter=1000)
     pipeline = make_pipeline(scaler(), regression).fit(features.double().numpy(), adversarial.numpy())
     fresh = sample(500)[0][300:]
     assert np.allclose(score.of(fresh), pipeline.decision_function(fresh.double().numpy()), rtol=0, atol=1e-9)

@@ -113,12 +113,19 @@ def test_another_shard_size_uses_what_is_crafted(tmp_path: Path) -> None:
 
 def test_replay_proposes_by_example() -> None:
     images = torch.rand(3, 1, 2, 2)
-    rows = pd.DataFrame({"example_id": [7, 8, 9], "goal": [-1, 3, 2], "forwards": [1, 2, 3], "backwards": [4, 5, 6]})
+    passes = {
+        "forwards": [1, 2, 3],
+        "backwards": [4, 5, 6],
+        "zero_pixels": [0.5] * 3,
+        "flags": ["", "zero-gradient", "a"],
+    }
+    rows = pd.DataFrame({"example_id": [7, 8, 9], "goal": [-1, 3, 2], **passes})
     replay = Replay(images, rows, "robust accuracy")
     plan = replay.trials(torch.tensor([0, 0]), torch.zeros(2, 4), torch.tensor([9, 7]), 0)
     assert plan.goal.tolist() == [[2], [-1]]
-    charged = replay.charge(pd.DataFrame({"forwards": [0, 0, 0], "backwards": [0, 0, 0]}))
+    charged = replay.charge(pd.DataFrame({"forwards": [0] * 3, "backwards": [0] * 3, "flags": ["", "", "b;a"]}))
     assert charged["backwards"].tolist() == [4, 5, 6]
+    assert charged["flags"].tolist() == ["", "zero-gradient", "b;a"]
 
 
 def test_a_detector_and_a_surrogate_do_not_go_together() -> None:
@@ -126,3 +133,49 @@ def test_a_detector_and_a_surrogate_do_not_go_together() -> None:
 
     with pytest.raises(BadInput, match="--surrogate"):
         digits_request([Linear(1)], [Linear(2)], guard=Guard("kd"))
+
+
+class Rounded(Linear):
+    """The same behind four levels a pixel, which have no gradient."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.levels = Levels()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.levels(x))
+
+
+class Levels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 3).round() / 3
+
+
+def test_bpda_is_part_of_a_craft(tmp_path: Path) -> None:
+    """Images crafted without it are not taken for those crafted with it."""
+    source, target, store = Rounded(5), Linear(5), Store(tmp_path)
+    plain = evaluate(digits_request([target], [source]), store).rows
+    through = evaluate(digits_request([target], [source], bpda=["levels"]), store).rows
+    assert through[1]["robust_accuracy"] < plain[1]["robust_accuracy"]
+    fresh = evaluate(digits_request([target], [source], bpda=["levels"]), Store(tmp_path / "fresh")).rows
+    assert [row["robust_accuracy"] for row in fresh] == [row["robust_accuracy"] for row in through]
+
+
+def test_bpda_and_plain_runs_have_columns_of_their_own(tmp_path: Path) -> None:
+    from robench.leaderboard import build
+
+    model, store = Rounded(5), Store(tmp_path)
+    plain = evaluate(digits_request([model], []), store).rows
+    through = evaluate(digits_request([model], [], bpda=["levels"]), store).rows
+    assert through[1]["robust_accuracy"] < plain[1]["robust_accuracy"]
+    (board,) = build(store)
+    assert {"pgd", "pgd [bpda levels]"} <= set(board.columns)
+    cell = board.rows[0]["cells"]["worst case"]
+    assert cell.figure.value <= through[1]["robust_accuracy"]
+
+
+def test_an_attack_that_gives_up_is_refused(tmp_path: Path) -> None:
+    request = Request([Linear(1)], ["autoattack"], ThreatModel.of("linf", "0.1"), "digits", 20, surrogates=[Linear(2)])
+    with pytest.raises(BadInput, match="transfer"):
+        evaluate(request, Store(tmp_path))
