@@ -56,8 +56,8 @@ class LibraryAttack(Attack):
         """The library's images, projected."""
         if model.rejects and self.package != "pyautoattack":
             raise BadInput(
-                f"The attack {self.name!r} may ask about images far from their originals, which cannot be judged behind "
-                "a detector; choose one of robench's own or autoattack."
+                f"The attack {self.name!r} may ask about images far from their originals, which cannot be judged "
+                "behind a detector; choose one of robench's own or autoattack."
             )
         if batch.threat.eps == 0:  # some libraries divide by it
             return batch.x.clone()
