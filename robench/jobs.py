@@ -219,14 +219,24 @@ def make_job(request: Request, store: Store, target: Target, named: NamedAttack,
         eot=request.eot if request.eot > 1 else None,
         bpda=list(request.bpda) or None,
     )
+    about = _about(request, target, named, source)
+    craft = _craft(request, store, source, named, spec, about) if source else None
+    if watch:
+        model = replace(model, module=watch.guard(model.module))
+    folder = store.evaluation(spec.job_id)
+    return Job(spec, model, named.attack, request.threat, split, target.dataset.classes, folder, about, craft)
+
+
+def _about(request: Request, target: Target, named: NamedAttack, source: Target | None) -> dict[str, Any]:
+    """What is recorded beside the spec: names, what the attack was up against, and what it ran on."""
+    watch, surrogate = target.watch, source.model.title if source else ""
     access = "detector" if watch else "transfer" if source else named.attack.access
-    surrogate = source.model.title if source else ""
     against = f" + {watch.name}" if watch else f" from {surrogate}" if source else ""
     against += f" [eot {request.eot}]" if request.eot > 1 else ""
     against += f" [bpda {', '.join(request.bpda)}]" if request.bpda else ""
-    about = {
-        "model": model.name,
-        "reference": model.reference,
+    return {
+        "model": target.model.name,
+        "reference": target.model.reference,
         "dataset": target.dataset.name,
         "eps": request.threat.eps_text,
         "given_options": named.given,
@@ -241,21 +251,6 @@ def make_job(request: Request, store: Store, target: Target, named: NamedAttack,
         "batch_size": request.batch_size,
         "device": choose_device(request.device),
     }
-    if source and source.dataset.test.digest != split.digest:
-        raise BadInput(
-            f"The surrogate {surrogate!r} has other test images ({source.dataset.name}) than the model {model.name!r} "
-            f"({target.dataset.name}); say which data with --dataset."
-        )
-    if source and not named.attack.transfers:
-        raise BadInput(
-            f"The attack {named.name!r} leaves an image as it is when it cannot break the surrogate, so it says "
-            "nothing about transfer; choose another, such as pgd or the set transfer."
-        )
-    craft = _craft(request, store, source, named, spec, about) if source else None
-    if watch:
-        model = replace(model, module=watch.guard(model.module))
-    folder = store.evaluation(spec.job_id)
-    return Job(spec, model, named.attack, request.threat, split, target.dataset.classes, folder, about, craft)
 
 
 def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
@@ -270,7 +265,17 @@ def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
 def _craft(
     request: Request, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: dict[str, Any]
 ) -> Craft:
-    """The crafting on a surrogate, the same for every target."""
+    """The crafting on a surrogate, the same for every target; raises BadInput where it can say nothing about them."""
+    if source.dataset.test.digest != spec.data_digest:
+        raise BadInput(
+            f"The surrogate {source.model.title!r} has other test images ({source.dataset.name}) than the model "
+            f"{about['model']!r} ({about['dataset']}); say which data with --dataset."
+        )
+    if not named.attack.transfers:
+        raise BadInput(
+            f"The attack {named.name!r} leaves an image as it is when it cannot break the surrogate, so it says "
+            "nothing about transfer; choose another, such as pgd or the set transfer."
+        )
     craft = CraftSpec(
         model_digest=source.model.digest,
         data_digest=spec.data_digest,

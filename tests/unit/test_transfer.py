@@ -179,3 +179,25 @@ def test_an_attack_that_gives_up_is_refused(tmp_path: Path) -> None:
     request = Request([Linear(1)], ["autoattack"], ThreatModel.of("linf", "0.1"), "digits", 20, surrogates=[Linear(2)])
     with pytest.raises(BadInput, match="transfer"):
         evaluate(request, Store(tmp_path))
+
+
+def test_a_surrogate_needs_the_same_images(tmp_path: Path) -> None:
+    """Two stores of digits that differ by one image have nothing to say about each other."""
+    import numpy as np
+
+    noise = np.random.default_rng(0)
+    arrays = {f"x_{part}": noise.integers(0, 256, (40, 8, 8), dtype=np.uint8) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(40) % 10 for part in ("train", "test")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "b.npz", **{**arrays, "x_test": arrays["x_test"] ^ 1})
+    from robench.jobs import Target, attacks_of, make_job, open_target
+
+    def opened(path: str) -> tuple[Request, Target]:
+        request = Request([Linear(1)], ["fgsm"], ThreatModel.of("linf", "0.1"), f"npz:{path}")
+        return request, open_target(request.models[0], request, Store(tmp_path))
+
+    (request, target), (_, other) = opened(str(tmp_path / "a.npz")), opened(str(tmp_path / "b.npz"))
+    (named,) = attacks_of(request)
+    assert make_job(request, Store(tmp_path), target, named, target).craft is not None
+    with pytest.raises(BadInput, match="other test images"):
+        make_job(request, Store(tmp_path), target, named, other)
