@@ -141,13 +141,15 @@ def transfer_table(found: Sequence[dict[str, Any]]) -> Table:
     """Targets down, surrogates across: percent still right under every attack crafted on that surrogate."""
     sources = list(dict.fromkeys(row["surrogate"] for row in found))
     attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row["attacks"]))
+    letters = dict(zip(sources, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False)) if len(sources) > 2 else {}
+    legend = "".join(f" {letter}: {source}." for source, letter in letters.items())
     shown = Table(
         title="Transfer", title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False, caption=f"Robust accuracy in percent, image by image the worst of: {attacks}.",
+        pad_edge=False, caption=f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}",
     )  # fmt: skip
     shown.add_column("target", overflow="fold")
     for source in sources:
-        shown.add_column(f"from {source}", justify="right", overflow="fold")
+        shown.add_column(f"from {letters.get(source, source)}", justify="right", overflow="fold")
     for target in dict.fromkeys(row["model"] for row in found):
         cells = {row["surrogate"]: row["robust_accuracy"] for row in found if row["model"] == target}
         shown.add_row(target, *(_percent(cells.get(source)) for source in sources))
