@@ -273,7 +273,7 @@ def _setting(model: str, folder: EvaluationFolder, column: str) -> dict[str, Any
 
 def _portable(command: str) -> str:
     """A command line without the folders of the machine it ran on, which no figure depends on."""
-    return re.sub(r" --(data|runs)[ =]('[^']*'|\S+)", "", command)
+    return re.sub(r" --(data|runs|out)[ =]('[^']*'|\S+)", "", command)
 
 
 def _csv(board: Board) -> str:
