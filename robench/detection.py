@@ -33,6 +33,8 @@ from robench.threat import ThreatModel
 FITTING_SHARE = 0.8
 # fixed for good: another key would move images between the two
 SPLIT_KEY = 20182
+# a threshold from fewer clean images than this is told to be rough
+FEW = 200
 # fewer broken images than this cannot show a regression what adversarial means
 LEAST_BROKEN = 20
 
@@ -182,7 +184,8 @@ def _fit(
     if int(broken.sum()) < LEAST_BROKEN:
         raise BadInput(
             f"The attack {guard.trained_on!r} broke {int(broken.sum())} of {len(part)} validation images of "
-            f"{subject.name}, too few to learn from (at least {LEAST_BROKEN}); give a stronger --trained-on."
+            f"{subject.name}, too few to learn from (at least {LEAST_BROKEN}); give a stronger --trained-on or "
+            "more --detector-images."
         )
     noise = noisy(examples, shard.images, settings.seed, broken)
     kinds = (examples.x, noise, shard.images[broken])
@@ -361,5 +364,6 @@ def explain(watch: Watch) -> None:
     fitted = watch.fitted
     say(
         f"{watch.name}: fitted on {fitted['fitted_on']} validation images, {fitted['adversarial']} of them broken; "
-        f"threshold {fitted['threshold']:.3g} from {fitted['threshold_images']} others."
+        f"threshold {fitted['threshold']:.3g} from {fitted['threshold_images']} others"
+        + ("." if fitted["threshold_images"] >= FEW else ", so few that the false-positive rate is a rough guess.")
     )

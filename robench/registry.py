@@ -81,9 +81,8 @@ class Plugin:
             try:
                 values[name] = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
             except ValidationError:
-                kind = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
                 raise BadInput(
-                    f"Option {name} of {self.kind} {self.name!r} is {value!r}, but must be of type {kind} "
+                    f"Option {name} of {self.kind} {self.name!r} is {value!r}, but must be {_kind(hint)} "
                     f"(the default is {values.get(name)!r})."
                 ) from None
         return values
@@ -98,6 +97,13 @@ class Plugin:
         if absent is not None:
             raise BadInput(f"The {self.kind} {self.name!r} needs a value for {absent}; give one, -o {absent}=VALUE.")
         return self.base(*(() if self.member is None else (self.member,)), *arguments, **values)
+
+
+def _kind(hint: Any) -> str:
+    """A type hint in a user's words."""
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return "of type " + (hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", ""))
 
 
 @cache

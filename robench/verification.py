@@ -155,7 +155,8 @@ def verify(
     if result is not None and not faults["wrong examples"]:
         again = summarise(rows, attack.metric, folder.notes())
         faults["wrong record"] += any(again[key] != result.get(key) for key in again if key != "seconds")
-    return Check(folder.job_id, about["model"], spec["attack"], examples, spec["count"], faults, close)
+    attack_name = spec["attack"] + about.get("against", "")
+    return Check(folder.job_id, about["model"], attack_name, examples, spec["count"], faults, close)
 
 
 def _model(store: Store, reference: str, digest: str, folder: EvaluationFolder) -> LoadedModel:
