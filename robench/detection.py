@@ -246,11 +246,10 @@ def _score(score: Score, module: nn.Module, x: Tensor, settings: Settings) -> Te
 
 
 def noisy(examples: Examples, adversarial: Tensor, seed: int, broken: Tensor) -> Tensor:
-    """The images with clipped Gaussian noise whose mean L2 norm is that of the adversarial images [n, C, H, W].
+    """The images with clipped Gaussian noise as long, on average, as the perturbations of `adversarial` [n, C, H, W].
 
-    Of those that are `broken`, bool [n], where any is.
-
-    The standard deviation is found by bisection after clipping (Ma et al., 2018, tune it to the same end).
+    Only those of `broken` images, bool [n], count where there are any. The standard deviation is found by bisection
+    after clipping (Ma et al., 2018, tune it to the same end).
     """
     lengths = (adversarial - examples.x).flatten(1).norm(dim=1)
     wanted = float((lengths[broken] if bool(broken.any()) else lengths).mean())

@@ -101,9 +101,9 @@ def collect(store: Store, model_digest: str, data_digest: str, norm: str, count:
         same = (spec["model_digest"], spec["data_digest"], spec["norm"]) == (model_digest, data_digest, norm)
         if not same or (spec["start"], spec["count"]) != (0, count) or spec.get("detector") or folder.result is None:
             continue
-        if folder.about["metric"] == "robust accuracy" and len(folder.rows()) == count:
+        if folder.about["metric"] == "robust accuracy":
             found.append(Run.of(folder))
-    return found
+    return [run for run in found if len(run.rows) == count]
 
 
 def pixels_of(folder: EvaluationFolder) -> int:
