@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from robench import Batch, Kind, check_count
+from robench import Batch, Cost, Kind, ThreatModel, check_count
 from robench_attacks.libraries import CountedModel, LibraryAttack, library_of
 
 LIBRARY = library_of("pyautoattack")
@@ -51,15 +51,26 @@ class Ensemble(LibraryAttack):
 
     def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:
         """Adversarial examples where there are any, else the images."""
+        library = self._library(model, batch.threat, model.classes, seed=seed, device=x.device)
+        found: Tensor = library.run_standard_evaluation(x, batch.y, batch_size=len(x))[0]
+        return found
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """Those of its parts one after another, and the library's checks of the model before them."""
+        library = self._library(nn.Identity(), threat, classes, seed=0, device="cpu")
+        parts = [part_passes(library, name, classes) for name in library.attacks_to_run]
+        checks = 3 if library.version == "rand" else 8
+        return Cost(sum(back for back, _ in parts), checks + sum(there for _, there in parts))
+
+    def _library(self, model: nn.Module, threat: ThreatModel, classes: int, **settings: Any) -> Any:
+        """The library's ensemble under `threat`, set to this attack's work."""
         import pyautoattack
 
         chosen: dict[str, Any] = {"version": "custom", "attacks": [self.part]} if self.part else {"version": self._kind}
-        radius, norm = batch.threat.radius, NORMS[batch.threat.norm]
-        library = pyautoattack.AutoAttack(model, norm=norm, eps=radius, seed=seed, device=x.device, **chosen)
-        library.attacks_to_run = self.defined(library.attacks_to_run, model.classes)
-        self._configure(library, model.classes)
-        found: Tensor = library.run_standard_evaluation(x, batch.y, batch_size=len(x))[0]
-        return found
+        library = pyautoattack.AutoAttack(model, norm=NORMS[threat.norm], eps=threat.radius, **settings, **chosen)
+        library.attacks_to_run = self.defined(library.attacks_to_run, classes)
+        self._configure(library, classes)
+        return library
 
     def defined(self, names: list[str], classes: int) -> list[str]:
         """The attacks of `names` whose losses are defined for so many classes, or what stands in for them."""
@@ -78,6 +89,24 @@ class Ensemble(LibraryAttack):
         library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
         library.fab.n_iter, library.square.n_queries = work.steps, work.queries
         library.square.n_restarts = work.restarts or library.square.n_restarts
+
+
+def part_passes(library: Any, name: str, classes: int) -> tuple[int, int]:
+    """The most backward and forward passes that a part of the library's ensemble takes per example.
+
+    Every part asks once for the clean answer and once for its verdict.
+    """
+    if name == "square":
+        return 0, library.square.n_restarts * (library.square.n_queries + 2) + 2
+    if name in ("fab", "fab-t"):  # a backward pass per class in the one, per step in the other; a verdict per step
+        runs, each, steps = library.fab.n_restarts, classes, library.fab.n_iter
+        if name == "fab-t":
+            runs, each = library.fab.n_target_classes, 1
+        return runs * steps * each, runs * (2 * steps + (3 if name == "fab-t" else 2)) + 2
+    apgd = library.apgd_targeted if name == "apgd-t" else library.apgd
+    runs = apgd.n_restarts * (apgd.n_target_classes if name == "apgd-t" else 1)
+    steps = runs * apgd.eot_iter * (apgd.n_iter + 1)
+    return steps, steps + 2 + (runs if name == "apgd-t" else 0)
 
 
 def _defined(name: str, classes: int) -> str:

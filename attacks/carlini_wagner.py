@@ -14,6 +14,7 @@ from robench import (
     Attack,
     Batch,
     BatchModel,
+    Cost,
     Proposal,
     ThreatModel,
     check_count,
@@ -60,6 +61,11 @@ class CarliniWagner(Attack):
         require(0 <= kappa < math.inf, "kappa", kappa, "a margin of at least 0")
         self.steps, self.search_steps, self.lr = steps, search_steps, lr
         self.initial_c, self.kappa, self.abort_early = initial_c, kappa, abort_early
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """One of each kind per step and value of c, or fewer with `abort_early`."""
+        del threat, classes
+        return Cost(self.search_steps * self.steps, self.search_steps * self.steps)
 
     def perturb(self, model: BatchModel, batch: Batch) -> Proposal:
         """The nearest example found for any c, projected."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, Batch
-from robench_attacks.libraries import CountedModel, LibraryAttack, built, constructor_options
+from robench_attacks.libraries import CountedModel, LibraryAttack, built, constructor_options, expected_passes
 
 NORMS = {"linf": np.inf, "l2": 2}
 ONE_NORM = {"BasicIterativeMethod": "linf", "CarliniLInfMethod": "linf", "CarliniL2Method": "l2", "DeepFool": "l2"}
@@ -29,8 +29,19 @@ UNUSABLE = {
     "OverTheAirFlickeringPyTorch": "is for videos",
     "ShadowAttack": "takes one image at a time",
     "SimBA": "needs a model of probabilities, not logits",
+    "TargetedUniversalPerturbation": "must be given a class to reach",
     "VirtualAdversarialMethod": "needs a model of probabilities, not logits",
 }
+QUERY = (
+    "BoundaryAttack", "HopSkipJump", "PixelAttack", "SignOPTAttack", "SquareAttack", "ThresholdAttack", "ZooAttack",
+)  # fmt: skip
+NOISE = ("SpatialTransformation",)  # tries moves and turns, without a search
+# take every step whatever the model makes of the image; the others stop, or give it back as it was
+TO_THE_END = (
+    "BasicIterativeMethod", "FastGradientMethod", "MomentumIterativeMethod", "ProjectedGradientDescent",
+    "ProjectedGradientDescentNumpy", "ProjectedGradientDescentPyTorch",
+)  # fmt: skip
+AIMED = ("SaliencyMapMethod",)  # takes labels for the classes to reach; without them it draws some
 
 
 class Toolbox(LibraryAttack):
@@ -77,16 +88,25 @@ class Toolbox(LibraryAttack):
         self._takes = inspect.signature(self._kind).parameters
         self._share, self._options = _step_share(self._kind), options
         self.norms = (ONE_NORM[member],) if member in ONE_NORM else ("linf", "l2")
+        self.expected, self.version = expected_passes(options), 2 if member in AIMED else 1
+        self._classify(member, options)
         shape = torch.zeros(1, 1, 8, 8)
         model = nn.Sequential(nn.Flatten(), nn.PReLU())
         self._made(model, shape, 64, self.norms[0], 1.0)  # what it refuses, it refuses before any work
+
+    def _classify(self, member: str, options: dict[str, Any]) -> None:
+        """How it gets at the model, how it searches, and whether it goes on once an image is broken."""
+        self.access = "noise" if member in NOISE else "white-box"
+        single = (member == "FastGradientMethod" and not options["minimal"]) or options.get("max_iter") == 1
+        self.kind = "query" if member in QUERY else "single-step" if single else "iterative"
+        self.transfers = member in TO_THE_END and not options.get("minimal")
 
     def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:
         """Its `generate`, given the labels."""
         del seed
         attack = self._made(model, x, model.classes, batch.threat.norm, batch.threat.radius)
-        labels = nn.functional.one_hot(batch.y, model.classes).float()
-        found = attack.generate(x=x.cpu().numpy(), y=labels.cpu().numpy())
+        labels = nn.functional.one_hot(batch.y, model.classes).float().cpu().numpy()
+        found = attack.generate(x=x.cpu().numpy(), y=None if self._kind.__name__ in AIMED else labels)
         if not isinstance(found, np.ndarray) or found.shape != x.shape:
             raise BadInput(f"The attack {self.name!r} does not answer with an image for an image; use another.")
         return torch.from_numpy(found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from robench import BadInput, Batch
-from robench_attacks.libraries import CountedModel, LibraryAttack, built, constructor_options
+from robench_attacks.libraries import CountedModel, LibraryAttack, built, constructor_options, expected_passes
 
 RESERVED = ("distance", "tensorboard")
 UNUSABLE = {
@@ -18,6 +19,9 @@ UNUSABLE = {
     "BinarizationRefinementAttack": "must be given images to start from",
     "GenAttack": "must be given a class to reach",
 }
+QUERY = ("BoundaryAttack", "HopSkipJumpAttack", "PointwiseAttack")  # search by answers alone
+NOISE = re.compile("Noise|Blur|ContrastReduction|Inversion")  # spoil an image without a search
+SINGLE = re.compile("(Linf|L2)FastGradientAttack")
 
 
 class Foolbox(LibraryAttack):
@@ -56,7 +60,8 @@ class Foolbox(LibraryAttack):
         kind = getattr(attacks, member)
         self._attack: Any = built(self.name, lambda: kind(**options))
         self._fixed = isinstance(self._attack, attacks.base.FixedEpsilonAttack)
-        self.norms = self._norms()
+        self.norms, self.expected = self._norms(), expected_passes(options)
+        self._classify(kind.__name__, options)
 
     def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:
         """Its `run`, which neither clips nor judges."""
@@ -68,6 +73,13 @@ class Foolbox(LibraryAttack):
         seen = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         found: Tensor = self._attack.run(seen, x, foolbox.criteria.Misclassification(batch.y), **bound)
         return found
+
+    def _classify(self, name: str, options: dict[str, Any]) -> None:
+        """How it gets at the model, how it searches, and whether it goes on once an image is broken."""
+        self.access = "noise" if NOISE.search(name) else "white-box"
+        single = SINGLE.fullmatch(name) or options.get("steps") == 1
+        self.kind = "query" if name in QUERY else "single-step" if single else "iterative"
+        self.transfers = self._fixed and "Repeated" not in name
 
     def _norms(self) -> tuple[str, ...]:
         try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import math
 import random
 import sys
 import types
 import typing
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal, TypeVar, Union
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 from robench import Attack, BadInput, Batch, BatchModel, Trials, check_count, require
 
 SCALARS = (bool, int, float, str)
+# options that say how many steps an attack takes, and how often it takes them all
+STEPS = ("query_limit", "steps", "max_iter", "repeats")
+RUNS = ("binary_search_steps", "num_random_init", "nb_random_init", "nb_restarts")
 T = TypeVar("T")
 
 
@@ -200,6 +204,16 @@ def constructor_options(name: str, made: type, reserved: Collection[str], packag
             default = float(default) if kind is float and default is not parameter.empty else default
             options[parameter.name] = option(parameter.name, kind, default)
     return options | {"restarts": option("restarts", int, 1), "library": option("library", str, library_of(package))}
+
+
+def expected_passes(options: Mapping[str, Any]) -> int | None:
+    """About how many forward passes an attack takes on an image that stands, by its options; None if none says."""
+    steps = next((int(options[name]) for name in STEPS if options.get(name)), None)
+    first = options.get("initial_gradient_eval_steps") or options.get("init_eval")
+    if steps is not None and first:  # HopSkipJump: its queries per step grow with the root of the step
+        most = options.get("max_gradient_eval_steps") or options.get("max_eval") or math.inf
+        return int(sum(min(first * math.sqrt(step + 1), most) for step in range(steps)))
+    return None if steps is None else steps * math.prod(max(1, int(options.get(name) or 1)) for name in RUNS)
 
 
 def option(name: str, kind: Any, default: Any) -> inspect.Parameter:

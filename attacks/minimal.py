@@ -14,6 +14,8 @@ from robench import (
     Attack,
     Batch,
     BatchModel,
+    Cost,
+    ThreatModel,
     check_count,
     cross_entropy,
     expand,
@@ -43,6 +45,16 @@ class MinimalFGSM(Attack):
         check_count("line", line)
         self.line = line
 
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """One backward pass; forwards, the whole line, and the refinement of an early hit."""
+        del classes
+        steps = self._sizes(threat)
+        return Cost(1, 1 + max(steps, min(steps, REFINED) + REFINED - 1))
+
+    def _sizes(self, threat: ThreatModel) -> int:
+        """How many sizes the line has up to eps."""
+        return math.ceil(threat.radius * self.line - 1e-9)
+
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor:
         """The image at the first size that succeeds, or at eps where none does."""
         radius = batch.threat.radius
@@ -52,7 +64,7 @@ class MinimalFGSM(Attack):
         line = _Line(model, batch, grad.nan_to_num(0.0).sign())
         size = torch.full_like(grad[:, 0, 0, 0], radius)
         if not (model.randomised or model.crafting or radius == 0):
-            steps = math.ceil(radius * self.line - 1e-9)
+            steps = self._sizes(batch.threat)
             sizes = (torch.arange(1, steps + 1, device=size.device) / self.line).clamp(max=radius)
             rows = torch.arange(len(batch), device=size.device)
             first = line.first_hit(rows, sizes[:, None].expand(steps, len(rows)))
@@ -114,6 +126,16 @@ class MinimalPGD(Attack):
         require(1 < growth < math.inf, "growth", growth, "a number above 1")
         self.steps, self.reach, self.first = steps, reach, first
         self.growth, self.bisections = growth, bisections
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """A search in every ball up to eps, and in those between for an example that is broken in the last one."""
+        del classes
+        most = threat.radius
+        radius, searches = min(self.first, most), int(most > 0)
+        while radius < most:
+            radius, searches = min(self.growth * radius, most), searches + 1
+        searches += self.bisections if most else 0
+        return Cost(searches * self.steps, searches * (self.steps + 1))
 
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor:
         """The nearest find, or the last image at eps where there is none."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robench import Attack, Batch, BatchModel, cross_entropy, require
+from robench import Attack, Batch, BatchModel, Cost, ThreatModel, cross_entropy, require
 
 
 class RFGSM(Attack):
@@ -20,6 +20,11 @@ class RFGSM(Attack):
     def __init__(self, *, share: float = 0.5) -> None:
         require(0 <= share < 1, "share", share, "in [0, 1)")
         self.share = share
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """One of each kind."""
+        del threat, classes
+        return Cost(1, 1)
 
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor:
         """x' = clip(x + a sign(N(0, 1))), then clip(x' + (eps - a) sign(grad at x')), with a = share * eps."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robench import Access, Attack, Batch, Trials, check_count
+from robench import Access, Attack, Batch, Cost, ThreatModel, Trials, check_count
 from robench.classifier import BatchModel
 
 
@@ -23,6 +23,11 @@ class RandomNoise(Attack):
         """One trial per draw."""
         del logits, example_id, seed
         return Trials.untargeted(len(y), self.restarts)
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """None at all."""
+        del threat, classes
+        return Cost(0, 0)
 
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor:
         """A random point of the ball; no query."""

@@ -3,8 +3,10 @@
 python benchmarks/liars.py standard-mnist --honest standard-mnist,madry-mnist --data ~/datasets --eps 0.2 -n 200
 
 Every liar of tests/liars/zoo.py is made from the trained MODEL. It must end below 5% robust accuracy, be found or be
-refused; the honest models must raise no false alarm. Lines are printed in markdown as they are done. Runs against
-liars are thrown away, those against honest models kept in the runs folder.
+refused; the honest models must raise no false alarm. What an honest model is truly worth nobody knows: it is at most
+what AutoAttack and the battery leave together, which `<=` says. Lines are printed in markdown as they are done. Runs
+against liars are thrown away, those against honest models kept in the runs folder, whose runs count when it is used
+again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from robench.cli.diagnose import battery
 from robench.jobs import Request
 from robench.models import load_model
 from robench.report import Report
+from robench.scheduler import evaluate
 from robench.store import Store, runs_root
 from tests.liars.zoo import TRUTH, ZOO
 
@@ -32,9 +36,17 @@ LOW = 0.05
 
 
 def measure(
-    reference: str | nn.Module, dataset: str | None, store: Store, arguments: argparse.Namespace
+    reference: str | nn.Module,
+    dataset: str | None,
+    store: Store,
+    arguments: argparse.Namespace,
+    *,
+    honest: bool = False,
 ) -> dict[str, Any]:
-    """Clean accuracy, robust accuracy under CE-PGD and in the worst case at eps, and what fired. May raise BadInput."""
+    """Clean accuracy, robust accuracy under CE-PGD and in the worst case at eps, and what fired. May raise BadInput.
+
+    For an honest model also the least that the battery and AutoAttack leave together.
+    """
     threat = ThreatModel.of(arguments.norm, arguments.eps)
     request = Request(
         [reference], ["diagnosis"], threat, dataset=dataset, count=arguments.n, data_root=arguments.data,
@@ -43,6 +55,7 @@ def measure(
     rows, findings = battery(request, store)
     at_eps = [row for row in rows if row["eps"] == threat.eps_text]
     worst = Report.of(at_eps, store).worst[0]
+    more = evaluate(replace(request, attacks=["autoattack"]), store).rows if honest else []
     marks = {finding["gate"]: None for finding in findings if finding["fired"]}
     marks |= dict.fromkeys(flag.partition(" ")[0] for row in rows for flag in row["flags"])
     pgd = next(row for row in at_eps if row["attack"] == "pgd" and row["options"] == {"steps": 40})
@@ -50,24 +63,25 @@ def measure(
         "clean": pgd["clean_accuracy"],
         "alone": pgd["robust_accuracy"],
         "final": worst["robust_accuracy"],
+        "bound": Report.of(at_eps + more, store).worst[0]["robust_accuracy"],
         "fired": any(finding["fired"] for finding in findings),
         "marks": ", ".join(marks),
     }
 
 
-def line(name: str, truth: float | None, found: dict[str, Any] | str, *, honest: bool = False) -> str:
+def line(name: str, truth: str, found: dict[str, Any] | str, *, honest: bool = False) -> str:
     """One line of the table; `found` is a sentence where the model was refused."""
     if isinstance(found, str):
-        return _joined([name, "-", _percent(truth), "-", "-", "refused", found])
+        return _joined([name, "-", truth, "-", "-", "refused", found])
     outcome = "found" if found["fired"] else "below 5%" if found["final"] < LOW else "MISSED"
     if honest:
-        outcome = "alarm: look into it" if found["fired"] else "no alarm"
+        outcome, truth = "alarm: look into it" if found["fired"] else "no alarm", f"<= {_percent(found['bound'])}"
     figures = (_percent(found[key]) for key in ("alone", "final"))
-    return _joined([name, _percent(found["clean"]), _percent(truth), *figures, outcome, found["marks"] or "-"])
+    return _joined([name, _percent(found["clean"]), truth, *figures, outcome, found["marks"] or "-"])
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def _joined(cells: list[str]) -> str:
@@ -92,21 +106,21 @@ def main() -> None:
     dataset = model.data.name if model.data else None
     print(f"{arguments.norm} eps {arguments.eps}, the first {arguments.n:,} test images of {dataset}; percent.\n")
     print(_joined(list(HEADERS)), _joined(["---"] * len(HEADERS)), sep="\n", flush=True)
-    base = measure(arguments.model, None, store, arguments)
-    print(line(f"{arguments.model} (the base)", base["final"], base, honest=True), flush=True)
+    base = measure(arguments.model, None, store, arguments, honest=True)
+    print(line(f"{arguments.model} (the base)", "", base, honest=True), flush=True)
     for name in [each.strip() for each in arguments.only.split(",") if each.strip()] or ZOO:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 found: dict[str, Any] | str = measure(ZOO[name](model.module), dataset, Store(Path(folder)), arguments)
         except BadInput as error:
             found = str(error)
-        truth = TRUTH.get(name, base["final"])
-        truth = found["clean"] if truth == "clean" and isinstance(found, dict) else truth
-        print(line(name, truth, found), flush=True)
+        truth = TRUTH.get(name, base["bound"])
+        if truth == "clean":
+            truth = found["clean"] if isinstance(found, dict) else None
+        print(line(name, "-" if truth is None else _percent(truth), found), flush=True)
     for name in [each.strip() for each in arguments.honest.split(",") if each.strip()]:
         if name != arguments.model:
-            found = measure(name, None, store, arguments)
-            print(line(name, found["final"], found, honest=True), flush=True)
+            print(line(name, "", measure(name, None, store, arguments, honest=True), honest=True), flush=True)
 
 
 if __name__ == "__main__":

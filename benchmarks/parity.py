@@ -4,12 +4,16 @@ python benchmarks/parity.py standard-mnist --eps 0.1 --data ~/datasets -n 1000
 
 Robust accuracy over all images (correct and not broken), each library called directly and judged by the model itself;
 for C&W also the median L2 distance over the images that both broke. `--autoattack` adds AutoAttack and our worst case.
+With `--kept FOLDER` the libraries' images are kept by parts of 250, and the same command goes on from there.
+The last column has the seconds that the attacks took, in this run or an earlier one.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +31,7 @@ from robench.store import Store, runs_root
 
 STEPS = 40
 CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}
+PART = 250
 Crafted = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,7 +39,7 @@ class Bench:
     """One model on the first n test images of its data."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
+        self.arguments, self.seconds = arguments, 0.0
         self.store = Store(runs_root(arguments.runs))
         loaded = load_model(arguments.model, self.store)
         self.module: nn.Module = loaded.module
@@ -42,6 +47,7 @@ class Bench:
         self.x, self.y = split.pixels(slice(0, arguments.n)), split.labels[: arguments.n]
         self.classes = int(split.labels.max()) + 1
         self.eps = ThreatModel.of("linf", arguments.eps).radius
+        self.identity = f"{loaded.digest} {split.digest}"
 
     def ours(self, attack: str, norm: str = "linf", eps: str | None = None, **options: Any) -> tuple[float, Any]:
         """Robust accuracy under one of robench's attacks or sets, and the rows of the first of them."""
@@ -49,6 +55,7 @@ class Bench:
             self.arguments.model, self.arguments.dataset, [attack], eps or self.arguments.eps, norm, options=options,
             count=self.arguments.n, runs=self.arguments.runs, data=self.arguments.data,
         )  # fmt: skip
+        self.seconds += sum(row["seconds"] for row in report.rows)
         rows = self.store.evaluation(report.rows[0]["evaluation"]).rows()
         return report.worst[0]["robust_accuracy"], rows
 
@@ -61,11 +68,34 @@ class Bench:
         still = torch.cat([self.module(part).argmax(1) for part in torch.split(images.clamp(0, 1), 250)]) == self.y
         return right & still
 
-    def peer(self, craft: Crafted, norm: str = "linf", radius: float | None = None) -> tuple[float, Tensor]:
-        """Robust accuracy under a library called directly, and its images."""
-        pairs = zip(torch.split(self.x, 250), torch.split(self.y, 250), strict=True)
-        images = torch.cat([craft(x, y).detach().float() for x, y in pairs])
+    def peer(self, who: str, craft: Crafted, norm: str = "linf", radius: float | None = None) -> tuple[float, Tensor]:
+        """Robust accuracy under a library called directly, and its images; `who` says what ran, for what is kept."""
+        parts = []
+        for start in range(0, len(self.x), PART):
+            parts.append(self._part(who, craft, slice(start, start + PART)))
+            print(f"{who}: {start + len(parts[-1]):,} of {len(self.x):,} images", file=sys.stderr, flush=True)
+        images = torch.cat(parts)
         return float(self.standing(images, norm, radius or self.eps).float().mean()), images
+
+    def _part(self, who: str, craft: Crafted, part: slice) -> Tensor:
+        x, y, folder = self.x[part], self.y[part], self.arguments.kept
+        key = hashlib.sha256(
+            f"{self.identity} {who} {STEPS} {CW} {self.eps} {part.start} {len(x)}".encode()
+        ).hexdigest()[:16]
+        path = folder / f"{key}.pt" if folder else None
+        if path is None or not path.exists():
+            began = time.monotonic()
+            found = {"images": craft(x, y).detach().float(), "seconds": time.monotonic() - began, "who": who}
+            if path is None:
+                self.seconds += found["seconds"]
+                return found["images"]
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(found, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+        kept = torch.load(path, weights_only=True)
+        self.seconds += kept["seconds"]
+        images: Tensor = kept["images"]
+        return images
 
 
 def foolbox_attack(bench: Bench, name: str, radius: float | None, **options: Any) -> Crafted:
@@ -104,8 +134,9 @@ def lines(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
     fixed = {"abs_stepsize": bench.eps / 10, "steps": STEPS, "random_start": True}
     yield "fgsm", "ours", lambda: bench.ours("fgsm")[0]
     yield "fgsm", "ours, foolbox:LinfFastGradientAttack", lambda: bench.ours("foolbox:LinfFastGradientAttack")[0]
-    yield "fgsm", "foolbox", lambda: bench.peer(foolbox_attack(bench, "LinfFastGradientAttack", bench.eps))[0]
-    yield "fgsm", "ART", lambda: bench.peer(art_attack(bench, "FastGradientMethod"))[0]
+    yield "fgsm", "foolbox", lambda: bench.peer(
+        "foolbox fgsm", foolbox_attack(bench, "LinfFastGradientAttack", bench.eps))[0]  # fmt: skip
+    yield "fgsm", "ART", lambda: bench.peer("ART fgsm", art_attack(bench, "FastGradientMethod"))[0]
     yield "pgd", "ours", lambda: bench.ours("pgd", steps=STEPS, step=step)[0]
     yield (
         "pgd",
@@ -114,15 +145,17 @@ def lines(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
     )
     yield "pgd", "ours, art:ProjectedGradientDescent", lambda: bench.ours(
         "art:ProjectedGradientDescent", max_iter=STEPS, eps_step=bench.eps / 10, num_random_init=1)[0]  # fmt: skip
-    yield "pgd", "foolbox", lambda: bench.peer(foolbox_attack(bench, "LinfPGD", bench.eps, **fixed))[0]
+    yield "pgd", "foolbox", lambda: bench.peer(
+        "foolbox pgd", foolbox_attack(bench, "LinfPGD", bench.eps, **fixed))[0]  # fmt: skip
     yield "pgd", "ART", lambda: bench.peer(
+        "ART pgd",
         art_attack(bench, "ProjectedGradientDescent", eps_step=bench.eps / 10, max_iter=STEPS, num_random_init=1,
                    verbose=False))[0]  # fmt: skip
     yield "apgd-ce", "ours", lambda: bench.ours("apgd-ce")[0]
-    yield "apgd-ce", "pyautoattack", lambda: bench.peer(autoattack(bench, "apgd-ce"))[0]
+    yield "apgd-ce", "pyautoattack", lambda: bench.peer("pyautoattack apgd-ce", autoattack(bench, "apgd-ce"))[0]
     if bench.arguments.autoattack:
+        yield "worst case", "pyautoattack standard", lambda: bench.peer("pyautoattack standard", autoattack(bench))[0]
         yield "worst case", "ours, set standard", lambda: bench.ours("standard")[0]
-        yield "worst case", "pyautoattack standard", lambda: bench.peer(autoattack(bench))[0]
 
 
 def carlini_wagner(bench: Bench, radius: str) -> Iterator[tuple[str, str, float, float]]:
@@ -130,7 +163,8 @@ def carlini_wagner(bench: Bench, radius: str) -> Iterator[tuple[str, str, float,
     ours, rows = bench.ours("cw", "l2", radius, **CW)
     options = {"steps": CW["steps"], "binary_search_steps": CW["search_steps"], "stepsize": CW["lr"],
                "initial_const": CW["initial_c"], "confidence": 0.0}  # fmt: skip
-    theirs, images = bench.peer(foolbox_attack(bench, "L2CarliniWagnerAttack", None, **options), "l2", float(radius))
+    craft = foolbox_attack(bench, "L2CarliniWagnerAttack", None, **options)
+    theirs, images = bench.peer("foolbox cw", craft, "l2", float(radius))
     distance = robench.threat.distance("l2", bench.x, images).numpy()
     both = rows["success"].to_numpy() & ~bench.standing(images, "l2", float(radius)).numpy()
     yield "cw", "ours", ours, float(np.median(rows["l2"].to_numpy()[both]))
@@ -150,13 +184,14 @@ def main() -> None:
     parser.add_argument("--autoattack", action="store_true")
     parser.add_argument("--only", help="only the lines of these attacks, with commas between")
     parser.add_argument("--out", type=Path, help="a csv file that the lines are added to")
+    parser.add_argument("--kept", type=Path, help="a folder for the images of libraries called directly")
     arguments = parser.parse_args()
     bench, wanted = Bench(arguments), (arguments.only or "").split(",")
     found: list[tuple[str, ...]] = []
     for attack, who, run in lines(bench):
         if wanted in ([""], []) or attack in wanted:
-            began = time.monotonic()
-            found.append((arguments.model, attack, who, f"{100 * run():.1f}", "", f"{time.monotonic() - began:.0f}"))
+            bench.seconds = 0.0
+            found.append((arguments.model, attack, who, f"{100 * run():.1f}", "", f"{bench.seconds:.0f}"))
             print(" | ".join(found[-1]), flush=True)
     if wanted in ([""], []) or "cw" in wanted:
         for attack, who, value, median in carlini_wagner(bench, arguments.l2):

@@ -129,6 +129,11 @@ class AdversarialTraining(Defense):
         logits: Tensor = self.head(self.backbone(x))
         return logits
 
+    @property
+    def step_gradients(self) -> int:
+        """The search's, and the loss's on what it found."""
+        return self.inner.steps + 1
+
     def worst(self, x: Tensor, y: Tensor, objective: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> Tensor:
         """Images [B, C, H, W] in the ball of this point of the training that maximise `objective` in eval mode."""
         threat = self.inner.threat(self.progress)

@@ -119,6 +119,12 @@ class ERClassifier(Defense):
         code: Tensor = self.encoder(x)
         return code
 
+    @property
+    def step_gradients(self) -> int:
+        """Cross-entropy and the critic's pull each go through the encoder, for every view; and the search's."""
+        views = 2 if self.adversarial else 1
+        return views * (1 if self.critic is None else 2) + (self.steps if self.adversarial else 0)
+
     def loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and the weighted pull towards the prior, as `play` minimises them in turn."""
         codes = [self.encoder(view) for view in self._views(x)]

@@ -64,6 +64,11 @@ class LLR(AdversarialTraining):
         super().__init__(data, backbone, Inner(eps, steps, step, ramp, rule="adam"))
         self.nominal, self.linearity, self.smoothing = nominal, linearity, smoothing
 
+    @property
+    def step_gradients(self) -> int:
+        """The plane's, the search's, and two of images and perturbed images: the slope's and the loss's through it."""
+        return 1 + self.inner.steps + 2 * 2
+
     def loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The weighted cross-entropy, distance from the plane and slope of the plane at the d found, batch means."""
         worst = self.bend(x, y)

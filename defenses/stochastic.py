@@ -131,7 +131,7 @@ class GaussianEncoder(Defense):
         self.spread = nn.Linear(self.backbone.width, width)
         self.head = code.head(width, data.classes)
         if code.mc_samples:
-            fixed = torch.randn(code.mc_samples, 1, width, generator=torch.Generator().manual_seed(0))
+            fixed = torch.randn(code.mc_samples, 1, width, generator=torch.Generator().manual_seed(0), device="cpu")
             self.register_buffer("fixed_draws", fixed)
 
     @abstractmethod
@@ -162,6 +162,11 @@ class GaussianEncoder(Defense):
         z = mu + self.get_buffer("fixed_draws") * log_sigma.exp()
         mean: Tensor = self.head(z).log_softmax(-1).logsumexp(0) - math.log(self.code.mc_samples)
         return mean
+
+    @property
+    def step_gradients(self) -> int:
+        """Posterior matching encodes two inputs per image."""
+        return 2 if self.matching.gamma else 1
 
     def loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The subclass's terms; with posterior matching their mean over two noisy copies, and the discrepancy."""

@@ -77,6 +77,11 @@ class Trades(AdversarialTraining):
         super().__init__(data, backbone, Inner(eps, steps, step, ramp, noise=noise))
         self.beta = beta
 
+    @property
+    def step_gradients(self) -> int:
+        """The search's, and the loss's on the images and what it found."""
+        return self.inner.steps + 2
+
     def loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the images, and beta times the divergence at the worst images found."""
         with frozen(self), torch.no_grad():

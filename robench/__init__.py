@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robench.attack import Access as Access
     from robench.attack import Attack as Attack
     from robench.attack import Batch as Batch
+    from robench.attack import Cost as Cost
     from robench.attack import Kind as Kind
     from robench.attack import Metric as Metric
     from robench.attack import Proposal as Proposal
@@ -58,6 +59,7 @@ _HOMES = {
         "Access",
         "Attack",
         "Batch",
+        "Cost",
         "Kind",
         "Metric",
         "Proposal",

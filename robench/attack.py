@@ -44,6 +44,28 @@ class Trials:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Passes through a model that answers without noise, at most; None where nobody knows.
+
+    A bound is met where an example is never broken, unless the attack says that it gives up earlier, and says nothing
+    of the harness's own passes.
+    """
+
+    backwards: int | None = None
+    forwards: int | None = None
+
+    @property
+    def spent(self) -> int:
+        """All passes in forward passes, 0 where nobody knows; a backward pass takes about two."""
+        return (self.forwards or 0) + 2 * (self.backwards or 0)
+
+    def times(self, count: int) -> Cost:
+        """The passes of `count` such pieces of work."""
+        parts = (self.backwards, self.forwards)
+        return Cost(*(None if part is None else count * part for part in parts))
+
+
+@dataclass(frozen=True)
 class Batch:
     """The rows of one call of an attack: one (example, trial) each.
 
@@ -94,8 +116,10 @@ class Proposal:
 class Attack(ABC):
     """An attack plugin. Constructor keywords are its options; `trials` plans, `perturb` proposes.
 
-    `version` enters every evaluation's identity: raise it when a change of code changes figures. An attack that returns
-    images it could not break as they were says so by `transfers = False`.
+    `version` enters every evaluation's identity: raise it when a change of code changes figures. An attack that stops
+    where an image is broken, or returns one that it could not break as it was, says so by `transfers = False`.
+    `expected` is about how many forward passes a trial takes where `passes` knows no bound; only the progress shown
+    depends on it.
     """
 
     version: ClassVar[int] = 1
@@ -104,6 +128,7 @@ class Attack(ABC):
     access: ClassVar[Access] = "white-box"
     kind: ClassVar[Kind] = "iterative"
     transfers: ClassVar[bool] = True
+    expected: ClassVar[int | None] = None
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """The trials for B examples, from their labels [B] and clean logits [B, classes]; one without goal by default.
@@ -112,6 +137,16 @@ class Attack(ABC):
         """
         del logits, example_id, seed
         return Trials.untargeted(len(y), 1)
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """The most passes one trial of one example takes, for progress and planning; unknown unless an attack says."""
+        del threat, classes
+        return Cost()
+
+    def cost(self, threat: ThreatModel, classes: int) -> Cost:
+        """The most passes one example takes in all of its trials: `passes` times what `trials` plans."""
+        none = torch.zeros(1, dtype=torch.int64)
+        return self.passes(threat, classes).times(len(self.trials(none, torch.zeros(1, classes), none, 0)))
 
     @abstractmethod
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor | Proposal:

@@ -40,11 +40,17 @@ class Classifier:
         self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
         self.zero_pixels = torch.full((examples,), torch.nan)
         self.randomised = self.crafting = False
+        self.heartbeat: Callable[[], None] = lambda: None  # called after every pass that is charged
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
         self._passed: list[nn.Module] = []
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
+
+    @property
+    def spent(self) -> Tensor:
+        """The work on every example in forward passes, int64 [n]; a backward pass takes about two."""
+        return self.forwards + 2 * self.backwards
 
     def pass_through(self, names: Sequence[str]) -> None:
         """Let gradients pass the named submodules as if they did nothing (Athalye et al., 2018: BPDA).
@@ -254,6 +260,7 @@ class BatchModel:
     def _forward(self, x: Tensor) -> Tensor:
         answer = self._classifier.check_answer(self._classifier.module(x), len(x))
         self._charge(self._classifier.forwards, len(x))
+        self._classifier.heartbeat()
         return self._classifier.fold(answer, self.examples.repeat(len(x) // len(self.examples)))
 
     def _charge(self, counts: Tensor, batch: int) -> None:

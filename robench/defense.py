@@ -126,6 +126,11 @@ class Defense(pl.LightningModule):
         for name in names:
             optimizers[name].step()
 
+    @property
+    def step_gradients(self) -> int:
+        """Backward passes through the network per image of a training step; more than one where a step takes more."""
+        return 1
+
     def monitors(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Scalars of validation images that are no terms of the loss, recorded as means after every epoch."""
         del x, y

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from robench import randomness, registry
 from robench.attack import Attack
+from robench.claims import claim
 from robench.classifier import full_precision
 from robench.data import Dataset, Split
 from robench.detector import Guarded, Score
 from robench.environment import command, environment
 from robench.errors import BadInput, require
 from robench.evaluation import Examples, Settings, attack_shard
-from robench.files import checksum, read_json, write_file, write_json
+from robench.files import Damaged, checksum, read_json, read_sealed, write_file, write_json, write_sealed
+from robench.folder import identity
+from robench.guard import LEAST_BROKEN, Guard
 from robench.progress import bar, say
 from robench.results import Figure
 from robench.specs import DetectorSpec
@@ -33,43 +35,12 @@ from robench.threat import ThreatModel
 FITTING_SHARE = 0.8
 # fixed for good: another key would move images between the two
 SPLIT_KEY = 20182
+# detectors that were told of
+_told: set[Path] = set()
 # a threshold from fewer clean images than this is told to be rough
 FEW = 200
-# fewer broken images than this cannot show a regression what adversarial means
-LEAST_BROKEN = 20
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What was asked of a detector: its name and options, the attack it learns from, and its false-positive rate.
-
-    trained_on: an attack's name, alone for the evaluation's own threat model, or "fgsm@linf:0.3". images: how many
-    validation images are attacked to fit it, at most. adaptive: also attack classifier and detector together.
-    """
-
-    detector: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    trained_on: str = "pgd"
-    attack_options: Mapping[str, Any] = field(default_factory=dict)
-    fpr: float = 0.05
-    images: int = 1000
-    adaptive: bool = True
-
-    def __post_init__(self) -> None:
-        registry.check_names("detector", [self.detector])
-        require(0 < self.fpr < 1, "--fpr", self.fpr, "a share of clean images between 0 and 1, such as 0.05")
-        require(self.images >= LEAST_BROKEN, "--detector-images", self.images, f"at least {LEAST_BROKEN}")
-        self.attack_and_threat(ThreatModel.of("linf", "0.1"))
-
-    def attack_and_threat(self, default: ThreatModel) -> tuple[str, ThreatModel]:
-        """The training attack's name and threat model. Raises BadInput for text of another form."""
-        name, at, place = self.trained_on.partition("@")
-        if not at:
-            return name, default
-        match = re.fullmatch(r"(\w+):(.+)", place)
-        if not match:
-            raise BadInput(f"--trained-on is {self.trained_on!r}, but must be of the form NAME or NAME@linf:0.3.")
-        return name, ThreatModel.of(match[1], match[2])
+# what readers rely on in the record of a fitted detector
+FITTED = {"digest": str, "classes": int, "fitted_on": int, "adversarial": int, "threshold_images": int}
 
 
 @dataclass(frozen=True)
@@ -99,6 +70,18 @@ class Watch:
     def guard(self, module: nn.Module) -> Guarded:
         """The classifier and this detector as one model."""
         return Guarded(module, self.score).eval()
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a detector is fitted with: its score, whom it watches, and the attack it learns from."""
+
+    score: Score
+    subject: Subject
+    attack: Attack
+    threat: ThreatModel
+    guard: Guard
+    settings: Settings
 
 
 def watch(guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings, store: Store) -> Watch:
@@ -132,28 +115,43 @@ def watch(guard: Guard, subject: Subject, threat: ThreatModel, settings: Setting
         fpr=guard.fpr,
         seed=settings.seed,
     )
-    folder = store.detectors / spec.job_id
-    if (folder / "fitted.json").exists():
+    if (store.detectors / spec.job_id / "fitted.json").exists():
         return load(store, spec.job_id)
-    score, settings = Score(detector.eval()), _plain(settings)
-    with bar(f"{subject.name}  {guard.detector}") as shown, full_precision():
-        fitted = _fit(score, subject, built, trained, guard, settings, shown.update)
+    with claim(store.root, f"detector-{spec.job_id}", wait=True):
+        if (store.detectors / spec.job_id / "fitted.json").exists():  # made by another process meanwhile
+            return load(store, spec.job_id)
+        lesson = _Lesson(Score(detector.eval()), subject, built, trained, guard, _plain(settings))
+        return _make(lesson, spec, store)
+
+
+def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
+    """Fit a detector and keep it."""
+    folder = store.detectors / spec.job_id
+    score, subject = lesson.score, lesson.subject
+    with bar(f"{subject.name}  {spec.detector}") as shown, full_precision():
+        fitted = _fit(lesson, shown.update)
     tensors = {key: value.cpu().contiguous() for key, value in score.state_dict().items()}
     digest = write_file(folder / "detector.safetensors", lambda aside: save_file(tensors, aside))
     record = {"command": command(), "environment": environment(), "model": subject.name, "digest": digest}
     write_json(folder / "spec.json", spec.to_json())
-    write_json(folder / "fitted.json", {**fitted, **record})
+    write_sealed(folder / "fitted.json", {**fitted, **record, "fitted": spec.job_id})
     return Watch(score, spec, folder, fitted)
 
 
 def load(store: Store, job_id: str) -> Watch:
     """A fitted detector from the store. Raises BadInput where it is missing or damaged."""
     folder = store.detectors / job_id
-    spec = DetectorSpec(**read_json(folder / "spec.json", {"detector": str, "options": dict, "seed": int}))
-    fitted = read_json(folder / "fitted.json", {"digest": str, "classes": int})
+    advice = f"delete the folder {folder} and run the command again"
+    plain = read_json(folder / "spec.json", advice=advice)
+    fitted, _, sealed = read_sealed(folder / "fitted.json", FITTED, advice)
     weights = folder / "detector.safetensors"
-    if spec.job_id != job_id or not weights.is_file() or checksum(weights) != fitted["digest"]:
-        raise BadInput(f"The detector in {folder} is missing or damaged; delete that folder and run the command again.")
+    same = identity(plain) == job_id and (not sealed or fitted.pop("fitted") == job_id)
+    if not same or not weights.is_file() or checksum(weights) != fitted["digest"]:
+        raise Damaged(f"The detector in {folder} is missing or damaged; {advice}.")
+    try:
+        spec = DetectorSpec(**plain)
+    except ValidationError:
+        raise BadInput(f"The detector in {folder} is of another version of robench; {advice}.") from None
     detector = registry.load("detector", spec.detector).build(spec.options, fitted["classes"])
     score = Score(detector.eval())
     for name, tensor in load_file(weights).items():
@@ -164,10 +162,9 @@ def load(store: Store, job_id: str) -> Watch:
     return Watch(score, spec, folder, fitted)
 
 
-def _fit(
-    score: Score, subject: Subject, attack: Attack, threat: ThreatModel, guard: Guard, settings: Settings, show: Any
-) -> dict[str, Any]:
+def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:
     """Fit the detector, its regression and its threshold; returns what there is to tell about it."""
+    score, subject, guard, settings = lesson.score, lesson.subject, lesson.guard, lesson.settings
     module, device = subject.module.to(settings.device), settings.device
     with torch.no_grad():
         score.detector.fit(module, subject.dataset.train)
@@ -179,7 +176,9 @@ def _fit(
             len(right), f"at least {LEAST_BROKEN} to fit a detector; use more data or a better model")  # fmt: skip
     part = val.subset(right)
     examples = Examples(part.pixels(slice(None)), part.labels, part.ids)
-    shard = attack_shard(module, subject.dataset.classes, attack, threat, examples, settings, lambda s: show(0.9 * s))
+    shard = attack_shard(
+        module, subject.dataset.classes, lesson.attack, lesson.threat, examples, settings, lambda s: show(0.9 * s)
+    )
     broken = torch.tensor(shard.rows["success"].to_numpy().copy())
     if int(broken.sum()) < LEAST_BROKEN:
         raise BadInput(
@@ -275,9 +274,9 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     """
     name = f"scores-{folder.job_id}"
     threshold = float(watch.score.threshold)
-    if (watch.folder / f"{name}.json").exists():  # written last, so the scores are whole
-        table = pd.read_parquet(watch.folder / f"{name}.parquet")
-        return {**figures(table, threshold), **_names(watch, subject, folder)}
+    kept = _kept(watch, folder)
+    if kept is not None:
+        return {**figures(kept, threshold), **_names(watch, subject, folder)}
     settings, rows = _plain(settings), folder.rows()
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
     split = subject.dataset.test
@@ -300,10 +299,23 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     table = rows[["example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success"]].copy()
     for kind, values in scores.items():
         table[f"score_{kind}"] = values
-    write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
+    sums = write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
     result = {**figures(table, threshold), **_names(watch, subject, folder)}
-    write_json(watch.folder / f"{name}.json", result)
+    write_sealed(watch.folder / f"{name}.json", {**result, "sha256": sums, "shards": folder.contents})
     return result
+
+
+def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
+    """The scores of these very images by this detector, if they were measured before and are undamaged."""
+    stem = watch.folder / f"scores-{folder.job_id}"
+    try:
+        made = read_sealed(stem.with_suffix(".json")).value
+        same = (made["fitted"], made["shards"]) == (watch.spec.job_id, folder.contents)
+        if same and made["sha256"] == checksum(stem.with_suffix(".parquet")):
+            return pd.read_parquet(stem.with_suffix(".parquet"))
+    except (Damaged, OSError, KeyError):
+        pass  # scores from before they said of which images they are are measured again, too
+    return None
 
 
 def _names(watch: Watch, subject: Subject, folder: EvaluationFolder) -> dict[str, Any]:
@@ -359,8 +371,11 @@ def figures(table: pd.DataFrame, threshold: float) -> dict[str, Any]:
 
 
 def explain(watch: Watch) -> None:
-    """One line about a detector that was fitted now."""
+    """One line about a fitted detector, the first time this process hears of it."""
     fitted = watch.fitted
+    if watch.folder in _told:
+        return
+    _told.add(watch.folder)
     say(
         f"{watch.name}: fitted on {fitted['fitted_on']} validation images, {fitted['adversarial']} of them broken; "
         f"threshold {fitted['threshold']:.3g} from {fitted['threshold_images']} others"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from robench.errors import BadInput
-from robench.files import write_json
+from robench.files import Damaged, read_sealed, write_sealed
 from robench.results import label
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
@@ -99,7 +98,9 @@ def collect(store: Store, model_digest: str, data_digest: str, norm: str, count:
         except BadInput:
             continue  # a damaged folder of another evaluation
         same = (spec["model_digest"], spec["data_digest"], spec["norm"]) == (model_digest, data_digest, norm)
-        if not same or (spec["start"], spec["count"]) != (0, count) or spec.get("detector") or folder.result is None:
+        # against a detector, or only on what another attack left standing: not to be compared with the others
+        apart = spec.get("detector") or spec.get("after")
+        if not same or (spec["start"], spec["count"]) != (0, count) or apart or folder.result is None:
             continue
         if folder.about["metric"] == "robust accuracy":
             found.append(Run.of(folder))
@@ -129,8 +130,12 @@ def record(store: Store, name: str, run_of: EvaluationFolder) -> list[dict[str, 
     findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
     path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
     kept = {"model": name, "runs": [run.at for run in runs], "findings": findings}
-    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != kept:
-        write_json(path, kept)
+    try:
+        known = read_sealed(path).value == kept
+    except Damaged:
+        known = False
+    if not known:
+        write_sealed(path, kept)
     return findings
 
 

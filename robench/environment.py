@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,11 @@ PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
 
 def environment() -> dict[str, Any]:
     """Versions of what computes, the commit of robench's own checkout if it runs from one, and the machine."""
+    return copy.deepcopy(_environment())
+
+
+@cache
+def _environment() -> dict[str, Any]:
     versions = {}
     for name in PACKAGES:
         try:

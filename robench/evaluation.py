@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from robench.attack import Attack, Batch, Proposal, Trials, misclassified_margin
 from robench.classifier import Classifier, full_precision
 from robench.errors import BadInput
 from robench.gradient import FIRM
+from robench.inspection import clean_logits, first_answers, inspect, predictions, same
 from robench.threat import ThreatModel, distance
 
 # called with the share of a shard's work that is done, in [0, 1]
@@ -23,8 +24,11 @@ Progress = Callable[[float], None]
 # trials of one example that share a batch, after the first, which runs alone
 WAVE = 8
 
-# two answers to one question differ by more than kernels do
-TOLERANCE = 1e-3
+# in place of a trial's number: the image is an earlier attack's
+TAKEN_OVER = -2
+
+# seconds between reports from inside a batch
+PULSE = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Examples:
-    """Images float32 [n, C, H, W] in [0, 1], labels int64 [n] and example ids int64 [n], all on the CPU."""
+    """Images float32 [n, C, H, W] in [0, 1], labels int64 [n] and example ids int64 [n], all on the CPU.
+
+    prior: the adversarial images of an attack before this one, if there was one; only what they leave standing is
+    attacked.
+    """
 
     x: Tensor
     y: Tensor
     ids: Tensor
+    prior: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -100,75 +109,6 @@ def attack_shard(
         model.release()
 
 
-def clean_logits(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
-    """Logits [n, classes] of images [n, C, H, W], in batches of a fixed layout; raises BadInput for a wrong shape."""
-    return torch.cat([model.logits(part) for part in torch.split(x, batch_size)])
-
-
-def _first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
-    """The first logits a model gives; a model that cannot take the images at all is bad input, not a failed shard."""
-    try:
-        return clean_logits(model, x, batch_size)
-    except (BadInput, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # whatever a user's model does
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-        raise BadInput(
-            f"The model failed on clean images of shape {tuple(x.shape[1:])} ({reason}); mend it, or choose other data."
-        ) from error
-
-
-def predictions(logits: Tensor) -> Tensor:
-    """The predicted class [n], or -1 where a logit is NaN or infinite."""
-    return torch.where(logits.isfinite().all(1), logits.nan_to_num(0.0).argmax(1), -1)
-
-
-def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> list[str]:
-    """Flags of a model that cannot be judged as it stands; raises BadInput for one that cannot be judged at all.
-
-    x [n, C, H, W] are clean images and `logits` [n, classes] the model's answers to them in batches of `batch_size`.
-    """
-    bad = int((~logits.isfinite().all(1)).sum())
-    if bad:
-        raise BadInput(f"The model returned NaN or infinite logits for {bad} of {len(x)} clean images; mend it first.")
-    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < TOLERANCE).all()):
-        raise BadInput("The model returned probabilities (they sum to 1), but must return logits; remove its softmax.")
-    flags = ["gradient-at-inference"] if _optimises(model, x[:4]) else []
-    again = clean_logits(model, x, batch_size)
-    if not _same(logits, again):
-        flags.append("randomised")
-    else:
-        few = x[: min(8, len(x))]
-        if len(x) > 1 and not _same(logits[: len(few)], clean_logits(model, few, 1)):
-            flags.append("batch-dependent")
-    return flags
-
-
-def _optimises(model: Classifier, x: Tensor) -> bool:
-    """Whether the model runs a backward pass of its own while it answers."""
-    autograd: Any = torch.autograd
-    engine = autograd._engine_run_backward  # what grad and backward both call, however they were imported
-    calls = 0
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return engine(*arguments, **options)
-
-    autograd._engine_run_backward = counted
-    try:
-        model.logits(x)
-    finally:
-        autograd._engine_run_backward = engine
-    return calls > 0
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Finite, and different by no more than kernels make them, relative to the largest logit."""
-    scale = a.abs().amax().clamp(min=1e-12)
-    return bool(b.isfinite().all()) and bool((a - b).abs().amax() <= TOLERANCE * scale)
-
-
 def _state(module: nn.Module) -> list[Tensor]:
     return [buffer.detach().clone() for buffer in module.buffers()]
 
@@ -212,7 +152,7 @@ class _Judge:
     def run(self, before: _Before) -> Shard:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
-        clean = _first_answers(self.model, x, self.settings.batch_size)
+        clean = first_answers(self.model, x, self.settings.batch_size)
         flags = inspect(self.model, x, clean, self.settings.batch_size)
         self.model.randomised, self.model.crafting = "randomised" in flags, self.settings.crafting
         clean_pred = predictions(clean)
@@ -223,6 +163,9 @@ class _Judge:
         everyone = targeted or self.settings.crafting
         self.standing = torch.ones_like(y, dtype=torch.bool) if everyone else clean_pred == y
         attacked = self.standing.clone()
+        if self.examples.prior is not None:
+            self._take_over(self.examples.prior)
+        self.work = int(self.standing.sum())  # what is wrong from the start takes no time
         for wave in _waves(len(plan)):
             self._run_wave(plan, wave)
         final = clean_logits(self.model, self.images, self.settings.batch_size)
@@ -231,10 +174,20 @@ class _Judge:
             flags.append("changes-its-state")
         if "randomised" not in flags:
             again = clean_logits(self.model, x, self.settings.batch_size)
-            if not _same(clean, again) or not self._repeats(before.module, final):
+            if not same(clean, again) or not self._repeats(before.module, final):
                 flags.append("changes-its-answers")
         rows = self._rows(clean_pred, predictions(final), attacked)
         return Shard(rows, self.images, tuple(flags))
+
+    def _take_over(self, prior: Tensor) -> None:
+        """Begin with the images an earlier attack made; the examples they break are not attacked again."""
+        everyone = torch.arange(len(prior))
+        self.images = self._valid(self.examples.x, prior, everyone)
+        logits = self.model.fold(clean_logits(self.model, self.images, self.settings.batch_size), everyone)
+        self.margin, self.trial[self.standing] = self._margin(logits, everyone), TAKEN_OVER
+        firm = self.margin > FIRM * logits.abs().amax(1).nan_to_num(0.0, posinf=0.0)
+        if not self.model.randomised:
+            self.standing &= ~firm
 
     def _repeats(self, fresh: nn.Module | None, final: Tensor) -> bool:
         """Whether a copy that saw nothing of the attack gives the `final` answers [n, classes] to the images too."""
@@ -243,18 +196,42 @@ class _Judge:
         model = Classifier(fresh, self.model.classes, device=self.model.device)
         answers, finite = clean_logits(model, self.images, self.settings.batch_size), final.isfinite().all(1)
         alike = torch.equal(finite, answers.isfinite().all(1))
-        return alike and (not bool(finite.any()) or _same(final[finite], answers[finite]))
+        return alike and (not bool(finite.any()) or same(final[finite], answers[finite]))
 
     def _run_wave(self, plan: Trials, wave: range) -> None:
         members = self.standing.nonzero()[:, 0]
         if not len(members):
             return
         size = max(1, self.settings.batch_size // len(wave))
-        total, left = len(self.standing) * len(plan), len(plan) - wave.stop
-        for done, part in enumerate(torch.split(members, size)):
+        total, left = self.work * len(plan), len(plan) - wave.stop
+        waiting = len(members)
+        for part in torch.split(members, size):
+            waiting -= len(part)
+            todo = (waiting + len(part)) * len(wave) + int(self.standing.sum()) * left
+            self.model.heartbeat = self._pulse(part, len(wave), todo, total)
             self._attack_part(plan, wave, part)
-            waiting = len(members) - min((done + 1) * size, len(members))
-            self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / max(total, 1))
+            self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / total)
+
+    def _pulse(self, part: Tensor, trials: int, todo: int, total: int) -> Callable[[], None]:
+        """What tells of the progress inside a batch, every second, as far as the attack knows how long it takes.
+
+        The example that has been asked about most often is taken for one that stands to the end. todo, total: pairs of
+        an example and a trial, still to do before this batch and in the whole shard.
+        """
+        cost, query = self.attack.passes(self.threat, self.model.classes), self.attack.kind == "query"
+        each = (self.attack.expected or 0) * (1 if query else 3) if cost.forwards is None else cost.spent
+        whole = trials * each * (self.model.draws if self.model.randomised else 1)
+        before, told = self.model.spent[part], time.monotonic()
+
+        def pulse() -> None:
+            nonlocal told
+            if time.monotonic() - told >= PULSE:
+                told = time.monotonic()
+                made = int((self.model.spent[part] - before).max())
+                done = min(made / whole, 1.0) * len(part) * trials if whole else 0.0
+                self.progress(1 - (todo - done) / total)
+
+        return pulse
 
     def _attack_part(self, plan: Trials, wave: range, part: Tensor) -> None:
         """Run the trials of `wave` for the examples at positions `part` and keep the strongest proposals."""

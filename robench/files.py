@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written aside, synced, then moved into place; and their checksums."""
+"""Files that are whole or absent, with checksums; JSON under a seal, so that any change of its content is noticed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 
@@ -17,6 +19,19 @@ from robench.errors import BadInput, disk_error
 
 # keys a JSON file must have, with the types of their values
 Required = Mapping[str, type | tuple[type, ...]]
+# of sealed files; one of a later format is refused, and one without a format is from before there were seals
+FORMAT = 2
+# nanoseconds: a file changed less long ago could change again within the resolution of its time stamps
+SETTLED = 2 * 10**9
+# bytes: a file up to this size is read in one go
+AT_ONCE = 2**24
+
+ADVICE = "delete it and run the command again"
+T = TypeVar("T")
+
+
+class Damaged(BadInput):
+    """A file of the store is missing, cannot be read, or is not what was written."""
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> str:
@@ -30,7 +45,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> str:
         write(aside)
         with aside.open("rb+") as handle:
             os.fsync(handle.fileno())
-        written = checksum(aside)
+        written = _hash(aside)
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -58,32 +73,127 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path, required: Required | None = None) -> dict[str, Any]:
+def read_json(path: Path | str, required: Required | None = None, advice: str = ADVICE) -> dict[str, Any]:
     """A JSON object with the required keys ("a.b" is b inside a) of the required types.
 
-    Raises BadInput for a missing or damaged file.
+    Raises Damaged for a missing or damaged file, with `advice` on what to do.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(_content(path).decode())
     except FileNotFoundError:
-        raise BadInput(f"There is no file {path}; check the name, or make it first.") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"The file {path} is damaged ({error}); delete it and run the command again.") from error
+        raise Damaged(
+            f"There is no file {path}; {'check the name, or make it first' if advice == ADVICE else advice}."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"The file {path} is damaged ({str(error)[:120]}); {advice}.") from error
     if not isinstance(value, dict):
-        raise BadInput(f"The file {path} is damaged (not a JSON object); delete it and run the command again.")
+        raise Damaged(f"The file {path} is damaged (not a JSON object); {advice}.")
     for key, kind in (required or {}).items():
         found: Any = value
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         if not isinstance(found, kind):
-            raise BadInput(f"The file {path} is damaged (no usable {key!r}); delete it and run the command again.")
+            raise Damaged(f"The file {path} is damaged (no usable {key!r}); {advice}.")
     return value
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's content, in hex; raises OSError where it cannot be read."""
-    with path.open("rb") as handle:
+def digest(value: Any) -> str:
+    """SHA-256, in hex, of a JSON value, whatever its layout in a file."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
+    """Write a JSON object with its format and a checksum of its content; returns that, the seal.
+
+    Raises as `write_file`.
+    """
+    plain = {**json.loads(json.dumps(value)), "format": FORMAT}
+    seal = digest(plain)
+    write_json(path, {**plain, "seal": seal})
+    return seal
+
+
+class Record(NamedTuple):
+    """A sealed file's object, its digest, which is the seal, and whether it has one: the first stores had none."""
+
+    value: dict[str, Any]
+    digest: str
+    sealed: bool
+
+
+def read_sealed(path: Path | str, required: Required | None = None, advice: str = ADVICE) -> Record:
+    """What `write_sealed` wrote.
+
+    Raises Damaged as `read_json` and where the seal does not fit, BadInput for a later format.
+    """
+    value = read_json(path, required, advice)
+    seal = value.pop("seal", None)
+    found = digest(value)
+    if seal is None and "format" not in value:
+        return Record(value, found, sealed=False)
+    if seal != found:
+        raise Damaged(f"The file {path} is damaged (its content is not what was written); {advice}.")
+    if value.pop("format", None) != FORMAT:
+        raise BadInput(
+            f"The file {path} is of a later format than this robench reads ({FORMAT}); use the version that wrote it, "
+            "or give another --runs."
+        )
+    return Record(value, found, sealed=True)
+
+
+def checksum(path: Path | str) -> str:
+    """SHA-256 of a file's content, in hex; raises OSError where it cannot be read.
+
+    Computed once per process as long as the file stays as it is.
+    """
+    return _SUMS.of(str(path), signature(path), lambda: _hash(path))
+
+
+# size, times and place of a file; None where they do not tell its content from an earlier one
+Signature = tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What was made of files, kept as long as their signatures stay the same."""
+
+    kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def of(self, name: str, now: Any, make: Callable[[], T]) -> T:
+        """What `make` returns, from memory where the signature `now` is that of the last time; raises as `make`."""
+        known = self.kept.get(name)
+        if now is not None and known is not None and known[0] == now:
+            found: T = known[1]
+            return found
+        made = make()
+        self.kept[name] = (now, made)
+        return made
+
+
+_SUMS = Memory()
+
+
+def signature(path: Path | str | os.DirEntry[str]) -> Signature:
+    """What tells a file's content from an earlier one; None for a file that is not there, or was changed just now."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < SETTLED:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _hash(path: Path | str) -> str:
+    with open(path, "rb", buffering=0) as handle:
+        if os.fstat(handle.fileno()).st_size <= AT_ONCE:
+            return hashlib.sha256(handle.read()).hexdigest()
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _content(path: Path | str) -> bytes:
+    with open(path, "rb", buffering=0) as handle:
+        return handle.read()
 
 
 def _fill(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robench.attack import Attack, Batch, Proposal, misclassified_margin
+from robench.attack import Attack, Batch, Cost, Proposal, misclassified_margin
 from robench.classifier import BatchModel
 from robench.errors import BadInput, require
 from robench.threat import ThreatModel, expand
@@ -202,6 +202,12 @@ class GradientAttack(Attack):
         """Run the search on every row."""
         search = self.search(batch.threat)
         return _Loop(self, search, model, batch).run()
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """One of each kind per step, and a forward pass for the last image where any step counts."""
+        del classes
+        search = self.search(threat)
+        return Cost(len(search.sizes), len(search.sizes) + (search.success == "any"))
 
     def succeeded(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
         """How far past success each row is, [B]; by the goal only if the attack must reach it."""

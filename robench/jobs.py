@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robench import registry
 from robench.attack import Attack
 from robench.classifier import check_eval_mode
 from robench.data import Dataset, Split, open_dataset
-from robench.detection import Guard, Subject, Watch, explain, watch
+from robench.detection import Subject, Watch, explain, watch
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
 from robench.evaluation import Settings
 from robench.gradient import GradientAttack
+from robench.guard import Guard
 from robench.models import LoadedModel, load_model
 from robench.specs import CraftSpec, EvalSpec
 from robench.store import EvaluationFolder, Store
@@ -30,7 +32,9 @@ class Request:
     """What `robench evaluate` was asked for. `count` None means every test image; `models` empty, every trained one.
 
     With `surrogates` the images are crafted on each of those models instead. With `guard` a detector is measured on
-    every attack's images, and attacked together with the model if it says so.
+    every attack's images, and attacked together with the model if it says so. With `cascade` an attack only sees what
+    the ones before it left standing, and its figure is that of all of them; `after` holds the id of the evaluation
+    before it and the names of all attacks before it.
     """
 
     models: Sequence[str | nn.Module]
@@ -48,6 +52,8 @@ class Request:
     guard: Guard | None = None
     eot: int = 1
     bpda: Sequence[str] = ()
+    cascade: bool = False
+    after: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("-n", self.count), ("--batch-size", self.batch_size), ("--shard-size", self.shard_size),
@@ -58,6 +64,8 @@ class Request:
             raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^63 - 1.")
         if self.guard and self.surrogates:
             raise BadInput("--detector and --surrogate are given together; give one of them.")
+        if self.cascade and (self.guard or self.surrogates):
+            raise BadInput("--cascade is given with --detector or --surrogate; give it alone.")
         if not self.attacks:
             raise BadInput(
                 "No attack is named; give --attack with one or more of: "
@@ -69,6 +77,34 @@ class Request:
         """How shards are computed."""
         device = choose_device(self.device)
         return Settings(self.seed, self.batch_size, device, draws=self.eot, bpda=tuple(self.bpda))
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON types; raises BadInput where it holds a module, which cannot be sent anywhere."""
+        for model in (*self.models, *self.surrogates):
+            if not isinstance(model, str):
+                raise BadInput(
+                    f"The model {type(model).__name__} was handed over in a program, so only this process has it; use "
+                    "the inline executor, or give file.py:factory."
+                )
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain |= {name: list(plain[name]) for name in ("models", "attacks", "surrogates", "bpda")}
+        return plain | {
+            "threat": [self.threat.norm, str(self.threat.eps)],
+            "options": dict(self.options),
+            "data_root": str(self.data_root.resolve()) if self.data_root else None,
+            "guard": asdict(self.guard) if self.guard else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Request:
+        """The request of `to_json`."""
+        return cls(**{
+            **value,
+            "threat": ThreatModel.of(*value["threat"]),
+            "data_root": Path(value["data_root"]) if value["data_root"] else None,
+            "guard": Guard(**value["guard"]) if value["guard"] else None,
+            "after": tuple(value["after"]) if value["after"] else None,
+        })  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,11 +148,24 @@ class Job:
     folder: EvaluationFolder
     about: dict[str, Any]
     craft: Craft | None = None
+    before: EvaluationFolder | None = None
 
     @property
     def title(self) -> str:
         """Model and attack in words."""
         return f"{self.model.name}  {self.spec.attack}{self.about['against']}"
+
+    def prior(self, start: int, stop: int) -> Tensor | None:
+        """What the attack before this one made of the examples [start, stop), float32 [n, C, H, W]; None without one.
+
+        Raises BadInput where it is not complete.
+        """
+        if self.before is None:
+            return None
+        if self.before.missing(start, stop, stop - start):
+            raise BadInput(f"The evaluation {self.before.job_id}, which {self.title} goes on from, is not complete.")
+        images: Tensor = self.before.span(start, stop)
+        return images
 
 
 def attacks_of(request: Request) -> list[NamedAttack]:
@@ -160,7 +209,8 @@ def references(request: Request, store: Store) -> list[str | nn.Module]:
 def open_target(reference: str | nn.Module, request: Request, store: Store) -> Target:
     """The model and its data. Raises BadInput where they cannot be loaded or do not fit each other."""
     model = load_model(reference, store)
-    check_eval_mode(model.module)  # here too: a stored figure must not answer for a model in another mode
+    if model.data is None:  # a stored figure must not answer for a stranger's model in another mode
+        check_eval_mode(model.module)
     name = request.dataset or (model.data.name if model.data else None)
     if name is None:
         raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
@@ -218,13 +268,19 @@ def make_job(request: Request, store: Store, target: Target, named: NamedAttack,
         surrogate=source.model.digest if source else None,
         eot=request.eot if request.eot > 1 else None,
         bpda=list(request.bpda) or None,
+        after=request.after[0] if request.after else None,
     )
     about = _about(request, target, named, source)
     craft = _craft(request, store, source, named, spec, about) if source else None
     if watch:
-        model = replace(model, module=watch.guard(model.module))
+        model = replace(model, load=partial(_guarded, model, watch))
     folder = store.evaluation(spec.job_id)
-    return Job(spec, model, named.attack, request.threat, split, target.dataset.classes, folder, about, craft)
+    before = store.evaluation(request.after[0]) if request.after else None
+    return Job(spec, model, named.attack, request.threat, split, target.dataset.classes, folder, about, craft, before)
+
+
+def _guarded(model: LoadedModel, watch: Watch) -> nn.Module:
+    return watch.guard(model.module)
 
 
 def _about(request: Request, target: Target, named: NamedAttack, source: Target | None) -> dict[str, Any]:
@@ -234,6 +290,7 @@ def _about(request: Request, target: Target, named: NamedAttack, source: Target 
     against = f" + {watch.name}" if watch else f" from {surrogate}" if source else ""
     against += f" [eot {request.eot}]" if request.eot > 1 else ""
     against += f" [bpda {', '.join(request.bpda)}]" if request.bpda else ""
+    against += f" after {request.after[1]}" if request.after else ""
     return {
         "model": target.model.name,
         "reference": target.model.reference,
@@ -273,8 +330,8 @@ def _craft(
         )
     if not named.attack.transfers:
         raise BadInput(
-            f"The attack {named.name!r} leaves an image as it is when it cannot break the surrogate, so it says "
-            "nothing about transfer; choose another, such as pgd or the set transfer."
+            f"The attack {named.name!r} stops where an image breaks the surrogate, or leaves it as it is where none "
+            "does, which says nothing about transfer; choose another, such as pgd or the set transfer."
         )
     craft = CraftSpec(
         model_digest=source.model.digest,

@@ -14,9 +14,10 @@ import jinja2
 from rich import box
 from rich.table import Table
 
+from robench.commands import command_of
 from robench.errors import BadInput
 from robench.files import write_text
-from robench.results import Figure, attack_figure, clean_figure, label, worst_case
+from robench.results import COUNTED, Figure, attack_figure, clean_figure, label, worst_case
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
 
@@ -128,9 +129,12 @@ def build(store: Store) -> list[Board]:
     """Every table that the store's evaluations fill. Raises BadInput where there is none."""
     groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
     trained = {name: store.model_digest(name) for name in store.model_names()}
-    for job_id in store.evaluation_ids():
-        folder = store.evaluation(job_id)
+    folders = [store.evaluation(job_id) for job_id in store.evaluation_ids()]
+    overtaken = {folder.spec.get("after") for folder in folders}
+    for folder in folders:
         spec, name = folder.spec, folder.about["model"]
+        if folder.job_id in overtaken and spec.get("after"):
+            continue  # the last one of a cascade has the finds of all before it
         if trained.get(name, spec["model_digest"]) != spec["model_digest"]:
             continue  # of an earlier model by the same name
         key = (
@@ -156,18 +160,22 @@ def build(store: Store) -> list[Board]:
 
 def write(board: Board, folder: Path) -> list[Path]:
     """Write the table's four files into `folder`; returns their paths."""
+    paths = [folder / f"{board.name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+    write_text(paths[0], _csv(board))
+    for path in paths[1:]:
+        write_text(path, render(f"leaderboard{path.suffix}.j2", board=board, note=NOTE))
+    return paths
+
+
+def render(template: str, **values: Any) -> str:
+    """One of the templates, filled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("robench"), autoescape=jinja2.select_autoescape(["html.j2"]), trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters["tex"] = _tex
     environment.filters["option"] = _option
-    paths = [folder / f"{board.name}.{kind}" for kind in ("csv", "md", "tex", "html")]
-    write_text(paths[0], _csv(board))
-    for path in paths[1:]:
-        template = environment.get_template(f"leaderboard{path.suffix}.j2")
-        write_text(path, template.render(board=board, note=NOTE))
-    return paths
+    return environment.get_template(template).render(**values)
 
 
 def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
@@ -224,7 +232,7 @@ def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> 
             found[column] = Cell(None, INCOMPLETE)
             complete &= about["access"] != "white-box"
             continue
-        rows = folder.rows()
+        rows = folder.rows(COUNTED)
         found[column] = Cell(attack_figure(rows, about["metric"]), flags=tuple(result["flags"]))
         if about["access"] != "detector" or clean.figure is None:  # behind one, clean images may be rejected
             clean = Cell(clean_figure(rows))
@@ -265,15 +273,10 @@ def _setting(model: str, folder: EvaluationFolder, column: str) -> dict[str, Any
         "evaluation": folder.job_id,
         "model_digest": spec["model_digest"],
         "data_digest": spec["data_digest"],
-        "command": _portable(about["command"]),
+        "command": command_of(folder),
         "commit": about["environment"]["commit"],
         "torch": about["environment"]["packages"]["torch"],
     }
-
-
-def _portable(command: str) -> str:
-    """A command line without the folders of the machine it ran on, which no figure depends on."""
-    return re.sub(r" --(data|runs|out)[ =]('[^']*'|\S+)", "", command)
 
 
 def _csv(board: Board) -> str:

@@ -7,7 +7,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,30 @@ PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A module as it was handed over, its name in tables, its digest, and its data if robench trained it.
+    """A model: its name in tables, its digest, its data if robench trained it, and how to get the module.
 
     reference: how to find it again on the command line, "" for a module handed over in a program.
     """
 
     name: str
-    module: nn.Module
+    load: Callable[[], nn.Module]
     digest: str
     reference: str = ""
     data: DataInfo | None = None
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The module, read when it is first asked for. Raises BadInput where that fails."""
+        return self.load()
+
+    def release(self) -> None:
+        """Give up the module; it is read again when it is asked for."""
+        vars(self).pop("module", None)
+
+    @property
+    def handle(self) -> str | nn.Module:
+        """What opens it again in this process."""
+        return self.reference or self.module
 
     @property
     def title(self) -> str:
@@ -51,7 +67,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     Raises BadInput for anything that cannot be found or loaded.
     """
     if isinstance(reference, nn.Module):
-        return LoadedModel(type(reference).__name__, reference, digest_of(reference))
+        return _opened(type(reference).__name__, reference, digest_of(reference))
     kind, colon, name = reference.partition(":")
     if not colon:
         return _trained(reference, store)
@@ -59,7 +75,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
         return _torchvision(name)
     module, source = _call_factory(reference, kind, name)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
-    return LoadedModel(label, module, digest_of(module, name.encode() + source), reference)
+    return _opened(label, module, digest_of(module, name.encode() + source), reference)
 
 
 def digest_of(module: nn.Module, source: bytes = b"") -> str:
@@ -94,13 +110,21 @@ def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.M
     return module
 
 
+def _opened(name: str, module: nn.Module, digest: str, reference: str = "") -> LoadedModel:
+    return LoadedModel(name, lambda: module, digest, reference)
+
+
 def _trained(name: str, store: Store) -> LoadedModel:
     card = store.card(name)
-    path = store.weights(name)
     try:
         data = DataInfo.from_json(card["data"])
     except BadInput as error:
         raise BadInput(f"The card of model {name!r} is damaged; train it again. {error}") from error
+    return LoadedModel(name, partial(_trained_module, name, card, data, store), store.model_digest(name), name, data)
+
+
+def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Store) -> nn.Module:
+    path = store.weights(name)
     try:
         module = build_defense(card["defense"], card["options"], data)
         module.load_state_dict(load_file(path))
@@ -108,7 +132,7 @@ def _trained(name: str, store: Store) -> LoadedModel:
         raise BadInput(
             f"The model {name!r} does not fit its card ({str(error).splitlines()[0][:120]}); train it again."
         ) from error
-    return LoadedModel(name, module.eval(), store.model_digest(name), name, data)
+    return module.eval()
 
 
 def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
@@ -180,7 +204,7 @@ def _torchvision(name: str) -> LoadedModel:
         raise BadInput(f"The weights of torchvision:{name} cannot be downloaded ({_first_line(error)}).") from error
     preset = weights.transforms()
     module = nn.Sequential(Normalize(preset.mean, preset.std), network).eval()
-    return LoadedModel(f"torchvision:{name}", module, digest_of(module), f"torchvision:{name}")
+    return _opened(f"torchvision:{name}", module, digest_of(module), f"torchvision:{name}")
 
 
 def _first_line(error: BaseException) -> str:

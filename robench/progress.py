@@ -17,8 +17,9 @@ QUIET = 30.0
 class Bar:
     """One piece of work of a known size. `update` takes the share done in [0, 1] and a note such as a rate."""
 
-    def __init__(self, title: str, progress: Progress | None) -> None:
-        self._title, self._progress = title, progress
+    def __init__(self, title: str) -> None:
+        self._title, self._progress = title, _display.shown
+        progress = self._progress
         self._task = progress.add_task(title, total=1.0, note="") if progress else None
         self._started = self._said = time.monotonic()
 
@@ -33,6 +34,11 @@ class Bar:
             spent = now - self._started
             left = f", {clock(spent * (1 - share) / share)} left" if share > 0 else ""
             print(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar off the display."""
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
 
 
 def say(text: str) -> None:
@@ -49,9 +55,20 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def bar(title: str) -> Iterator[Bar]:
-    """A bar that disappears when its work is done."""
-    if not sys.stderr.isatty():
-        yield Bar(title, None)
+    """A bar that disappears when its work is done; on the display that is there, or one of its own."""
+    with display():
+        shown = Bar(title)
+        try:
+            yield shown
+        finally:
+            shown.close()
+
+
+@contextmanager
+def display() -> Iterator[None]:
+    """Where bars appear while this lasts: a part of the terminal, or nowhere if stderr is not one."""
+    if _display.shown is not None or not sys.stderr.isatty():
+        yield
         return
     columns = [
         TextColumn("{task.description}"),
@@ -63,4 +80,17 @@ def bar(title: str) -> Iterator[Bar]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield Bar(title, progress)
+        _display.shown = progress
+        try:
+            yield
+        finally:
+            _display.shown = None
+
+
+class _Display:
+    """A terminal has one live part; this is what is shown there, if anything is."""
+
+    shown: Progress | None = None
+
+
+_display = _Display()

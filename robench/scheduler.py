@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
-import torch
+from torch import nn
 
 from robench.classifier import Classifier
 from robench.detection import measure
 from robench.diagnostics import record
 from robench.environment import choose_device
-from robench.errors import BadInput, DiskError, RobenchError
-from robench.evaluation import Examples, attack_shard, clean_logits, predictions
-from robench.jobs import Job, NamedAttack, Request, Target, attacks_of, make_job, open_target, references, watched
-from robench.progress import Bar, bar, say
+from robench.errors import BadInput, DiskError
+from robench.executors import Outcome, Workers
+from robench.graph import Ended, Node, Run
+from robench.inspection import clean_logits, predictions
+from robench.jobs import Job, NamedAttack, Request, Target, attacks_of, detector_options, make_job, references, watched
+from robench.progress import Bar, display, say
 from robench.results import summarise
 from robench.store import Store
+from robench.work import Bench, Task
 
 
 @dataclass
@@ -33,18 +37,57 @@ class Evaluated:
     findings: list[dict[str, Any]] = field(default_factory=list)
 
 
-def evaluate(request: Request, store: Store) -> Evaluated:
+@dataclass(frozen=True)
+class Cell:
+    """An evaluation that is wanted: the job, and the request that makes this job alone wherever it is computed.
+
+    behind: whether a detector is attacked too. stored: whether it was all in the store when it was asked for.
+    """
+
+    job: Job
+    request: Request
+    behind: bool = False
+    stored: bool = False
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges of examples still to compute."""
+        spec = self.job.spec
+        return self.job.folder.missing(spec.start, spec.start + spec.count, self.request.shard_size)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Everything that was asked for about one model: plain cells first, then those behind its detector."""
+
+    target: Target
+    behind: Target | None
+    cells: tuple[Cell, ...]
+
+
+def evaluate(request: Request, store: Store, workers: Workers | None = None) -> Evaluated:
     """Compute what is missing of every (model, attack).
 
     A shard that fails makes its evaluation "incomplete"; a model that cannot be used does not keep the others from
     being evaluated. Raises BadInput for input that cannot be used, and where no model can.
     """
-    attacks = attacks_of(request)
-    sources = [open_target(reference, request, store) for reference in request.surrogates]
-    found, refused = Evaluated(), []
+    attacks, bench = attacks_of(request), Bench(store)
+    sources = [bench.target(reference, request) for reference in request.surrogates]
+    refused, everything = [], []
     for reference in references(request, store):
         try:
-            _evaluate_one(open_target(reference, request, store), attacks, sources, request, store, found)
+            everything.append(want(reference, attacks, sources, request, bench))
+        except DiskError:
+            raise
+        except BadInput as error:
+            refused.append(error)
+    ended = run([node for i, wanted in enumerate(everything) for node in nodes(wanted.cells, str(i))], bench, workers)
+    found = Evaluated()
+    for i, wanted in enumerate(everything):
+        try:
+            if str(i) in ended.refused:
+                raise ended.refused[str(i)]
+            _collect(wanted, request, store, found)
         except DiskError:
             raise
         except BadInput as error:
@@ -55,60 +98,185 @@ def evaluate(request: Request, store: Store) -> Evaluated:
     return found
 
 
-def _evaluate_one(
-    target: Target,
+def want(
+    reference: str | nn.Module,
     attacks: Sequence[NamedAttack],
     sources: Sequence[Target],
     request: Request,
-    store: Store,
-    found: Evaluated,
-) -> None:
-    """Add to `found` what a target makes of the attacks: by themselves or from every source, then behind a detector."""
+    bench: Bench,
+) -> Wanted:
+    """The cells of one model under the attacks: by themselves or from every source, then behind the detector."""
+    store, target = bench.store, bench.target(reference, request)
+    cells: list[Cell] = []
     places: Sequence[Target | None] = sources or [None]
-    jobs = [make_job(request, store, target, named, source) for source in places for named in attacks]
+    for source in places:
+        cells += _cells(target, attacks, replace(request, models=[reference], surrogates=[]), store, source)
     behind = watched(target, request, store)  # before the attacks: what it refuses costs nothing to find
-    rows = [_run(job, request) for job in jobs]
+    if behind is not None and request.guard and request.guard.adaptive:
+        cells += _cells(behind, attacks, replace(request, models=[reference]), store, None)
+    return Wanted(target, behind, tuple(cells))
+
+
+def _cells(
+    target: Target, attacks: Sequence[NamedAttack], request: Request, store: Store, source: Target | None
+) -> list[Cell]:
+    """A cell per attack; each with a request for it alone, and in a cascade for what the one before left standing."""
+    cells: list[Cell] = []
+    of_detector = {k: request.options[k] for k in detector_options(request)}
+    for named in attacks:
+        alone = replace(
+            request,
+            attacks=[named.name],
+            options={**of_detector, **named.given},
+            surrogates=[source.model.handle] if source else [],
+            after=(cells[-1].job.spec.job_id, ", ".join(cell.job.spec.attack for cell in cells))
+            if request.cascade and cells
+            else request.after,
+        )
+        cell = Cell(make_job(alone, store, target, named, source), alone, behind=target.watch is not None)
+        cells.append(replace(cell, stored=not cell.missing))
+    return cells
+
+
+def nodes(cells: Iterable[Cell], subject: str) -> Iterator[Node]:
+    """The missing shards of cells of one model as nodes, with the crafting or the earlier attack that each needs."""
+    made: dict[str, list[tuple[int, int]]] = {}
+    for cell in cells:
+        spec, root = cell.job.spec, cell.job.folder.path.parent.parent
+        missing = made[spec.job_id] = cell.missing
+        for start, stop in missing:
+            place = f"{start:06d}-{stop:06d}"
+            task = Task("shard", f"{spec.job_id}-{place}", root, cell.request, start, stop, spec.job_id, cell.behind)
+            needs = {
+                f"{spec.after}-{a:06d}-{b:06d}" for a, b in made.get(spec.after or "", []) if a < stop and b > start
+            }
+            craft = cell.job.craft
+            if craft is not None and craft.folder.missing(start, stop, stop - start):
+                crafting = replace(task, kind="craft", key=f"craft-{craft.spec.job_id}-{place}")
+                yield Node(crafting.key, crafting, subject=subject, cell=crafting.key)
+                needs.add(crafting.key)
+            yield Node(task.key, task, frozenset(needs), subject=subject, cell=spec.job_id)
+
+
+def run(wanted: Iterable[Node], bench: Bench, workers: Workers | None = None) -> Ended:
+    """Run nodes and say what failed. Raises DiskError where results cannot be kept."""
+    wanted, view = list(wanted), View()
+    if not wanted:
+        return Ended()
+    with display():
+        executor = (workers or Workers()).start(bench.store, bench, view.share)
+        try:
+            graph = Run(executor, view)
+            graph.add(wanted)
+            return graph.finish()
+        finally:
+            executor.close()
+            view.close()
+
+
+class View:
+    """Progress: a bar per evaluation under way, in images, and one for everything where there are several."""
+
+    def __init__(self) -> None:
+        self.total: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.bars: dict[str, Bar] = {}
+        self.began: dict[str, float] = {}
+        self.overall: Bar | None = None
+
+    def expect(self, wanted: Iterable[Node]) -> None:
+        """Count what there will be to do."""
+        for node in wanted:
+            if node.task is not None:
+                self.total[node.cell] += node.task.stop - node.task.start
+        if len(self.total) > 1 and self.overall is None:
+            self.overall = Bar("all")
+
+    def share(self, task: Task, share: float) -> None:
+        """A running task has come so far."""
+        cell = task.job if task.kind == "shard" else task.key
+        images = self.done[cell] + share * (task.stop - task.start)
+        bar = self._bar(cell, task)
+        if bar is not None:
+            rate = images / max(time.monotonic() - self.began[cell], 1e-9)
+            bar.update(images / max(self.total[cell], 1), f"{images:,.0f} images  {rate:,.1f}/s")
+
+    def told(self, node: Node, outcome: Outcome) -> None:
+        """A task has ended."""
+        task = outcome.task
+        if outcome.error is not None and not isinstance(outcome.error, BadInput):
+            what = f"Examples {task.start}-{task.stop} of {title(task)}" if task.stop else f"Training {title(task)}"
+            say(f"{what} failed: {type(outcome.error).__name__}: {outcome.error}")
+        if not task.stop:
+            return
+        self.share(task, 1.0)
+        self.done[node.cell] += task.stop - task.start
+        if self.done[node.cell] >= self.total[node.cell] and node.cell in self.bars:
+            self.bars.pop(node.cell).close()
+        if self.overall:
+            done, total = sum(self.done.values()), sum(self.total.values())
+            self.overall.update(done / max(total, 1), f"{done:,} of {total:,} images")
+
+    def close(self) -> None:
+        """Take everything off the display."""
+        for bar in [*self.bars.values(), *([self.overall] if self.overall else [])]:
+            bar.close()
+
+    def _bar(self, cell: str, task: Task) -> Bar | None:
+        if cell not in self.bars and task.stop:
+            self.bars[cell], self.began[cell] = Bar(title(task)), time.monotonic()
+        return self.bars.get(cell)
+
+
+def title(task: Task) -> str:
+    """What a task works on, in words."""
+    request = task.request
+    if not isinstance(request, Request):
+        return task.key.removeprefix("train-")
+    name, attack = request.models[0], request.attacks[0]
+    name = name if isinstance(name, str) else type(name).__name__
+    source = request.surrogates[0] if request.surrogates else ""
+    source = source if isinstance(source, str) else type(source).__name__
+    if task.kind == "craft":
+        return f"{source}  {attack}"
+    detector = f" + {request.guard.detector}" if task.behind and request.guard else ""
+    return f"{name}  {attack}{detector}{f' from {source}' if source else ''}"
+
+
+def _collect(wanted: Wanted, request: Request, store: Store, found: Evaluated) -> None:
+    """Add to `found` what became of a model's cells."""
+    plain = [cell for cell in wanted.cells if not cell.behind]
+    rows = [summary(cell, check=True) for cell in plain]
+    done = [cell.job for cell, row in zip(plain, rows, strict=True) if row["status"] == "complete"]
+    detections: list[dict[str, Any]] = []
+    if wanted.behind is not None and wanted.behind.watch is not None:
+        watch, subject = wanted.behind.watch, wanted.target.subject
+        detections = [measure(watch, subject, job.folder, request.settings) for job in done]
+    rows += [summary(cell, check=True) for cell in wanted.cells if cell.behind]
     found.rows += rows
-    if behind is not None and behind.watch is not None:
-        complete = [job for job, row in zip(jobs, rows, strict=True) if row["status"] == "complete"]
-        found.detections += [measure(behind.watch, target.subject, job.folder, request.settings) for job in complete]
-        if request.guard and request.guard.adaptive:
-            found.rows += [_run(make_job(request, store, behind, named), request) for named in attacks]
-    done = [job.folder for job, row in zip(jobs, rows, strict=False) if row["status"] == "complete"]
-    found.findings += record(store, target.model.name, done[0]) if done else []
+    found.detections += detections
+    found.findings += record(store, wanted.target.model.name, done[0].folder) if done else []
+    if wanted.target.model.data is not None:
+        wanted.target.model.release()
 
 
-def _run(job: Job, request: Request) -> dict[str, Any]:
-    """Compute the missing shards of a job, then its summary."""
-    folder, failures = job.folder, 0
-    missing = folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size)
-    if folder.result is None or missing:
-        with bar(job.title) as shown:
-            done = job.spec.count - sum(stop - start for start, stop in missing)
-            for start, stop in missing:
-                try:
-                    _compute(job, request, start, stop, _Shown(shown, done, stop - start, job.spec.count))
-                except (RobenchError, OSError):
-                    raise
-                except torch.OutOfMemoryError:
-                    raise BadInput(
-                        f"The device ran out of memory with --batch-size {request.batch_size}; give a smaller one."
-                    ) from None
-                except Exception as error:  # whatever a user's model does: a crash is not robustness
-                    failures += 1
-                    _begin(job)
-                    say(f"Examples {start}-{stop} of {job.title} failed: {type(error).__name__}: {error}")
-                done += stop - start
-    if failures or folder.missing(job.spec.start, job.spec.start + job.spec.count, request.shard_size):
+def summary(cell: Cell, *, check: bool = False) -> dict[str, Any]:
+    """The summary of a cell, written to its folder once it is complete.
+
+    check: whether the model is asked if it still answers as it did when rows from the store were made; raises BadInput
+    if it does not.
+    """
+    job, folder = cell.job, cell.job.folder
+    if cell.missing:
         figure = "robust_accuracy" if job.attack.metric == "robust accuracy" else "attack_success_rate"
         unknown = dict.fromkeys(("clean_accuracy", figure, "interval", "forwards", "backwards", "seconds"))
         return _row(job, {**unknown, "n": len(folder.rows()), "status": "incomplete", "flags": []})
-    rows = folder.rows()
-    if not missing:
+    kept, rows = folder.result, folder.rows()
+    if cell.stored and check:
         say(f"{job.title} ({folder.job_id}) was in the store.")
-        _check_stored(job, rows, request)
+        _check_stored(job, rows, cell.request)
     result = summarise(rows, job.attack.metric, folder.notes())
-    if folder.result != result:
+    if kept != result:
         folder.finish(result)
     return _row(job, result)
 
@@ -131,49 +299,6 @@ def _check_stored(job: Job, rows: pd.DataFrame, request: Request) -> None:
             f"The model {job.model.name!r} answers {differing} of {len(rows)} clean images differently than when "
             f"evaluation {job.folder.path} was made; delete that folder, or give another --runs."
         )
-
-
-class _Shown:
-    """A shard's progress as a share of its evaluation."""
-
-    def __init__(self, shown: Bar, done: int, size: int, count: int) -> None:
-        self.shown, self.done, self.size, self.count, self.began = shown, done, size, count, time.monotonic()
-
-    def __call__(self, share: float) -> None:
-        images = share * self.size
-        rate = images / max(time.monotonic() - self.began, 1e-9)
-        self.shown.update((self.done + images) / self.count, f"{self.done + images:,.0f} images  {rate:,.1f}/s")
-
-
-def _compute(job: Job, request: Request, start: int, stop: int, show: Any) -> None:
-    part = slice(start, stop)
-    examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
-    settings = replace(request.settings, channels_last=job.model.data is not None)
-    job.model.module.to(settings.device)
-    if settings.channels_last:  # faster convolutions; a stranger's model may not bear it
-        job.model.module.to(memory_format=torch.channels_last)
-    began = time.monotonic()
-    crafted = None
-    if job.craft:
-        crafted = job.craft.images(start, stop, replace(settings, channels_last=False, crafting=True), show)
-        settings = replace(settings, bpda=(), draws=1)  # they were the crafting's
-    attack = crafted or job.attack
-    shard = attack_shard(
-        job.model.module, job.classes, attack, job.threat, examples, settings, None if crafted else show
-    )
-    rows = crafted.charge(shard.rows) if crafted else shard.rows
-    notes = {
-        "flags": list(shard.flags),
-        "seconds": round(time.monotonic() - began, 3),
-        "batch_size": request.batch_size,
-    }
-    _begin(job)
-    job.folder.save_shard(start, stop, rows, shard.images, notes)
-
-
-def _begin(job: Job) -> None:
-    """Record the job, once there is something of it to keep; a model that is refused leaves no trace."""
-    job.folder.begin(job.spec.to_json(), job.about)
 
 
 def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -49,7 +50,7 @@ class EvalSpec(Spec):
     The model and the data enter by their digests; their names are recorded beside the spec, not hashed. `detector` is
     the id of the fitted detector that is attacked together with the model, `surrogate` the digest of the model that the
     images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
-    pass unchanged.
+    pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands.
     """
 
     harness: int = HARNESS
@@ -68,6 +69,7 @@ class EvalSpec(Spec):
     surrogate: str | None = None
     eot: int | None = None
     bpda: list[str] | None = None
+    after: str | None = None
 
 
 class CraftSpec(Spec):
@@ -86,6 +88,12 @@ class CraftSpec(Spec):
     crafted: bool = True
     eot: int | None = None
     bpda: list[str] | None = None
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> CraftSpec:
+        """The crafting behind an evaluation on a surrogate's images, from the evaluation's spec as JSON."""
+        shared = {name: spec[name] for name in cls.model_fields if name in spec and name != "model_digest"}
+        return cls(**shared, model_digest=spec["surrogate"])
 
 
 class DetectorSpec(Spec):

@@ -1,6 +1,10 @@
-"""Confidence intervals for the share of examples that an attack leaves standing."""
+"""Intervals for shares of examples, and tests of whether a share changed between two runs on the same examples."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
 
 from scipy.stats import binomtest
 
@@ -11,3 +15,35 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
         return 0.0, 1.0
     interval = binomtest(count, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mcnemar(fell: int, rose: int) -> float:
+    """The exact two-sided p of McNemar's test (McNemar, 1947): examples that changed did so at even odds.
+
+    fell, rose: how many examples changed one way and the other; those that stayed say nothing. 1.0 where none changed.
+    """
+    return float(binomtest(fell, fell + rose, 0.5).pvalue) if fell + rose else 1.0
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p values adjusted for being several (Holm, 1979), in the same order: rejecting those below alpha keeps the
+    chance of any false alarm among them below alpha."""
+    adjusted, least = [1.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = least
+    return adjusted
+
+
+def paired_interval(fell: int, rose: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """An interval for the change of a share on the same n examples, (rose - fell)/n; (-1, 1) where n is 0.
+
+    The adjusted Wald interval of Bonett and Price (2012): one more example is counted among those that fell, and one
+    among those that rose.
+    """
+    if n == 0:
+        return -1.0, 1.0
+    down, up = (fell + 1) / (n + 2), (rose + 1) / (n + 2)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    half = z * math.sqrt((down + up - (up - down) ** 2) / (n + 2))
+    return max(-1.0, up - down - half), min(1.0, up - down + half)

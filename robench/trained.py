@@ -13,11 +13,13 @@ import pytorch_lightning as pl
 from safetensors.torch import save_file
 
 from robench import registry
+from robench.claims import claim, held, note
 from robench.data import Dataset, open_dataset
 from robench.defense import Defense, Recipe, find_recipe
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
 from robench.files import checksum, read_json, write_file, write_json
+from robench.progress import say
 from robench.specs import TrainSpec
 from robench.statistics import wilson
 from robench.store import Store
@@ -45,6 +47,17 @@ class TrainRequest:
                 raise BadInput(f"{flag} is {value}, but must be at least 1.")
         if not 0 <= self.seed < 2**32:
             raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^32 - 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON types."""
+        root = str(self.data_root.resolve()) if self.data_root else None
+        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "data_root": root,
+                "options": dict(self.options)}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrainRequest:
+        """The request of `to_json`."""
+        return cls(**{**value, "data_root": Path(value["data_root"]) if value["data_root"] else None})
 
 
 @dataclass(frozen=True)
@@ -81,22 +94,46 @@ def plan(request: TrainRequest) -> TrainJob:
     return TrainJob(spec, _default_name(request) if request.name is None else request.name, recipe, dataset, device)
 
 
-def train(request: TrainRequest, store: Store) -> dict[str, Any]:
+def train(request: TrainRequest, store: Store, *, claimed: bool = False) -> dict[str, Any]:
     """Train, or return at once when the same model is there; returns the model's card.
 
-    Raises BadInput when the name is taken by a model with other settings, CheckFailed when training goes wrong.
+    Where another process trains it, waits for that one, unless the caller holds the claim. Raises BadInput when the
+    name is taken by a model with other settings, CheckFailed when training goes wrong.
     """
     job = plan(request)
+    found = finished(job, store)
+    if found is not None:
+        return {**found, "fresh": False}
+    if claimed:
+        return _train(job, store)
+    if held(store.root, claim_of(job.name)):
+        say(f"{job.name} is being trained by another process; waiting for it.")
+    with claim(store.root, claim_of(job.name), wait=True):
+        found = finished(job, store)
+        return {**found, "fresh": False} if found is not None else _train(job, store)
+
+
+def claim_of(name: str) -> str:
+    """The name of the claim on a model's training."""
+    return f"train-{name}"
+
+
+def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
+    """The card of a planned training that is done. Raises BadInput when its name is taken by other settings."""
     folder = store.model_folder(job.name)
     if (folder / "spec.json").exists() and read_json(folder / "spec.json") != job.spec.to_json():
         raise BadInput(
             f"The name {job.name!r} is taken by a model with other settings; choose another with --name, "
             f"or delete {folder}."
         )
-    if (folder / "DONE").exists():
-        return {**store.card(job.name), "fresh": False}
+    return store.card(job.name) if (folder / "DONE").exists() else None
+
+
+def _train(job: TrainJob, store: Store) -> dict[str, Any]:
+    folder = store.model_folder(job.name)
+    note(store.root, claim_of(job.name), "begin")
     pl.seed_everything(job.spec.seed, verbose=False)
-    defense = registry.load("defense", request.defense).build(job.spec.options, job.dataset.info)
+    defense = registry.load("defense", job.spec.defense).build(job.spec.options, job.dataset.info)
     assert isinstance(defense, Defense)
     write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
@@ -106,6 +143,7 @@ def train(request: TrainRequest, store: Store) -> dict[str, Any]:
     write_file(weights, lambda aside: save_file(tensors, aside))
     card = _card(job, outcome, checksum(weights))
     store.finish_model(job.name, card)
+    note(store.root, claim_of(job.name), "end")
     return {**card, "fresh": True}
 
 

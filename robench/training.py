@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,10 @@ ONE_CLASS = 0.99
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: the data, its recipe, the seed, the device, and the folder that checkpoints go to."""
+    """One training: the data, its recipe, the seed, the device, and the folder that checkpoints go to.
+
+    spec: the id of everything it depends on; a checkpoint of another is refused.
+    """
 
     dataset: Dataset
     recipe: Recipe
@@ -42,6 +46,7 @@ class Fit:
     device: str
     folder: Path
     title: str
+    spec: str = ""
 
 
 @dataclass
@@ -190,7 +195,22 @@ REMEMBERED = ("first_loss", "peaks", "history", "best", "at_chance")
 
 
 class _WholeFiles(TorchCheckpointIO):
-    """Checkpoints written beside the old one, then moved over it: a kill or a full disk leaves the old one."""
+    """Checkpoints written beside the old one, then moved over it: a kill or a full disk leaves the old one.
+
+    Read, they are checked against the checksums in them, which torch.load is built without.
+    """
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Read a checkpoint; raises BadInput where it is damaged."""
+        try:
+            with zipfile.ZipFile(path) as parts:
+                damaged = parts.testzip()
+            if damaged is None:
+                return super().load_checkpoint(path, *arguments, **settings)
+            reason = f"the checksum of {damaged} is wrong"
+        except Exception as error:  # whatever the readers make of a damaged file
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise BadInput(f"The checkpoint {path} cannot be read ({reason}); delete it and train again.")
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoint in one step."""
@@ -217,10 +237,14 @@ class _Watch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training goes on from."""
-        return {name: getattr(self, name) for name in REMEMBERED}
+        return {"spec": self.plan.spec, **{name: getattr(self, name) for name in REMEMBERED}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state of the interrupted training."""
+        """Take up the state of the interrupted training; raises BadInput where it was another one."""
+        if state_dict.get("spec", "") not in ("", self.plan.spec):
+            raise BadInput(
+                f"The checkpoint in {self.plan.folder} is of a training with other settings; delete it and train again."
+            )
         for name in REMEMBERED:
             setattr(self, name, state_dict[name])
 

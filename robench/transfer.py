@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack import Attack, Batch, Metric, Trials
+from robench.claims import claim
 from robench.classifier import BatchModel
 from robench.data import Split
-from robench.evaluation import Examples, Progress, Settings, attack_shard
+from robench.evaluation import Examples, Progress, Settings, Shard, attack_shard
 from robench.specs import CraftSpec
 from robench.store import EvaluationFolder
 from robench.threat import ThreatModel
@@ -32,20 +33,26 @@ class Craft:
     about: dict[str, Any]
 
     def images(self, start: int, stop: int, settings: Settings, progress: Progress) -> Replay:
-        """The crafted images of the test examples [start, stop), from the store where they are there."""
-        missing = self.folder.missing(start, stop, stop - start)  # one range, unless shards of another size are there
-        for begin, end in missing:
-            self._make(begin, end, settings, progress)
-        rows = self.folder.rows()
+        """The crafted images of the test examples [start, stop), from the store where they are there.
+
+        Every image is attacked to the last step, whatever `settings` say.
+        """
+        if self.folder.missing(start, stop, stop - start):
+            with claim(self.folder.path.parent.parent, f"{self.spec.job_id}-{start:06d}-{stop:06d}-making", wait=True):
+                # one range, unless shards of another size are there; none, if another process made them meanwhile
+                for begin, end in self.folder.missing(start, stop, stop - start):
+                    self._make(begin, end, settings, progress)
+        rows, shards = self.folder.rows(), zip(self.folder.ranges(), self.folder.notes(), strict=True)
+        flags = [flag for (a, b), note in shards if a < stop and b > start for flag in note["flags"]]
         kept = (rows["example_id"] >= start) & (rows["example_id"] < stop)
-        parts = [(a, self.folder.images(a, b)) for a, b in self.folder.ranges() if a < stop and b > start]
-        images = torch.cat([part[max(start - a, 0) : stop - a] for a, part in parts])
-        return Replay(images, rows[kept].reset_index(drop=True), self.attack.metric)
+        rows = rows[kept].reset_index(drop=True)
+        return Replay(self.folder.span(start, stop), rows, self.attack.metric, tuple(dict.fromkeys(flags)))
 
     def _make(self, start: int, stop: int, settings: Settings, progress: Progress) -> None:
         part = slice(start, stop)
         examples = Examples(self.split.pixels(part), self.split.labels[part], self.split.ids[part])
         self.surrogate.to(settings.device)
+        settings = replace(settings, channels_last=False, crafting=True)
         shard = attack_shard(self.surrogate, self.classes, self.attack, self.threat, examples, settings, progress)
         self.folder.begin(self.spec.to_json(), self.about)
         self.folder.save_shard(start, stop, shard.rows, shard.images, {"flags": list(shard.flags)})
@@ -54,11 +61,12 @@ class Craft:
 class Replay(Attack):
     """Proposes images that were crafted before, whatever the model.
 
-    images: [n, C, H, W]; rows: the crafting's, one per image, for their example ids, goals and passes.
+    images: [n, C, H, W]; rows: the crafting's, one per image, for their example ids, goals and passes; flags: what was
+    seen of the surrogate.
     """
 
-    def __init__(self, images: Tensor, rows: pd.DataFrame, metric: Metric) -> None:
-        self.crafted, self.rows = images, rows
+    def __init__(self, images: Tensor, rows: pd.DataFrame, metric: Metric, flags: tuple[str, ...] = ()) -> None:
+        self.crafted, self.rows, self.flags = images, rows, flags
         self._metric = metric
         self.position = {int(example): i for i, example in enumerate(rows["example_id"])}
 
@@ -78,13 +86,13 @@ class Replay(Attack):
         del model
         return self.crafted[self._at(batch.example_id)].to(batch.x.device)
 
-    def charge(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a target, with the passes that crafting took on the surrogate and what it flagged there."""
+    def charge(self, shard: Shard) -> Shard:
+        """What a target made of the images, with the passes that crafting took and what it flagged on the surrogate."""
+        rows, flags = shard.rows, tuple(f"surrogate {flag}" for flag in self.flags)
         charged = rows.assign(**{name: self.rows[name].to_numpy() for name in ("forwards", "backwards", "zero_pixels")})
         pairs = zip(rows["flags"], self.rows["flags"], strict=True)
-        return charged.assign(
-            flags=[";".join(dict.fromkeys(filter(None, [*a.split(";"), *b.split(";")]))) for a, b in pairs]
-        )
+        marks = [";".join(dict.fromkeys(filter(None, [*a.split(";"), *b.split(";")]))) for a, b in pairs]
+        return replace(shard, rows=charged.assign(flags=marks), flags=(*shard.flags, *flags))
 
     def _at(self, example_id: Tensor) -> Tensor:
         return torch.tensor([self.position[int(i)] for i in example_id], dtype=torch.int64)

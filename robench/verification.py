@@ -19,10 +19,10 @@ from robench.classifier import Classifier, full_precision
 from robench.data import Split, open_dataset
 from robench.environment import choose_device
 from robench.errors import BadInput
-from robench.evaluation import clean_logits, predictions
+from robench.files import Damaged
+from robench.inspection import clean_logits, predictions
 from robench.models import LoadedModel, load_model
 from robench.results import summarise
-from robench.specs import EvalSpec
 from robench.store import EvaluationFolder, Store
 from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
 
@@ -39,6 +39,7 @@ FAULTS = (
     "wrong examples",
     "wrong goal",
     "wrong record",
+    "damaged shard",
 )
 
 
@@ -132,7 +133,7 @@ def verify(
     access = "detector" if guard else "transfer" if spec.get("surrogate") else attack.access
     recorded = {"metric": attack.metric, "access": access, "eps": threat.eps_text}
     faults["wrong record"] += sum(about.get(key) != value for key, value in recorded.items())
-    faults["wrong record"] += EvalSpec(**spec).job_id != folder.job_id
+    faults["damaged shard"] += len(folder.damaged())
     try:
         classifier.check_mode()
         rows = folder.rows()
@@ -151,12 +152,19 @@ def verify(
         classifier.release()
     if any("randomised" in note.get("flags", []) for note in folder.notes()):
         close, faults["wrong verdict"] = close + faults["wrong verdict"], 0  # another draw, another answer
-    result = folder.result
-    if result is not None and not faults["wrong examples"]:
-        again = summarise(rows, attack.metric, folder.notes())
-        faults["wrong record"] += any(again[key] != result.get(key) for key in again if key != "seconds")
+    if examples == spec["count"]:
+        faults["wrong record"] += _misstated(folder, summarise(rows, attack.metric, folder.notes()))
     attack_name = spec["attack"] + about.get("against", "")
     return Check(folder.job_id, about["model"], attack_name, examples, spec["count"], faults, close)
+
+
+def _misstated(folder: EvaluationFolder, figures: dict[str, Any]) -> bool:
+    """Whether result.json is damaged or has other figures than the rows."""
+    try:
+        stated = folder.stated
+    except Damaged:
+        return True
+    return stated is not None and any(figures[key] != stated.get(key) for key in figures if key != "seconds")
 
 
 def _model(store: Store, reference: str, digest: str, folder: EvaluationFolder) -> LoadedModel:

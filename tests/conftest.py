@@ -1,7 +1,30 @@
-"""What every test shares: one thread, since the models are small and a busy machine stalls thread pools."""
+"""What every test shares: one thread, since the models are small and a busy machine stalls thread pools; pytester."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster of this machine with two cores, started when a test asks for it first."""
+    from robench.cluster import package
+
+    package()
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        settings = {"worker_niceness": 0}  # Ray's workers stand back otherwise, which on a busy machine takes minutes
+        cluster.add_node(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, _system_config=settings)
+        yield cluster
+    finally:
+        cluster.shutdown()

@@ -10,7 +10,22 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from robench.cli import data, diagnose, evaluate, figure, leaderboard, listing, quickstart, show, train, verify
+from robench.cli import (
+    baseline,
+    check,
+    data,
+    diagnose,
+    evaluate,
+    figure,
+    leaderboard,
+    listing,
+    quickstart,
+    reproduce,
+    runs,
+    show,
+    train,
+    verify,
+)
 from robench.errors import RobenchError
 
 app = typer.Typer(
@@ -25,13 +40,17 @@ app = typer.Typer(
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("reproduce")(reproduce.reproduce)
 app.command("diagnose")(diagnose.diagnose)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("verify")(verify.verify)
+app.command("baseline")(baseline.baseline)
+app.command("check")(check.check)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
 app.add_typer(data.app, name="data")
 app.add_typer(figure.app, name="figure")
+app.add_typer(runs.app, name="runs")
 
 INTERRUPTED = 130
 STOPPED = "Interrupted; what was finished is kept, and the same command goes on from there."
@@ -52,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, Abort):
-        return _say(STOPPED, INTERRUPTED)
+        return _stopped(arguments)
     except BrokenPipeError:
         # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,8 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f" {error.filename}" if error.filename else ""
         return _say(f"Cannot read or write{where} ({error.strerror or error}); check the path and try again.", 2)
     if code == INTERRUPTED:  # what the parser makes of Ctrl-C
-        return _say(STOPPED, INTERRUPTED)
+        return _stopped(arguments)
     return int(code) if isinstance(code, int) else 0
+
+
+def _stopped(arguments: Sequence[str] | None) -> int:
+    """The exit code after Ctrl-C. A second one finds a process that is leaving already, and changes nothing."""
+    if arguments is None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _say(STOPPED, INTERRUPTED)
 
 
 def _say(text: str, code: int) -> int:

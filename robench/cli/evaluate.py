@@ -35,13 +35,6 @@ Restarts = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", parser=shared.whole, metavar="N", help="Steps; short for -o steps=N.")
 ]
-BatchSize = Annotated[
-    int, typer.Option("--batch-size", parser=shared.whole, metavar="N", help="Rows per batch; changes speed only.")
-]
-ShardSize = Annotated[
-    int, typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; speed only.")
-]
-
 Draws = Annotated[
     int,
     typer.Option("--eot", parser=shared.whole, metavar="N", help="Passes behind one gradient of a randomised model."),
@@ -49,6 +42,10 @@ Draws = Annotated[
 Layers = Annotated[
     list[str] | None,
     typer.Option("--bpda", metavar="LAYER", help="A submodule that gradients pass unchanged (BPDA); repeatable."),
+]
+Cascade = Annotated[
+    bool,
+    typer.Option("--cascade", help="Each attack only sees what those before it left standing; figures are of all."),
 ]
 Surrogates = Annotated[
     list[str] | None,
@@ -89,6 +86,7 @@ def evaluate(
     option: shared.Options = None,
     eot: Draws = 1,
     bpda: Layers = None,
+    cascade: Cascade = False,
     surrogate: Surrogates = None,
     detector: DetectorName = None,
     trained_on: TrainedOn = "pgd",
@@ -98,8 +96,13 @@ def evaluate(
     adaptive: Adaptive = True,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
-    batch_size: BatchSize = 250,
-    shard_size: ShardSize = 250,
+    executor: shared.ExecutorName = "inline",
+    workers: shared.WorkerCount = None,
+    cpus_per_task: shared.Cpus = 1.0,
+    gpus_per_task: shared.Gpus = 0.0,
+    address: shared.Address = None,
+    batch_size: shared.BatchSize = 250,
+    shard_size: shared.ShardSize = 250,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
@@ -111,7 +114,8 @@ def evaluate(
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
-    from robench.detection import Guard
+    from robench.executors import Workers
+    from robench.guard import Guard
     from robench.jobs import Request
     from robench.report import Report
     from robench.scheduler import evaluate as run
@@ -132,6 +136,7 @@ def evaluate(
         device=device,
         data_root=data,
         surrogates=surrogate or [],
+        cascade=cascade,
         eot=eot,
         bpda=bpda or [],
         guard=Guard(detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive)
@@ -139,7 +144,7 @@ def evaluate(
         else None,
     )
     store = Store(runs_root(runs))
-    done = run(request, store)
+    done = run(request, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address))
     return _print(Report.of(done.rows, store, done.refused, done.detections, done.findings), as_json)
 
 

@@ -1,19 +1,26 @@
-"""robench list: plugins, datasets, models and evaluations."""
+"""robench list: plugins, suites, datasets, models and evaluations."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robench.cli import options as shared
-from robench.errors import unknown
+from robench.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from robench.store import EvaluationFolder
+
+KINDS = "defenses, attacks, sets, detectors, suites, datasets, models or evaluations"
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="defenses, attacks, sets, detectors, datasets, models or evaluations.")],
+    kind: Annotated[str, typer.Argument(help=f"{KINDS[0].upper()}{KINDS[1:]}.")],
+    model: Annotated[str | None, typer.Option("--model", help="Only evaluations of this model.")] = None,
+    attack: Annotated[str | None, typer.Option("--attack", help="Only evaluations under this attack.")] = None,
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
@@ -23,12 +30,17 @@ def list_(
         "attacks": lambda: _plugins("attack"),
         "sets": lambda: _plugins("set"),
         "detectors": lambda: _plugins("detector"),
+        "suites": _suites,
         "datasets": _datasets,
         "models": lambda: _models(runs),
-        "evaluations": lambda: _evaluations(runs),
+        "evaluations": lambda: _evaluations(runs, model, attack),
     }
     if kind not in kinds:
         raise unknown("list", kind, kinds)
+    if kind != "evaluations" and (model or attack):
+        raise BadInput(
+            f"{'--model' if model else '--attack'} is given with {kind}; it is for 'robench list evaluations'."
+        )
     items = kinds[kind]()
     if as_json:
         import json
@@ -39,7 +51,8 @@ def list_(
         for item in items:
             print(f"{item['name']:<{width}}  {item['summary']}")
     else:
-        print(f"There are no {kind} yet.", file=sys.stderr)
+        chosen = "".join([f" of {model!r}" if model else "", f" under {attack!r}" if attack else ""])
+        print(f"There are no {kind}{chosen} yet.", file=sys.stderr)
     return 0
 
 
@@ -55,31 +68,88 @@ def _datasets() -> list[dict[str, Any]]:
     return [{"name": name, "summary": text} for name, text in DATASETS.items()]
 
 
+def _suites() -> list[dict[str, Any]]:
+    from robench.suite import names
+
+    return [{"name": name, "summary": title} for name, title in names().items()]
+
+
 def _models(runs: Any) -> list[dict[str, Any]]:
     from robench.store import Store, runs_root
 
     store = Store(runs_root(runs))
     items = []
     for name in store.model_names():
-        card = store.card(name)
+        try:
+            card = store.card(name)
+        except BadInput as error:
+            items.append({"name": name, "summary": f"damaged: {error}", "damaged": str(error)})
+            continue
         clean = 100 * card["accuracy"]["test"]
         items.append({"name": name, "summary": f"{card['defense']} on {card['data']['name']}, {clean:.2f}% clean"})
     return items
 
 
-def _evaluations(runs: Any) -> list[dict[str, Any]]:
+def _evaluations(runs: Any, model: str | None, attack: str | None) -> list[dict[str, Any]]:
+    """Every evaluation, or those of a model or attack; a damaged one always, since it may be one of them."""
     from robench.store import Store, runs_root
 
     store = Store(runs_root(runs))
     items = []
     for job_id in store.evaluation_ids():
-        folder = store.evaluation(job_id)
-        about, result = folder.about, folder.result
-        value = (result or {}).get("robust_accuracy", (result or {}).get("attack_success_rate"))
-        figure = f"{about['metric']} {100 * value:.1f}%" if value is not None else "incomplete"
-        spec = folder.spec
-        text = (
-            f"{about['model']} under {spec['attack']}, {spec['norm']} eps {about['eps']}, n {spec['count']}: {figure}"
+        try:
+            item = _evaluation(store.evaluation(job_id))
+        except BadInput as error:
+            items.append({"name": job_id, "damaged": str(error)})
+            continue
+        if model in (None, item["model"]) and attack in (None, item["attack"].partition(" ")[0]):
+            items.append(item)
+    whole = [item for item in items if "damaged" not in item]
+    widths = {key: max(len(str(item[key])) for item in whole) for key in COLUMNS} if whole else {}
+    for item in items:
+        cells = (
+            (f"{item[key]!s:<{widths[key]}}" for key in COLUMNS)
+            if "damaged" not in item
+            else [f"damaged: {item['damaged']}"]
         )
-        items.append({"name": job_id, "summary": text})
+        item["summary"] = "  ".join(cells).rstrip()
     return items
+
+
+COLUMNS = ("model", "attack", "threat", "n", "figure", "status")
+
+
+def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
+    """What a line says of an evaluation; raises BadInput where it is damaged."""
+    from robench.results import label
+
+    spec, about, result = folder.spec, folder.about, folder.result
+    figure = "robust_accuracy" if about["metric"] == "robust accuracy" else "attack_success_rate"
+    item = {
+        "name": folder.job_id,
+        "model": about["model"],
+        "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
+        "threat": f"{spec['norm']} {about['eps']}",
+        "n": f"n {spec['count']}",
+        "figure": "",
+        "status": _status(folder, result is not None),
+    }
+    if result is not None:
+        low, high = result["interval"]
+        mark = "" if figure == "robust_accuracy" else " broken"
+        item["figure"] = f"{100 * result[figure]:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}"
+        item |= {"value": result[figure], "metric": about["metric"], "interval": result["interval"]}
+        item |= {"flags": result["flags"]}
+    return item
+
+
+def _status(folder: EvaluationFolder, summarised: bool) -> str:
+    """ "complete", or what is missing."""
+    if summarised:
+        return "complete"
+    done, count = sum(stop - start for start, stop in folder.ranges()), folder.spec["count"]
+    lost = len(folder.damaged())
+    damaged = f", {lost} damaged shard{'s' * (lost > 1)}" if lost else ""
+    if done < count:
+        return f"incomplete ({done:,} of {count:,}{damaged})"
+    return "not summarised"

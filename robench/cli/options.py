@@ -16,6 +16,14 @@ def whole(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
 
 
+def number(text: str) -> float:
+    """A number from text; the parser adds which option it belongs to."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
 Runs = Annotated[
     Path | None, typer.Option("--runs", help="Folder of models and evaluations (default: ROBENCH_RUNS or runs/).")
 ]
@@ -28,3 +36,18 @@ Options = Annotated[
 Seed = Annotated[int, typer.Option("--seed", parser=whole, metavar="S", help="Seed of all randomness.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", parser=whole, metavar="N", help="Rows per batch; changes speed only.")
+]
+ShardSize = Annotated[
+    int, typer.Option("--shard-size", parser=whole, metavar="N", help="Images between saves; speed only.")
+]
+ExecutorName = Annotated[str, typer.Option("--executor", help="inline (this process) or ray (several workers).")]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", parser=whole, metavar="N", help="Tasks at once (default: what Ray has).")
+]
+Cpus = Annotated[float, typer.Option("--cpus-per-task", help="Cores that a Ray task reserves; may be a fraction.")]
+Gpus = Annotated[float, typer.Option("--gpus-per-task", help="GPUs that a Ray task reserves; may be a fraction.")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="A running Ray cluster (default: RAY_ADDRESS, or one of its own).")
+]

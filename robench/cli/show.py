@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robench.cli import options as shared
+
+if TYPE_CHECKING:
+    from robench.store import EvaluationFolder, Store
+
+# shares of the broken images whose values are shown
+QUANTILES = (0.0, 0.5, 0.9, 1.0)
+EMPTY: tuple[Any, ...] = (None, "", {}, [])
 
 
 def show(
@@ -14,44 +21,147 @@ def show(
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Show a model's card, or an evaluation's spec, record and summary."""
-    from robench.errors import BadInput, unknown
+    """Show a model's card; or an evaluation's spec, record, rows in short, shards, and the command that made it."""
     from robench.store import Store, runs_root
 
     store = Store(runs_root(runs))
-    found: dict[str, Any]
-    if name in store.model_names():
-        found = store.card(name)
-    else:
-        try:
-            folder = store.find_evaluation(name)
-        except BadInput:
-            if any(i.startswith(name) for i in store.evaluation_ids()):
-                raise
-            raise unknown("model or evaluation", name, [*store.model_names(), *store.evaluation_ids()]) from None
-        done = sum(stop - start for start, stop in folder.ranges())
-        found = {"evaluation": folder.job_id, "spec": folder.spec, "about": folder.about, "examples_done": done,
-                 "result": folder.result or {"status": "incomplete"}}  # fmt: skip
+    trained = name in store.model_names()
+    found = store.card(name) if trained else _evaluation(_find(store, name))
     if as_json:
         import json
 
         print(json.dumps(found, sort_keys=True))
     else:
-        for line in _lines(found):
+        for line in _lines(_model(found) if trained else _told(found)):
             print(line)
     return 0
 
 
+def _find(store: Store, name: str) -> EvaluationFolder:
+    from robench.errors import BadInput, unknown
+
+    try:
+        return store.find_evaluation(name)
+    except BadInput:
+        if any(i.startswith(name) for i in store.evaluation_ids()):
+            raise
+        raise unknown("model or evaluation", name, [*store.model_names(), *store.evaluation_ids()]) from None
+
+
+def _model(card: dict[str, Any]) -> dict[str, Any]:
+    from robench.commands import train_command_of
+
+    return {**card, "made by": train_command_of(card)}
+
+
+def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
+    """What there is to tell about an evaluation, as JSON types."""
+    from robench.commands import command_of
+
+    spec, about, rows = folder.spec, folder.about, folder.rows()
+    found = {
+        "evaluation": folder.job_id,
+        "status": "complete" if folder.result else "not summarised" if folder.complete else "incomplete",
+        "result": folder.result or {"status": "incomplete"},
+        "rows": _rows(rows) if len(rows) else {},
+        "examples_done": len(rows),
+        "spec": spec,
+        "about": about,
+        "shards": _shards(folder),
+        "command": command_of(folder),
+    }
+    if about.get("mended"):
+        found["record"] = "the first record was lost; the environment is that of a later run"
+    return found
+
+
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    """The same for a reader: what it is, the figures, how they came about, then everything recorded."""
+    from robench.results import label
+
+    spec, about, result, rows = found["spec"], found["about"], found["result"], found["rows"]
+    last = spec["start"] + spec["count"] - 1
+    figure = "robust_accuracy" if about["metric"] == "robust accuracy" else "attack_success_rate"
+    figures = {
+        "clean accuracy": _share(result.get("clean_accuracy"), result.get("clean_interval")),
+        about["metric"]: _share(result.get(figure), result.get("interval")),
+        "flags": result.get("flags"),
+    }
+    return {
+        "evaluation": found["evaluation"],
+        "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
+        "model": about["model"],
+        "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} (n = {spec['count']:,})",
+        "threat model": f"{spec['norm']} eps {about['eps']}",
+        "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),
+        "figures": figures if result.get("n") else {},
+        "images": {key.replace("_", " "): item for key, item in rows.items() if not key.startswith("broken_")},
+        "broken images: least, median, nine in ten, most": rows.get("broken_at"),
+        "broken by trial": rows.get("broken_by_trial"),
+        "spec": spec,
+        "record": {"lost": found.get("record"), **about},
+        "shards": found["shards"],
+        "made by": found["command"],
+    }
+
+
+def _share(value: float | None, interval: list[float] | None) -> str | None:
+    if value is None or interval is None:
+        return None
+    return f"{100 * value:.2f}% [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+
+
+def _rows(rows: Any) -> dict[str, Any]:
+    """What rows say in short: counts, and how the broken images came about."""
+    broken = rows[rows["success"]]
+    found: dict[str, Any] = {
+        "clean_correct": int(rows["clean_correct"].sum()),
+        "attacked": int((rows["trial"] >= 0).sum()),
+        "broken": len(broken),
+        "passes_per_image": {key: round(float(rows[key].mean()), 2) for key in ("forwards", "backwards")},
+        "marked": {},
+    }
+    for marks in rows["flags"].fillna("").astype(str):
+        for mark in filter(None, marks.split(";")):
+            found["marked"][mark] = found["marked"].get(mark, 0) + 1
+    if len(broken):
+        found["broken_at"] = {  # least, median, nine in ten, most
+            key: [float(f"{value:.6g}") for value in broken[key].quantile(QUANTILES)]
+            for key in ("trial", "step", "linf", "l2")
+        }
+        found["broken_by_trial"] = {str(k): int(v) for k, v in broken["trial"].value_counts().sort_index().items()}
+    return found
+
+
+def _shards(folder: EvaluationFolder) -> list[dict[str, Any]]:
+    """A line per shard: whole, damaged or missing."""
+    found = [{"examples": f"{s.start}-{s.stop}", "status": "whole", **s.notes} for s in folder.shards()]
+    damaged = folder.damaged()
+    found += [{"examples": f"{start}-{stop}", "status": "damaged"} for start, stop in damaged]
+    start, stop = folder.spec["start"], folder.spec["start"] + folder.spec["count"]
+    for first, last in folder.missing(start, stop, max(stop - start, 1)):
+        if not any(a <= first and last <= b for a, b in damaged):
+            found.append({"examples": f"{first}-{last}", "status": "missing"})
+    return sorted(found, key=lambda shard: int(shard["examples"].partition("-")[0]))
+
+
 def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
+    """Keys and values, a line each; what is None or empty says nothing and is left out."""
     lines = []
     for key, item in value.items():
         if isinstance(item, dict) and item:
             lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
         elif isinstance(item, list) and item and isinstance(item[0], dict):
-            lines += [
-                f"{indent}{key}:",
-                *(f"{indent}  " + "  ".join(f"{k} {v}" for k, v in row.items()) for row in item),
-            ]
-        else:
-            lines.append(f"{indent}{key}: {item}")
+            lines += [f"{indent}{key}:", *(f"{indent}  {_line(row)}" for row in item)]
+        elif item not in EMPTY:
+            lines.append(f"{indent}{key}: {_text(item)}")
     return lines
+
+
+def _line(row: dict[str, Any]) -> str:
+    return "  ".join(f"{key} {_text(item)}" for key, item in row.items() if item not in EMPTY)
+
+
+def _text(item: Any) -> str:
+    """A list without its brackets; figures as they are."""
+    return ", ".join(map(str, item)) if isinstance(item, list) else str(item)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import robench as harness
-from robench import registry, scheduler
+from robench import registry, work
 from robench.store import EvaluationFolder
 from robench.training import _Watch
 from tests.integration.conftest import Run, finished, start_module, wait_for
@@ -93,7 +93,7 @@ def test_the_same_again_computes_nothing(store: Path, robench: Run, monkeypatch:
     first = robench(*ATTACK, "-n", "30").json
     times = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     calls: list[object] = []
-    monkeypatch.setattr(scheduler, "attack_shard", lambda *given: calls.append(given))
+    monkeypatch.setattr(work, "attack_shard", lambda *given: calls.append(given))
     assert robench(*ATTACK, "-n", "30", "--batch-size", "7").json == first
     assert calls == []
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == times

@@ -14,6 +14,7 @@ import torch
 
 from robench import ThreatModel
 from robench.diagnostics import GATES, Finding, Run, collect, diagnose, grey, record, wider
+from robench.folder import identity
 from robench.store import EvaluationFolder, Store
 
 N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
@@ -252,11 +253,10 @@ def test_larger_eps(norm: str, eps: str, expected: list[str]) -> None:
 
 
 def stored(store: Store, job: str, broken: Iterable[int], *, done: bool = True, **spec: Any) -> EvaluationFolder:
-    """An evaluation of 200 images of 2 x 2 pixels."""
-    folder = store.evaluation(job)
+    """An evaluation of 200 images of 2 x 2 pixels, with a seed of its own."""
     base = {
         "harness": 1, "model_digest": "m", "data_digest": "d", "split": "test", "start": 0, "count": N, "norm": "l2",
-        "eps": "1", "attack": "pgd", "attack_version": 1, "attack_options": {"steps": 4}, "seed": 0,
+        "eps": "1", "attack": "pgd", "attack_version": 1, "attack_options": {"steps": 4}, "seed": int(job[0]),
     }  # fmt: skip
     metric = spec.pop("metric", "robust accuracy")
     about = {
@@ -264,6 +264,7 @@ def stored(store: Store, job: str, broken: Iterable[int], *, done: bool = True, 
         "access": "white-box", "kind": "iterative", "against": "", "command": "",
         "environment": {"commit": "", "packages": {"torch": ""}},
     }  # fmt: skip
+    folder = store.evaluation(identity({**base, **spec}))
     folder.begin({**base, **spec}, about)
     folder.save_shard(0, N, rows_of(broken), torch.zeros(N, 1, 2, 2), {"flags": []})
     if done:

@@ -10,7 +10,7 @@ from torch import nn
 from robench import BadInput, registry
 from robench.classifier import Classifier
 from robench.data import DataInfo
-from robench.evaluation import clean_logits, inspect
+from robench.inspection import clean_logits, inspect
 from robench_defenses.rse import RSE, Noise
 
 MNIST = DataInfo("x", 1, 28, 28, 10, (0.13,), (0.31,), "mnist")

@@ -1,8 +1,7 @@
 """The runs folder: files are whole or absent, damage is noticed, and a spec keeps its id."""
 
-import errno
 import json
-import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,64 +10,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from robench import files
 from robench.errors import BadInput
-from robench.files import checksum, read_json, write_file, write_json, write_text
+from robench.files import (
+    Damaged,
+    read_sealed,
+    write_json,
+    write_text,
+)
 from robench.specs import EvalSpec
 from robench.store import EvaluationFolder, Store, runs_root
-
-# --- files -----------------------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
     """Stands for Ctrl-C and the like."""
 
 
-@pytest.mark.parametrize("failure", [ValueError("halfway"), Killed()])
-@pytest.mark.parametrize("before", [None, "old"])
-def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, failure, before):
-    path = tmp_path / "folder" / "file.json"
-    if before:
-        write_text(path, before)
-
-    def write(aside):
-        aside.write_text("half")
-        raise failure
-
-    with pytest.raises(type(failure)):
-        write_file(path, write)
-    assert sorted(p.name for p in path.parent.iterdir()) == (["file.json"] if before else [])
-    assert before is None or path.read_text() == before
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files whose content was hashed."""
+    seen, hash_ = [], files._hash
+    monkeypatch.setattr(files, "_hash", lambda path: seen.append(Path(path).name) or hash_(path))
+    return seen
 
 
-@pytest.mark.parametrize(
-    ("number", "said"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "Cannot write"), (errno.EROFS, "Cannot write")]
-)
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_or_locked_disk_is_one_sentence(tmp_path, monkeypatch, number, said, call):
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(f"robench.files.os.{call}", fail)
-    with pytest.raises(BadInput, match=said):
-        write_text(tmp_path / "file", "text")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_json_is_read_back_and_damage_is_said(tmp_path):
-    path = tmp_path / "a" / "b.json"
-    write_json(path, {"z": [1, None], "a": "ü"})
-    assert read_json(path) == {"z": [1, None], "a": "ü"}
-    for content in (b"", b"{", b"[1]", b"\xff\xfe", path.read_bytes()[:-3]):
-        path.write_bytes(content)
-        with pytest.raises(BadInput, match="damaged"):
-            read_json(path)
-    with pytest.raises(BadInput, match="no file"):
-        read_json(tmp_path / "c.json")
-
-
-def test_checksum(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    assert checksum(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+@pytest.fixture
+def settled(monkeypatch):
+    """Time stamps are taken to be so fine that none can hide a change."""
+    monkeypatch.setattr(files, "SETTLED", 0)
 
 
 def test_runs_root(tmp_path, monkeypatch):
@@ -123,6 +92,7 @@ def test_a_spec_keeps_its_text_and_id():
         ("surrogate", "1123456789abcdef"),
         ("eot", 20),
         ("bpda", ["0"]),
+        ("after", "0123456789ab"),
     ],
 )
 def test_every_field_changes_the_id(field, value):
@@ -233,7 +203,7 @@ def test_a_damaged_shard_is_missing(tmp_path, kind, suffix):
 
 def test_a_shard_without_its_manifest_is_missing(tmp_path, monkeypatch):
     folder = EvaluationFolder(tmp_path / "job")
-    monkeypatch.setattr("robench.store.write_json", lambda *_: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr("robench.folder.write_sealed", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         save(folder, 0, 10)
     assert folder.ranges() == []
@@ -245,6 +215,156 @@ def test_overlapping_shards_count_once(tmp_path):
         save(folder, *ends)
     assert folder.ranges() == [(0, 10), (10, 20)]
     assert folder.rows()["example_id"].tolist() == list(range(20))
+
+
+def test_rows_are_as_pandas_reads_them(tmp_path):
+    folder = EvaluationFolder(tmp_path / "job")
+    tables = []
+    for start in (0, 3):
+        ids = range(start, start + 3)
+        tables.append(pd.DataFrame({"example_id": ids, "success": [True, False, True], "l2": [0.5, float("nan"), 0.0],
+                                    "flags": ["", "a;b", ""]}))  # fmt: skip
+        folder.save_shard(start, start + 3, tables[-1], torch.zeros(3, 1), {})
+    plain = pd.concat([pd.read_parquet(path) for path in sorted(folder.path.glob("*.parquet"))], ignore_index=True)
+    pd.testing.assert_frame_equal(folder.rows(), plain)
+    pd.testing.assert_frame_equal(folder.rows(["l2", "success"]), plain[["l2", "success"]])
+    more = tables[0].assign(example_id=range(6, 9), margin=1.0)  # from a version with another column
+    folder.save_shard(6, 9, more, torch.zeros(3, 1), {})
+    assert folder.rows()["margin"].isna().tolist() == [True] * 6 + [False] * 3
+
+
+def test_intact_shards_are_read_once(tmp_path, hashed, settled, monkeypatch):
+    folder = EvaluationFolder(tmp_path / "job")
+    for start in (0, 10):
+        save(folder, start, start + 10)
+    hashed.clear()
+    parsed = []
+    monkeypatch.setattr("robench.folder.read_sealed", lambda *a: parsed.append(a) or read_sealed(*a))
+    for _ in range(3):
+        assert folder.missing(0, 20, 10) == []
+        assert len(folder.notes()) == len(folder.rows()) // 10 == 2
+    assert len(hashed) == 4
+    assert len(parsed) == 2
+    damage(folder.path / "shard-000010-000020.parquet", "flipped")
+    assert folder.ranges() == [(0, 10)]
+    assert folder.damaged() == [(10, 20)]
+    save(folder, 10, 15)
+    save(folder, 15, 20)
+    assert folder.missing(0, 20, 10) == []
+    assert folder.damaged() == []  # others stand in
+
+
+FIGURES = {"n": 10, "status": "complete", "flags": [], "interval": [0, 1], "clean_accuracy": 1.0, "backwards": 0}
+ABOUT = {
+    "model": "m", "reference": "m", "dataset": "digits", "eps": "8/255", "given_options": {},
+    "metric": "robust accuracy", "access": "white-box", "command": "robench",
+    "environment": {"commit": "", "packages": {"torch": "2"}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """An evaluation of ten images whose summary is invented."""
+    spec = SPEC.model_copy(update={"count": 10})
+    folder = Store(tmp_path).evaluation(spec.job_id)
+    folder.begin(spec.to_json(), ABOUT)
+    rows = pd.DataFrame({
+        "example_id": range(10), "label": 0, "clean_pred": 0, "adv_pred": [1] * 4 + [0] * 6, "clean_correct": True,
+        "success": [True] * 4 + [False] * 6, "forwards": 2, "backwards": 1, "trial": 0, "flags": "",
+    })  # fmt: skip
+    folder.save_shard(0, 10, rows, torch.zeros(10, 1), {"seconds": 2.0})
+    folder.finish(FIGURES)
+    return folder
+
+
+def test_a_summary_is_believed_as_long_as_the_shards_are_those_it_was_made_of(finished):
+    assert finished.result == FIGURES
+    finished.save_shard(0, 10, finished.rows(), finished.images(0, 10), {"seconds": 3.0})
+    assert (finished.result["robust_accuracy"], finished.result["seconds"]) == (0.6, 3.0)
+    assert finished.stated["clean_accuracy"] == FIGURES["clean_accuracy"]
+    finished.finish(finished.result)
+    assert finished.stated["robust_accuracy"] == 0.6
+
+
+def test_a_summary_is_written_once(finished, monkeypatch):
+    monkeypatch.setattr("robench.folder.write_sealed", lambda *_: pytest.fail("written again"))
+    finished.finish(FIGURES)
+
+
+def test_a_summary_without_all_shards_is_none(finished):
+    damage(next(finished.path.glob("*.parquet")), "cut")
+    assert finished.result is None
+    assert not finished.complete
+
+
+@pytest.mark.parametrize("kind", ["gone", "empty", "cut", "flipped"])
+@pytest.mark.parametrize("name", ["spec", "about"])
+def test_a_damaged_record_is_made_anew(finished, name, kind):
+    before = {"spec": finished.spec, "about": finished.about}
+    damage(finished.path / f"{name}.json", kind)
+    with pytest.raises(Damaged, match=f"{finished.job_id}.*run the command"):
+        getattr(finished, name)
+    finished.begin(before["spec"], {**before["about"], "command": "another"})
+    assert finished.spec == before["spec"]
+    late = {"command": "another", "mended": True} if name == "about" else {}
+    assert finished.about == {**before["about"], **late}
+    finished.begin(before["spec"], {**before["about"], "command": "a third"})
+    assert finished.about == {**before["about"], **late}
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+CARD = {
+    "name": "m", "spec_id": "0123456789ab", "defense": "standard", "options": {}, "digest": "", "seconds": 1.0,
+    "data": {"name": "digits"}, "accuracy": {"test": 0.912, "test_count": 500, "test_interval": [0.88, 0.93]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def trained(tmp_path):
+    store = Store(tmp_path)
+    for name in ("m", "other"):
+        store.finish_model(name, {**CARD, "name": name})
+    return store
+
+
+def test_a_card_comes_back(trained):
+    assert trained.card("m") == CARD
+    assert trained.model_names() == ["m", "other"]
+    (trained.models / "m").rename(trained.models / "renamed")
+    assert trained.card("renamed") == CARD
+
+
+def test_a_card_from_before_there_were_seals_is_read(trained):
+    write_json(trained.models / "m" / "model.json", CARD)
+    write_text(trained.models / "m" / "DONE", CARD["spec_id"] + "\n")
+    assert trained.card("m") == CARD
+
+
+@pytest.mark.parametrize("name", ["DONE", "model.json"])
+def test_a_card_of_another_model_is_refused(trained, name):
+    content = (trained.models / "other" / name).read_bytes()
+    (trained.models / "m" / name).write_bytes(content)
+    with pytest.raises(Damaged, match=r"belong together; delete the folder .*m and train 'm' again"):
+        trained.card("m")
+
+
+def test_no_bit_of_done_changes_unnoticed(trained):
+    path = trained.models / "m" / "DONE"
+    content = path.read_bytes()
+    for place in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(Damaged):
+            trained.card("m")
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(Damaged):
+            trained.card("m")
+
+
+# --- looking up ------------------------------------------------------------------------------------------------------
 
 
 def test_evaluations_are_found_by_the_beginning_of_their_id(tmp_path):

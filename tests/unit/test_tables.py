@@ -124,7 +124,10 @@ def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_p
     assert float(first["worst case value"]) == 0.6
     assert float(first["worst case low"]) == pytest.approx(0.3127, abs=1e-4)
     assert second["worst case value"] == "incomplete"
-    assert second["commands"].split("; ") == ["robench evaluate killed -a pgd", "robench evaluate killed -a untargeted"]
+    assert second["commands"].split("; ") == [
+        f"robench evaluate killed --dataset npz:data/my_images.npz -a {attack} --eps 8/255 -n 10"
+        for attack in ("pgd", "untargeted")
+    ]
 
 
 def test_markdown_latex_and_html_carry_the_same_figures(store: Store, tmp_path: Path) -> None:

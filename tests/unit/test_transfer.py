@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, GradientAttack, Search, ThreatModel, margin
-from robench.evaluation import Examples, Settings, attack_shard
+from robench.evaluation import Examples, Settings, Shard, attack_shard
 from robench.jobs import Request
 from robench.report import Report
 from robench.scheduler import evaluate
@@ -120,16 +120,18 @@ def test_replay_proposes_by_example() -> None:
         "flags": ["", "zero-gradient", "a"],
     }
     rows = pd.DataFrame({"example_id": [7, 8, 9], "goal": [-1, 3, 2], **passes})
-    replay = Replay(images, rows, "robust accuracy")
+    replay = Replay(images, rows, "robust accuracy", ("randomised",))
     plan = replay.trials(torch.tensor([0, 0]), torch.zeros(2, 4), torch.tensor([9, 7]), 0)
     assert plan.goal.tolist() == [[2], [-1]]
-    charged = replay.charge(pd.DataFrame({"forwards": [0] * 3, "backwards": [0] * 3, "flags": ["", "", "b;a"]}))
-    assert charged["backwards"].tolist() == [4, 5, 6]
-    assert charged["flags"].tolist() == ["", "zero-gradient", "b;a"]
+    found = pd.DataFrame({"forwards": [0] * 3, "backwards": [0] * 3, "flags": ["", "", "b;a"]})
+    charged = replay.charge(Shard(found, images, ("batch-dependent",)))
+    assert charged.rows["backwards"].tolist() == [4, 5, 6]
+    assert charged.rows["flags"].tolist() == ["", "zero-gradient", "b;a"]
+    assert charged.flags == ("batch-dependent", "surrogate randomised")
 
 
 def test_a_detector_and_a_surrogate_do_not_go_together() -> None:
-    from robench.detection import Guard
+    from robench.guard import Guard
 
     with pytest.raises(BadInput, match="--surrogate"):
         digits_request([Linear(1)], [Linear(2)], guard=Guard("kd"))
@@ -175,10 +177,41 @@ def test_bpda_and_plain_runs_have_columns_of_their_own(tmp_path: Path) -> None:
     assert cell.figure.value <= through[1]["robust_accuracy"]
 
 
-def test_an_attack_that_gives_up_is_refused(tmp_path: Path) -> None:
-    request = Request([Linear(1)], ["autoattack"], ThreatModel.of("linf", "0.1"), "digits", 20, surrogates=[Linear(2)])
-    with pytest.raises(BadInput, match="transfer"):
+@pytest.mark.parametrize("name", ["autoattack", "foolbox:L2DeepFoolAttack", "art:AutoProjectedGradientDescent"])
+def test_an_attack_that_gives_up_or_stops_is_refused(name: str, tmp_path: Path) -> None:
+    threat = ThreatModel.of("l2", "0.5")
+    request = Request([Linear(1)], [name], threat, "digits", 20, surrogates=[Linear(2)])
+    with pytest.raises(BadInput, match="nothing about transfer") as caught:
         evaluate(request, Store(tmp_path))
+    assert str(caught.value).count(".") == 1
+
+
+def test_a_library_s_attack_that_goes_on_transfers(tmp_path: Path) -> None:
+    """On a linear surrogate its last image is the closed form, whether or not the first step had broken it."""
+    request = Request([Linear(1)], ["foolbox:LinfPGD"], ThreatModel.of("linf", "0.1"), "digits", 20,
+                      surrogates=[Linear(2)])  # fmt: skip
+    assert evaluate(request, Store(tmp_path)).rows[0]["status"] == "complete"
+    (folder,) = (tmp_path / "crafted").iterdir()
+    assert (EvaluationFolder(folder).rows()["linf"] > 0.0999).all()
+
+
+class Trembling(Linear):
+    """The same with noise in its logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits + 0.1 * torch.randn_like(logits)
+
+
+def test_what_the_surrogate_is_flagged_for_goes_with_its_images(tmp_path: Path) -> None:
+    noisy, still, store = Trembling(5), Linear(6), Store(tmp_path)
+    for _ in range(2):  # crafted now, and taken from the store
+        rows = evaluate(digits_request([still], [noisy]), store).rows
+        assert [row["flags"] for row in rows] == [["surrogate randomised"]] * 2
+    rows = evaluate(digits_request([Linear(7)], [noisy], shard_size=40), store).rows
+    assert [row["flags"] for row in rows] == [["surrogate randomised"]] * 2
+    rows = evaluate(digits_request([noisy], [still]), store).rows
+    assert [row["flags"] for row in rows] == [["randomised"]] * 2
 
 
 def test_a_surrogate_needs_the_same_images(tmp_path: Path) -> None:

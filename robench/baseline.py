@@ -1,0 +1,259 @@
+"""Baselines: the per-example outcomes of finished evaluations in one small text file, to be kept in git."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from robench.comparison import Marks
+from robench.errors import BadInput, unknown
+from robench.files import digest, read_json, write_text
+from robench.progress import say
+from robench.results import label, summarise
+from robench.specs import HARNESS, CraftSpec, EvalSpec
+from robench.store import EvaluationFolder, Store
+from robench.threat import ThreatModel
+
+FORMAT = 1
+# an example's outcome as a letter, in the order of 2 * clean_correct + success: wrong, wrong and taken for the class
+# that was aimed at, robust, correct and broken
+LETTERS = "-xrc"
+# a model with one of these gives other rows in the next run, or in other batches
+UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers")
+# those of an environment's facts that a baseline keeps
+ENVIRONMENT = ("packages", "python", "machine")
+
+
+def encode(folder: EvaluationFolder, spec: EvalSpec) -> str:
+    """The outcomes of a finished evaluation, a letter per example; raises BadInput where its rows are of others."""
+    rows = folder.rows()
+    if rows["example_id"].tolist() != list(range(spec.start, spec.start + spec.count)):
+        raise BadInput(f"The evaluation {folder.job_id} has rows of other examples; delete it and evaluate again.")
+    codes = 2 * rows["clean_correct"].to_numpy(dtype=int) + rows["success"].to_numpy(dtype=int)
+    return "".join(LETTERS[code] for code in codes)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Bool [n] per question: was the clean image classified correctly, did the attack leave the example standing?"""
+
+    correct: Marks
+    stood: Marks
+
+    @classmethod
+    def of(cls, letters: str, metric: str) -> Outcomes:
+        """From letters. With the metric "attack success rate" an example stands unless its goal was reached, whatever
+        the clean verdict; with robust accuracy it must be classified correctly too."""
+        codes = np.array([LETTERS.index(letter) for letter in letters], dtype=int)
+        correct, success = codes >= 2, codes % 2 == 1
+        return cls(correct, ~success if metric == "attack success rate" else correct & ~success)
+
+
+class Kept(BaseModel):
+    """One evaluation of a baseline: how to do it again, what came of it, and what it was made with.
+
+    `spec` is the evaluation's; `surrogate` the reference of the model its images are crafted on, if any. The share that
+    the attack left standing, or with targeted attacks the share it reached, is `figure`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    evaluation: str
+    model: str
+    reference: str
+    dataset: str
+    metric: str
+    given_options: dict[str, Any]
+    against: str
+    surrogate: str | None = None
+    spec: EvalSpec
+    clean_accuracy: float
+    clean_interval: tuple[float, float]
+    figure: float
+    interval: tuple[float, float]
+    flags: list[str]
+    environment: dict[str, Any]
+    outcomes: str
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model."""
+        return ThreatModel.of(self.spec.norm, self.spec.eps)
+
+    @property
+    def label(self) -> str:
+        """The attack with its options and its threat model in words."""
+        return f"{label(self.spec.attack, self.given_options, self.against)}, {self.threat}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types, without those that are None."""
+        found = self.model_dump(mode="json", exclude={"spec"})
+        return {name: value for name, value in found.items() if value is not None} | {"spec": self.spec.to_json()}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a baseline file holds; `name` is the file's, for sentences."""
+
+    name: str
+    kept: tuple[Kept, ...]
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Each model's name and reference, in the order of the file."""
+        return {each.model: each.reference for each in self.kept}
+
+    def only(self, models: Collection[str]) -> Baseline:
+        """The part about these models."""
+        return Baseline(self.name, tuple(each for each in self.kept if each.model in models))
+
+    def text(self) -> str:
+        """The file's content: indented JSON with sorted keys and a checksum of everything else, whatever its layout."""
+        content = {"format": FORMAT, "evaluations": [each.to_json() for each in self.kept]}
+        return json.dumps({**content, "checksum": digest(content)}, indent=1, sort_keys=True) + "\n"
+
+
+def read(path: Path) -> Baseline:
+    """The baseline in a file. Raises BadInput where there is none, it is of another format, edited, or cut short."""
+    advice = "restore it from git, or make it anew with 'robench baseline'"
+    content = read_json(path, {"evaluations": list}, advice)
+    if content.get("format") != FORMAT:
+        raise BadInput(
+            f"The baseline {path} has format {content.get('format')!r}, but this robench reads {FORMAT}; "
+            "make it anew with 'robench baseline'."
+        )
+    if content.pop("checksum", None) != digest(content):
+        raise BadInput(f"The baseline {path} was edited or cut short (its checksum does not fit); {advice}.")
+    try:
+        kept = tuple(Kept(**each) for each in content["evaluations"])
+        if not kept:
+            raise ValueError("no evaluations")
+        for each in kept:
+            if len(each.outcomes) != each.spec.count or not set(each.outcomes) <= set(LETTERS):
+                raise ValueError(f"outcomes of {len(each.outcomes)} examples instead of {each.spec.count}")
+    except (TypeError, ValueError) as error:
+        told = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise BadInput(f"The baseline {path} has content that this robench does not know ({told}); {advice}.") from None
+    return Baseline(path.name, kept)
+
+
+def write(baseline: Baseline, path: Path) -> None:
+    """Write the file in one step; raises as `files.write_text`."""
+    write_text(path, baseline.text())
+
+
+def make(names: Sequence[str], store: Store, name: str = "baseline") -> Baseline:
+    """The baseline of the named evaluations. Raises BadInput where one cannot be found or compared with a later run."""
+    folders = {folder.job_id: folder for each in names for folder in find(each, store)}
+    kept = sorted((keep(folder, store) for folder in folders.values()), key=lambda each: (each.model, each.label))
+    digests: dict[str, set[str]] = {}
+    for each in kept:
+        digests.setdefault(each.model, set()).add(each.spec.model_digest)
+    twice = next((model for model, found in digests.items() if len(found) > 1), None)
+    if twice is not None:
+        raise BadInput(
+            f"Evaluations of {len(digests[twice])} different models named {twice!r} are given; a baseline has one "
+            "model of a name, so leave the others out."
+        )
+    return Baseline(name, tuple(kept))
+
+
+def find(name: str, store: Store) -> list[EvaluationFolder]:
+    """The evaluations a name stands for: a model's name all its finished white-box ones, else an id or its beginning.
+
+    Raises BadInput where there is none, or where it could be several models'.
+    """
+    named = [folder for folder in map(store.evaluation, store.evaluation_ids()) if folder.about["model"] == name]
+    if not named and name not in store.model_names():
+        if any(i.startswith(name) for i in store.evaluation_ids()):
+            return [store.find_evaluation(name)]
+        known = {store.evaluation(i).about["model"] for i in store.evaluation_ids()}
+        raise unknown("evaluation or evaluated model", name, [*store.evaluation_ids(), *known])
+    if name in store.model_names():  # those of models that had the name before do not count
+        named = [folder for folder in named if folder.spec["model_digest"] == store.model_digest(name)]
+    found = [folder for folder in named if _usual(folder) and folder.result is not None]
+    if len({folder.spec["model_digest"] for folder in found}) > 1:
+        raise BadInput(
+            f"There are evaluations of several models named {name!r}: {', '.join(folder.job_id for folder in found)}; "
+            "name the evaluations instead."
+        )
+    if not found:
+        raise BadInput(
+            f"There is no finished white-box evaluation of {name!r}; make one with 'robench evaluate {name} --attack "
+            "NAME'."
+        )
+    left = len(named) - len(found)
+    if left:
+        say(f"{left} of {name}'s evaluations are left out: not finished, or not of a white-box attack by itself.")
+    return found
+
+
+def _usual(folder: EvaluationFolder) -> bool:
+    """Whether an evaluation is of one white-box attack on a model alone, by this robench's rules."""
+    spec = folder.spec
+    return folder.about["access"] == "white-box" and not spec.get("after") and spec["harness"] == HARNESS
+
+
+def keep(folder: EvaluationFolder, store: Store) -> Kept:
+    """What a baseline keeps of one evaluation. Raises BadInput for one that a later run cannot be compared with."""
+    name, about = folder.job_id, folder.about
+    try:
+        spec: EvalSpec | None = EvalSpec(**folder.spec)
+    except ValidationError:
+        spec = None
+    if spec is None or spec.harness != HARNESS:
+        raise BadInput(f"The evaluation {name} was made by another robench; evaluate again with this one.")
+    if spec.detector or spec.after:
+        behind = "has a detector" if spec.detector else "goes on from another one (--cascade)"
+        raise BadInput(
+            f"The evaluation {name} {behind}, which a baseline does not support; evaluate the attack by itself."
+        )
+    if folder.result is None:
+        raise BadInput(f"The evaluation {name} is not finished; run its command again: {about['command']}.")
+    result = summarise(folder.rows(), about["metric"], folder.notes())
+    unstable = [flag for flag in UNSTABLE if flag in result["flags"]]
+    if unstable:
+        raise BadInput(
+            f"The evaluation {name} of {about['model']} is flagged {', '.join(unstable)}, so a later run would differ "
+            "by itself; make the model's answers repeatable, or leave this evaluation out."
+        )
+    return Kept(
+        evaluation=name,
+        model=about["model"],
+        reference=about["reference"],
+        dataset=about["dataset"],
+        metric=about["metric"],
+        given_options=about["given_options"],
+        against=about.get("against", ""),
+        surrogate=_surrogate(spec, name, store) if spec.surrogate else None,
+        spec=spec,
+        clean_accuracy=result["clean_accuracy"],
+        clean_interval=result["clean_interval"],
+        figure=result["attack_success_rate" if "attack_success_rate" in result else "robust_accuracy"],
+        interval=result["interval"],
+        flags=result["flags"],
+        environment={key: about["environment"].get(key) for key in ENVIRONMENT},
+        outcomes=encode(folder, spec),
+    )
+
+
+def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:
+    """The reference of the model that an evaluation's images were crafted on; raises BadInput where there is none."""
+    same = spec.model_dump(include=set(CraftSpec.model_fields) & set(EvalSpec.model_fields))
+    craft = CraftSpec(**{**same, "model_digest": spec.surrogate}).job_id
+    reference = EvaluationFolder(store.crafted / craft).about["reference"]
+    if not reference:
+        raise BadInput(
+            f"The images of evaluation {name} were crafted on a model handed over in a program, which cannot be loaded "
+            "again; use a surrogate that robench can load."
+        )
+    return str(reference)

@@ -1,0 +1,60 @@
+"""robench baseline: keep outcomes in a file, for later checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robench.cli import options as shared
+
+if TYPE_CHECKING:
+    from robench.store import Store
+
+
+def baseline(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EVALUATION...",
+            help="Ids or their beginnings; a model's or a suite's name: all white-box ones of it.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write.")],
+    scale: Annotated[str, typer.Option("--scale", help="Of a suite: smoke, cpu, paper, or another it has.")] = "cpu",
+    runs: shared.Runs = None,
+    data: shared.Data = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Keep the outcomes of finished evaluations, example by example, in a small file to be checked against later."""
+    from robench.baseline import make, write
+    from robench.store import Store, runs_root
+
+    store = Store(runs_root(runs))
+    given = [each for name in names for each in _evaluations(name, scale, store, data)]
+    made = make(given, store, out.name)
+    write(made, out)
+    if as_json:
+        import json
+
+        kept = [{"evaluation": each.evaluation, "model": each.model, "attack": each.label, "n": each.spec.count}
+                for each in made.kept]  # fmt: skip
+        print(json.dumps({"file": str(out), "evaluations": kept}))
+    else:
+        count = len(made.kept)
+        what = f"{count} evaluation{'s' if count > 1 else ''} of {', '.join(made.models)}"
+        print(f"Wrote {out} ({out.stat().st_size / 1000:.1f} kB): {what}.")
+    return 0
+
+
+def _evaluations(name: str, scale: str, store: Store, data: Path | None) -> list[str]:
+    """The evaluations of a suite, or the name as it is."""
+    from robench.suite import load
+    from robench.suite import names as suites
+
+    if name in store.model_names() or not (name in suites() or name.endswith(".toml")):
+        return [name]
+    from robench.reproduce import Setup, evaluations, plan
+
+    return evaluations(plan(load(name).at(scale), Setup(data), store), store)

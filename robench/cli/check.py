@@ -1,0 +1,98 @@
+"""robench check: models against a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robench.cli import options as shared
+
+if TYPE_CHECKING:
+    from robench.baseline import Baseline
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that 'robench baseline' wrote.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME=REFERENCE",
+            help="What to check in place of the baseline's model NAME; repeatable. REFERENCE alone: of its only model.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            parser=shared.number,
+            metavar="X",
+            help="Fail above this drop of robust accuracy too, such as 0.02, even if it could be chance.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            "--alpha", parser=shared.number, metavar="X", help="The chance of a false alarm in the whole check."
+        ),
+    ] = 0.05,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The same data under another name.")] = None,
+    batch_size: shared.BatchSize = 250,
+    shard_size: shared.ShardSize = 250,
+    device: shared.Device = "auto",
+    runs: shared.Runs = None,
+    data: shared.Data = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Evaluate a baseline's models in the same way and compare example by example; exit code 1 where one fell."""
+    from robench.baseline import read
+    from robench.comparison import Terms
+    from robench.files import write_text
+
+    terms, known = Terms(alpha, max_drop), read(file)
+    models = _models(model or [], known)
+    from robench.regression import Rerun
+    from robench.regression import check as run
+    from robench.store import Store, runs_root
+
+    rerun = Rerun(models, dataset, batch_size, shard_size, device, data)
+    checked = run(known, Store(runs_root(runs)), rerun, terms)
+    for path, text in ((junit, checked.junit), (markdown, checked.markdown)):
+        if path is not None:
+            write_text(path, text())
+    if as_json:
+        import json
+
+        print(json.dumps(checked.to_json()))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        console.print(checked.tables())
+        for sentence in checked.told:
+            console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
+    return checked.exit_code
+
+
+def _models(texts: list[str], baseline: Baseline) -> dict[str, str]:
+    """References by the baseline's names for the models. Raises BadInput for a text of another form."""
+    from robench.errors import BadInput
+
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, reference = text.partition("=")
+        if not equals and len(baseline.models) == 1:
+            name, reference = next(iter(baseline.models)), text
+        if not name or not reference:
+            raise BadInput(
+                f"--model is {text!r}, but must be of the form NAME=REFERENCE, NAME being one of: "
+                f"{', '.join(baseline.models)}."
+            )
+        if name in found:
+            raise BadInput(f"--model is given twice for {name!r}; give it once.")
+        found[name] = reference
+    return found

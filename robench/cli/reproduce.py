@@ -1,0 +1,126 @@
+"""robench reproduce: a table end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robench.cli import options as shared
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from robench.reproduce import Reproduced, Step
+
+
+def reproduce(
+    suite: Annotated[str, typer.Argument(help="A suite's name (see 'robench list suites') or its toml file.")],
+    scale: Annotated[
+        str, typer.Option("--scale", help="How much of it: smoke, cpu, paper, or another it has.")
+    ] = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, then stop.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the table into.")] = Path("leaderboards"),
+    executor: shared.ExecutorName = "inline",
+    workers: shared.WorkerCount = None,
+    cpus_per_task: shared.Cpus = 1.0,
+    gpus_per_task: shared.Gpus = 0.0,
+    address: shared.Address = None,
+    batch_size: shared.BatchSize = 250,
+    shard_size: shared.ShardSize = 250,
+    device: shared.Device = "auto",
+    runs: shared.Runs = None,
+    data: shared.Data = None,
+    as_json: shared.Json = False,
+) -> int:
+    """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
+    from robench.suite import load
+
+    scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
+    from robench.executors import Workers
+    from robench.reproduce import Setup, estimate, plan
+    from robench.reproduce import reproduce as run
+    from robench.store import Store, runs_root
+    from robench.suite import check
+
+    check(scaled)
+    who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
+    store = Store(runs_root(runs))
+    found = plan(scaled, Setup(data, device, batch_size, shard_size, who), store)
+    steps = estimate(found, store)
+    if dry_run:
+        _print_plan(scaled.title, scaled.note, steps, as_json)
+        return 0
+    _announce(steps)
+    return _print(run(found, store), out, as_json)
+
+
+def _announce(steps: Sequence[Step]) -> None:
+    """One line before it starts."""
+    from robench.progress import say
+
+    trainings = [step for step in steps if step.what.startswith("train ")]
+    left = sum(step.state != "done" for step in trainings)
+    attacks = [step for step in steps if step not in trainings and step.state != "done"]
+    known = sum(step.gradients or 0 for step in steps)
+    unknown = sum(step.gradients is None for step in steps)
+    say(
+        f"{left} of {len(trainings)} models to train, {len(attacks)} attacks to run; at most "
+        f"{known:,} gradients of one image each"
+        f"{f', and {unknown} steps of unknown cost' if unknown else ''}; --dry-run shows the plan."
+    )
+
+
+def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> None:
+    total = sum(step.gradients or 0 for step in steps)
+    unknown = [step.what for step in steps if step.gradients is None]
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown}))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False, caption=(
+            f"At most {total:,} gradients in all, each of one image through one model. An attack leaves an image as "
+            "soon as it is broken, so this is what models cost that no attack breaks."
+            f"{f' {len(unknown)} steps are of unknown cost.' if unknown else ''}{f' {note}' if note else ''}"
+        ))  # fmt: skip
+    shown.add_column("step", overflow="fold")
+    for name in ("state", "size", "gradients"):
+        shown.add_column(name, justify="right")
+    for step in steps:
+        cost = "unknown" if step.gradients is None else f"{step.gradients:,}"
+        shown.add_row(step.what, step.state, step.size, cost)
+    Console().print(shown)
+
+
+def _print(done: Reproduced, out: Path, as_json: bool) -> int:
+    """Print and write the table; returns the exit code."""
+    from robench.progress import say
+
+    paths = done.table.write(out)
+    if as_json:
+        import json
+
+        print(json.dumps({**done.table.to_json(), "refused": done.refused}))
+    else:
+        from rich.console import Console
+
+        from robench.report import findings_text
+
+        console = Console()
+        console.print(done.table.table())
+        if done.table.warnings:
+            console.print(findings_text(done.table.warnings, "Warnings: do not trust these figures yet"))
+        console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)
+    for sentence in done.refused:
+        say(sentence)
+    if done.failed:
+        return 1
+    return 2 if done.refused else 0 if done.complete else 3

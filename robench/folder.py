@@ -1,0 +1,319 @@
+"""One evaluation's folder: shards of rows and images, each under a manifest, and the summary of them.
+
+Every JSON file is under a seal, says what it belongs to, and holds the checksums of the files it describes, so that any
+changed byte and any file from elsewhere is noticed. Shards are then computed again and figures taken from the rows.
+Files from before there were seals are read as far as they can be checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robench.files import (
+    Damaged,
+    Memory,
+    Record,
+    Required,
+    Signature,
+    checksum,
+    digest,
+    read_json,
+    read_sealed,
+    signature,
+    write_file,
+    write_json,
+    write_sealed,
+)  # fmt: skip
+
+# of all folders, since every question about one evaluation of many reads the specs of all
+_SPECS = Memory()
+SHARD = re.compile(r"shard-(\d+)-(\d+)\.json")
+# what readers rely on in each file; a spec needs none, since its id says whether it is the one that was written
+ABOUT: Required = {
+    "model": str, "reference": str, "dataset": str, "eps": str, "given_options": dict, "metric": str, "access": str,
+    "command": str, "environment.commit": str, "environment.packages.torch": str,
+}  # fmt: skip
+RESULT: Required = {
+    "n": int, "status": str, "flags": list, "interval": list, "clean_accuracy": (int, float), "backwards": int,
+}  # fmt: skip
+
+
+def identity(spec: dict[str, Any]) -> str:
+    """The id of a spec given as JSON: the first 12 hex digits of its digest."""
+    return digest({name: value for name, value in spec.items() if value is not None})[:12]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A whole shard: the examples [start, stop), what was noted when it was computed, and its manifest's digest."""
+
+    start: int
+    stop: int
+    notes: dict[str, Any]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """What the names of its files begin with."""
+        return _stem(self.start, self.stop)
+
+
+def _stem(start: int, stop: int) -> str:
+    return f"shard-{start:06d}-{stop:06d}"
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """One evaluation: spec.json, about.json, a pair of files and a manifest per shard, result.json written last."""
+
+    path: Path
+    _memory: Memory = field(default_factory=Memory, compare=False, repr=False)
+
+    @property
+    def job_id(self) -> str:
+        """The evaluation's id, the folder's name."""
+        return self.path.name
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The spec as JSON; raises Damaged where it is damaged, or another evaluation's."""
+        path = f"{self.path}/spec.json"
+
+        def read() -> dict[str, Any]:
+            spec = read_json(path, advice=self._advice)
+            if identity(spec) != self.job_id:
+                raise Damaged(f"The file {path} is damaged (its content has the id {identity(spec)}); {self._advice}.")
+            return spec
+
+        return dict(_SPECS.of(path, signature(path), read))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is recorded beside the spec: names, command, environment. Raises Damaged where it is damaged."""
+        return dict(self._own("about.json", ABOUT).value)
+
+    @property
+    def stated(self) -> dict[str, Any] | None:
+        """What result.json says, of whatever shards: the figures, and in "shards" the digests of their manifests.
+
+        None where there is no such file; raises Damaged.
+        """
+        return dict(self._own("result.json", RESULT).value) if os.path.exists(f"{self.path}/result.json") else None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The summary, or None while the evaluation is unfinished: no result.json, or examples without a whole shard.
+
+        A result.json that is damaged or of other shards is not believed: the rows are summarised again.
+        """
+        try:
+            stated = self.stated
+        except Damaged:
+            stated = {}
+        shards = self.shards()
+        if stated is None or not self._covered(shards):
+            return None
+        if stated.pop("shards", None) == _contents(shards):
+            return stated
+        from robench.results import summarise  # pandas takes its time, and is not needed for what is intact
+
+        return summarise(self.rows(), self.about["metric"], self.notes())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example of the spec is in a whole shard."""
+        return self._covered(self.shards())
+
+    def _covered(self, shards: list[Shard]) -> bool:
+        at, stop = self.spec["start"], self.spec["start"] + self.spec["count"]
+        for shard in shards:
+            if shard.start > at:
+                break
+            at = max(at, shard.stop)
+        return bool(at >= stop)
+
+    def begin(self, spec: dict[str, Any], about: dict[str, Any]) -> None:
+        """Record the spec and what goes with it, unless they are there; what is damaged is made anew.
+
+        A record made after the first shard says so ("mended"), since its environment need not be theirs.
+        """
+        if not self._readable("about"):
+            late = {"mended": True} if self.named() else {}
+            write_sealed(self.path / "about.json", {**about, **late, "evaluation": self.job_id})
+        if not self._readable("spec"):
+            write_json(self.path / "spec.json", spec)
+
+    def named(self) -> list[tuple[int, int]]:
+        """The ranges of all shards that have a manifest, whole or not, in order."""
+        return _ranges(self._signatures())
+
+    def shards(self) -> list[Shard]:
+        """The shards that are whole, undamaged and this evaluation's own, in order, without overlap.
+
+        Raises BadInput for one of a later format.
+        """
+        files = self._signatures()
+        now = None if None in files.values() else files
+
+        def read() -> list[Shard]:
+            found: list[Shard] = []
+            for start, stop in _ranges(files):
+                if not found or start >= found[-1].stop:
+                    shard = self._shard(start, stop)
+                    found += [shard] if shard else []
+            return found
+
+        return list(self._memory.of("shards", now, read))
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """What all whole shards hold: the digests of their manifests by name."""
+        return _contents(self.shards())
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The ranges of examples whose shards are whole, in order, without overlap."""
+        return [(shard.start, shard.stop) for shard in self.shards()]
+
+    def missing(self, start: int, stop: int, size: int) -> list[tuple[int, int]]:
+        """The ranges of at most `size` examples still to compute in [start, stop)."""
+        gaps, at = [], start
+        for begin, end in [*self.ranges(), (stop, stop)]:
+            while at < min(begin, stop):
+                gaps.append((at, min(at + size, begin, stop)))
+                at = gaps[-1][1]
+            at = max(at, end)
+        return gaps
+
+    def damaged(self) -> list[tuple[int, int]]:
+        """The ranges of the shards that are there but not whole, or not this evaluation's, unless others stand in."""
+        return [(a, b) for a, b in self.named() if self.missing(a, b, b - a) and self._shard(a, b) is None]
+
+    def save_shard(self, start: int, stop: int, rows: Any, images: Any, notes: dict[str, Any]) -> None:
+        """Write rows (a DataFrame), images (float32 [n, C, H, W]) and notes; the manifest, with checksums, last."""
+        from safetensors.torch import save_file
+
+        manifest, parquet, tensors = self._files(start, stop)
+        kept = {"adversarial": images.contiguous()}
+        sums = {
+            "parquet": write_file(Path(parquet), lambda aside: rows.to_parquet(aside, index=False)),
+            "safetensors": write_file(Path(tensors), lambda aside: save_file(kept, aside)),
+        }
+        belongs = {"evaluation": self.job_id, "range": [start, stop], "sha256": sums}
+        write_sealed(Path(manifest), {**notes, **belongs})
+
+    def rows(self, columns: Sequence[str] | None = None) -> Any:
+        """Rows of all whole shards as one DataFrame, in the order of the examples; with `columns`, only those."""
+        import pandas as pd
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        wanted = list(columns) if columns is not None else None
+        parts = [
+            ParquetFile(self._files(start, stop)[1]).read(columns=wanted, use_threads=False)
+            for start, stop in self.ranges()
+        ]
+        if not parts:
+            return pd.DataFrame()
+        if all(part.schema.equals(parts[0].schema) for part in parts):
+            return pa.concat_tables(parts).to_pandas(use_threads=False)
+        return pd.concat([part.to_pandas(use_threads=False) for part in parts], ignore_index=True)
+
+    def images(self, start: int, stop: int) -> Any:
+        """The adversarial images of one whole shard, float32 [n, C, H, W]."""
+        from safetensors.torch import load_file
+
+        return load_file(self._files(start, stop)[2])["adversarial"]
+
+    def span(self, start: int, stop: int) -> Any:
+        """The adversarial images of the examples [start, stop), float32 [n, C, H, W], of all shards that hold some."""
+        import torch
+
+        parts = [(a, self.images(a, b)) for a, b in self.ranges() if a < stop and b > start]
+        return torch.cat([part[max(start - a, 0) : stop - a] for a, part in parts])
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What was noted with every whole shard."""
+        return [dict(shard.notes) for shard in self.shards()]
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the summary, unless it is there; the evaluation is then complete."""
+        full = {**result, "shards": self.contents}
+        try:
+            known = self.stated == json.loads(json.dumps(full))
+        except Damaged:
+            known = False
+        if not known:
+            write_sealed(self.path / "result.json", {**full, "evaluation": self.job_id})
+
+    @property
+    def _advice(self) -> str:
+        return f"run the command of evaluation {self.job_id} again, or delete its folder"
+
+    def _own(self, name: str, required: Required) -> Record:
+        """A sealed file of this evaluation; raises Damaged where it is damaged or another's."""
+        path = f"{self.path}/{name}"
+
+        def read() -> Record:
+            found = read_sealed(path, required, self._advice)
+            if found.sealed and found.value.pop("evaluation", None) != self.job_id:
+                raise Damaged(f"The file {path} is another evaluation's; {self._advice}.")
+            return found
+
+        return self._memory.of(name, signature(path), read)
+
+    def _readable(self, name: str) -> bool:
+        try:
+            getattr(self, name)
+        except Damaged:
+            return False
+        return True
+
+    def _signatures(self) -> dict[str, Signature]:
+        """The signatures of all shards' files."""
+        try:
+            with os.scandir(self.path) as entries:
+                return {e.name: signature(e) for e in entries if e.name.startswith("shard-")}
+        except OSError:
+            return {}
+
+    def _files(self, start: int, stop: int) -> tuple[str, str, str]:
+        """The manifest of a shard, its rows and its images."""
+        stem = f"{self.path}/{_stem(start, stop)}"
+        return f"{stem}.json", f"{stem}.parquet", f"{stem}.safetensors"
+
+    def _shard(self, start: int, stop: int) -> Shard | None:
+        """The shard if its files are what its manifest says, and the manifest belongs here."""
+        manifest, parquet, tensors = self._files(start, stop)
+        try:
+            notes, digest, sealed = read_sealed(manifest)
+            sums = notes.pop("sha256")
+            whole = checksum(parquet) == sums["parquet"] and checksum(tensors) == sums["safetensors"]
+            if sealed:
+                belongs = [notes.pop(key) for key in ("evaluation", "range")]
+                whole &= belongs == [self.job_id, [start, stop]]
+            else:  # from before manifests said what they belong to
+                whole = whole and _example_ids(parquet) == list(range(start, stop))
+        except (Damaged, OSError, KeyError, TypeError):
+            return None
+        return Shard(start, stop, notes, digest) if whole else None
+
+
+def _ranges(names: Iterable[str]) -> list[tuple[int, int]]:
+    return sorted((int(match[1]), int(match[2])) for match in map(SHARD.fullmatch, names) if match)
+
+
+def _contents(shards: list[Shard]) -> dict[str, str]:
+    return {shard.name: shard.digest for shard in shards}
+
+
+def _example_ids(parquet: str) -> list[int]:
+    from pyarrow.parquet import ParquetFile
+
+    found: list[int] = ParquetFile(parquet).read(columns=["example_id"])["example_id"].to_pylist()
+    return found

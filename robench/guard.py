@@ -1,0 +1,48 @@
+"""What is asked of a detector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robench import registry
+from robench.errors import BadInput, require
+from robench.threat import ThreatModel
+
+# fewer broken images than this cannot show a regression what adversarial means
+LEAST_BROKEN = 20
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What was asked of a detector: its name and options, the attack it learns from, and its false-positive rate.
+
+    trained_on: an attack's name, alone for the evaluation's own threat model, or "fgsm@linf:0.3". images: how many
+    validation images are attacked to fit it, at most. adaptive: also attack classifier and detector together.
+    """
+
+    detector: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = "pgd"
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+    fpr: float = 0.05
+    images: int = 1000
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        registry.check_names("detector", [self.detector])
+        require(0 < self.fpr < 1, "--fpr", self.fpr, "a share of clean images between 0 and 1, such as 0.05")
+        require(self.images >= LEAST_BROKEN, "--detector-images", self.images, f"at least {LEAST_BROKEN}")
+        self.attack_and_threat(ThreatModel.of("linf", "0.1"))
+
+    def attack_and_threat(self, default: ThreatModel) -> tuple[str, ThreatModel]:
+        """The training attack's name and threat model. Raises BadInput for text of another form."""
+        name, at, place = self.trained_on.partition("@")
+        if not at:
+            return name, default
+        match = re.fullmatch(r"(\w+):(.+)", place)
+        if not match:
+            raise BadInput(f"--trained-on is {self.trained_on!r}, but must be of the form NAME or NAME@linf:0.3.")
+        return name, ThreatModel.of(match[1], match[2])

@@ -1,0 +1,218 @@
+"""A baseline against the models of today: evaluated in the same way, compared example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench.baseline import UNSTABLE, Baseline, Kept, Outcomes, encode
+from robench.comparison import CLEAN, Checked, Line, Terms, judge
+from robench.errors import BadInput, require, unknown
+from robench.jobs import Request, Target, attacks_of, make_job, open_target
+from robench.models import load_model
+from robench.scheduler import evaluate
+from robench.store import Store
+
+# a model by reference, or itself
+Model = str | nn.Module
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """How to evaluate again: which models stand in for the baseline's, by its names for them, and on what to run."""
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+    dataset: str | None = None
+    batch_size: int = 250
+    shard_size: int = 250
+    device: str = "auto"
+    data_root: Path | None = None
+
+    def request(self, kept: Kept) -> Request:
+        """The evaluation of a baseline as it is asked for today."""
+        spec = kept.spec
+        return Request(
+            models=[self.models.get(kept.model, kept.reference)],
+            attacks=[spec.attack],
+            threat=kept.threat,
+            dataset=self.dataset or kept.dataset,
+            count=spec.count,
+            options=kept.given_options,
+            seed=spec.seed,
+            batch_size=self.batch_size,
+            shard_size=self.shard_size,
+            device=self.device,
+            data_root=self.data_root,
+            surrogates=[kept.surrogate] if kept.surrogate else [],
+            eot=spec.eot or 1,
+            bpda=spec.bpda or [],
+        )
+
+
+def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: Terms | None = None) -> Checked:
+    """Evaluate a baseline's models as it says, what is in the store not again, and compare example by example.
+
+    Raises BadInput before anything is computed where a model is missing, the data are others, or robench would no
+    longer attack in the same way; and for a model whose answers cannot be compared.
+    """
+    rerun, terms = rerun or Rerun(), terms or Terms()
+    _known(rerun.models, baseline)
+    pairs: list[_Pair] = []
+    findings: dict[tuple[str, str], dict[str, Any]] = {}
+    for kept, request in _plan(baseline, rerun, store):
+        done = evaluate(request, store)
+        (row,) = done.rows
+        pairs.append(_Pair.of(kept, row, store))
+        for found in done.findings:  # the later ones know of more runs
+            findings[kept.model, found["gate"]] = found
+    lines = judge([*_clean(pairs), *(pair.attacked() for pair in pairs)], terms)
+    gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
+             if line.verdict == "rose"]  # fmt: skip
+    fired = [f"{model}: {found['gate']} ({found['evidence']}); {found['advice']}"
+             for (model, _), found in findings.items() if found["fired"]]  # fmt: skip
+    return Checked(baseline.name, lines, terms, (*gains, *_flags(pairs), *fired))
+
+
+def substitutes(model: Model | Mapping[str, Model] | None, baseline: Baseline) -> tuple[Baseline, Mapping[str, Model]]:
+    """The part of a baseline that a model stands for, and what is evaluated in place of that part's models.
+
+    None: all of it, with the models it refers to. A mapping from the baseline's names: those models, each replaced. A
+    name in the baseline: that model, as the baseline refers to it. Any other reference, or a module: in place of the
+    baseline's only model. Raises BadInput for a name it does not have, and where it has several models to choose from.
+    """
+    if model is None:
+        return baseline, {}
+    if isinstance(model, str) and model in baseline.models:
+        return baseline.only([model]), {}
+    if isinstance(model, Mapping):
+        require(
+            bool(model), "the mapping of models to check", model, f"not empty: name some of {list(baseline.models)}"
+        )
+        _known(model, baseline)
+        return baseline.only(model), model
+    if len(baseline.models) > 1:
+        what = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise BadInput(
+            f"The baseline {baseline.name} has {len(baseline.models)} models ({', '.join(baseline.models)}), and "
+            f"{what} could stand for any; say for which one, by the baseline's name for it."
+        )
+    return baseline, dict.fromkeys(baseline.models, model)
+
+
+def _known(models: Mapping[str, Model], baseline: Baseline) -> None:
+    for name in models:
+        if name not in baseline.models:
+            raise unknown(f"model in {baseline.name}", name, baseline.models)
+
+
+def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Request]]:
+    """Each evaluation as today's request; raises BadInput for the first that would not be the same evaluation."""
+    plan = [(kept, rerun.request(kept)) for kept in baseline.kept]
+    opened: dict[tuple[str, str], Target] = {}
+    for kept, request in plan:
+        key = (kept.model, kept.dataset)
+        if key not in opened:
+            _find(kept, request, store, baseline.name)
+            opened[key] = open_target(request.models[0], request, store)
+        _same_evaluation(kept, request, opened[key], store, baseline.name)
+    return plan
+
+
+def _find(kept: Kept, request: Request, store: Store, name: str) -> None:
+    """Raise BadInput where the model cannot be loaded."""
+    advice = f"say where it is with --model {kept.model}=REFERENCE"
+    if not request.models[0]:
+        raise BadInput(f"The model {kept.model!r} of {name} was handed over in a program; {advice}.")
+    try:
+        load_model(request.models[0], store)
+    except BadInput as error:
+        raise BadInput(f"The model {kept.model!r} of {name} cannot be loaded; {advice}. {error}") from error
+
+
+def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store, name: str) -> None:
+    """Raise BadInput unless the request is for the evaluation that was kept, but for the model."""
+    if target.dataset.test.digest != kept.spec.data_digest:
+        raise BadInput(
+            f"The test images of {target.dataset.name} are not those that {name} was made on; give the same data with "
+            "--data or --dataset, or make the baseline anew."
+        )
+    (named,) = attacks_of(request)
+    sources = [open_target(reference, request, store) for reference in request.surrogates]
+    now = make_job(request, store, target, named, sources[0] if sources else None).spec.to_json()
+    then = kept.spec.to_json()
+    for field_name in sorted({*then, *now} - {"model_digest"}):
+        if now.get(field_name) != then.get(field_name):
+            raise BadInput(
+                f"The {field_name.replace('_', ' ')} of {kept.label} is {now.get(field_name)} today, but was "
+                f"{then.get(field_name)} in {name}, so figures cannot be compared; make the baseline anew with "
+                "'robench baseline'."
+            )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An evaluation then and now: outcomes per example, now None where it is incomplete."""
+
+    kept: Kept
+    row: Mapping[str, Any]
+    then: Outcomes
+    now: Outcomes | None
+
+    @classmethod
+    def of(cls, kept: Kept, row: Mapping[str, Any], store: Store) -> _Pair:
+        """The pair, today's outcomes read from the store. Raises BadInput where they are no basis for a comparison."""
+        then = Outcomes.of(kept.outcomes, kept.metric)
+        if row["status"] != "complete":
+            return cls(kept, row, then, None)
+        unstable = [flag for flag in UNSTABLE if flag in row["flags"]]
+        if unstable:
+            raise BadInput(
+                f"The model {kept.model!r} is now flagged {', '.join(unstable)} under {kept.label}, so its outcomes "
+                "cannot be compared with the baseline's; make its answers repeatable first."
+            )
+        letters = encode(store.evaluation(row["evaluation"]), kept.spec)
+        return cls(kept, row, then, Outcomes.of(letters, kept.metric))
+
+    def attacked(self) -> Line:
+        """What the attack left standing, not yet judged."""
+        kept = self.kept
+        line = self._line(kept.label, kept.metric, kept.figure)
+        if self.now is None:
+            return line
+        figure = self.row["attack_success_rate" if kept.metric == "attack success rate" else "robust_accuracy"]
+        line = replace(line, flags=tuple(self.row["flags"]), seconds=self.row["seconds"])
+        return line.counted(self.then.stood, self.now.stood, figure)
+
+    def clean(self) -> Line:
+        """The clean images classified correctly, not yet judged."""
+        line = self._line(CLEAN, "clean accuracy", self.kept.clean_accuracy)
+        return line.counted(self.then.correct, self.now.correct, self.row["clean_accuracy"]) if self.now else line
+
+    def _line(self, attack: str, metric: str, then: float) -> Line:
+        kept, row = self.kept, self.row
+        return Line(
+            kept.model, attack, kept.spec.count, metric, then, subject=row["model"], evaluation=row["evaluation"]
+        )
+
+
+def _clean(pairs: Sequence[_Pair]) -> Iterator[Line]:
+    """One clean line per model and data, on the most images that any of its evaluations has."""
+    widest: dict[tuple[str, str], _Pair] = {}
+    for pair in pairs:
+        key = (pair.kept.model, pair.kept.spec.data_digest)
+        if key not in widest or pair.kept.spec.count > widest[key].kept.spec.count:
+            widest[key] = pair
+    return (pair.clean() for pair in widest.values())
+
+
+def _flags(pairs: Sequence[_Pair]) -> Iterator[str]:
+    """What is flagged now and was not then."""
+    for pair in pairs:
+        before = {flag.partition(" ")[0] for flag in pair.kept.flags}
+        new = [flag for flag in pair.row["flags"] if flag.partition(" ")[0] not in before]
+        if new:
+            yield f"{pair.kept.model} under {pair.kept.label} has flags it did not have: {', '.join(new)}."

@@ -1,0 +1,290 @@
+"""A suite is data: a table's models (rows), attacks (columns) and printed values, and the scales it can be run at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robench import registry
+from robench.errors import BadInput, unknown
+from robench.suitefile import Column, Row, Scale, SuiteFile, check_names, inside, parsed, validated
+
+if TYPE_CHECKING:
+    from robench.data import DataInfo
+
+__all__ = ["Column", "RowPlan", "ScaledSuite", "Suite", "check", "load", "names"]
+
+BUNDLED = Path(__file__).parent / "suites"
+# tables of options, which a scale's lie over a row's or column's own key by key; any other field replaces it
+OPTIONS = ("options", "detector_options", "trained_options")
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """A line of the table at a scale: a defense to be trained once per seed, and the detector before it, if any.
+
+    epochs, batch_size: None for the recipe's own. shown: False for a model that images are only crafted on, which is
+    no line of the table.
+    """
+
+    name: str
+    defense: str
+    dataset: str
+    recipe: str
+    options: Mapping[str, Any]
+    epochs: int | None
+    batch_size: int | None
+    seeds: tuple[int, ...]
+    detector: str | None
+    detector_options: Mapping[str, Any]
+    shown: bool
+
+
+@dataclass(frozen=True)
+class ScaledSuite:
+    """A suite at one scale, everything resolved.
+
+    What the scale skips is in none of rows, columns and printed; `skipped` has its name and the reason. rows: also
+    those that are not shown. printed: row -> column -> the value in the paper's table.
+    """
+
+    name: str
+    title: str
+    source: str
+    metric: str
+    scale: str
+    note: str
+    dataset: str
+    count: int | None
+    rows: tuple[RowPlan, ...]
+    columns: tuple[Column, ...]
+    printed: Mapping[str, Mapping[str, float]]
+    skipped: Mapping[str, str]
+
+    def row(self, name: str) -> RowPlan:
+        """The row of that name; raises BadInput where there is none."""
+        found = {row.name: row for row in self.rows}
+        if name not in found:
+            raise unknown(f"row of the suite {self.name!r} at scale {self.scale!r}", name, found)
+        return found[name]
+
+    def cell(self, row: RowPlan, column: Column) -> Column:
+        """The column as it applies to a row: behind the row's own detector, where it has one."""
+        if row.detector is None or not column.attacks:
+            return column
+        return column.model_copy(update={"detector": row.detector, "detector_options": dict(row.detector_options)})
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite with all of its scales."""
+
+    name: str
+    title: str
+    source: str
+    metric: str
+    scales: Mapping[str, ScaledSuite]
+
+    def at(self, scale: str) -> ScaledSuite:
+        """The suite at a scale; raises BadInput for one it does not have."""
+        if scale not in self.scales:
+            raise unknown(f"scale of the suite {self.name!r}", scale, self.scales)
+        return self.scales[scale]
+
+
+def names() -> dict[str, str]:
+    """The bundled suites and their titles."""
+    return {path.stem: str(parsed(path).get("title", "")) for path in sorted(BUNDLED.glob("*.toml"))}
+
+
+def load(reference: str) -> Suite:
+    """A bundled suite by its name, or the one in a file, by a path that ends in .toml.
+
+    Raises BadInput, naming the file, the place in it, the value and what is allowed, for whatever cannot be used; names
+    of plugins and their options are for `check`.
+    """
+    path = Path(reference).expanduser() if reference.endswith(".toml") else BUNDLED / f"{reference}.toml"
+    if path.parent == BUNDLED and path.stem not in names():
+        raise unknown("suite", reference, [*names(), "PATH/FILE.toml"])
+    raw = parsed(path)
+    with inside(str(path)):
+        found = validated(SuiteFile, raw)
+        check_names(found)
+        scales = {scale: _resolved(path.stem, found, raw, scale) for scale in found.scales}
+    return Suite(path.stem, found.title, found.source, found.metric, scales)
+
+
+# --- a scale of it ---------------------------------------------------------------------------------------------------
+
+
+def _resolved(name: str, found: SuiteFile, raw: Mapping[str, Any], scale: str) -> ScaledSuite:
+    """The suite at a scale; raises BadInput where the scale's changes make no valid rows and columns."""
+    plan = found.scales[scale]
+    with inside(f"scales.{scale}"):
+        rows, no_rows = _laid_over(raw["rows"], plan.rows)
+        columns, no_columns = _laid_over(raw["columns"], plan.columns)
+        planned = tuple(_planned(validated(Row, row), plan) for row in rows)
+        kept = tuple(validated(Column, column) for column in columns)
+        _check_cells(planned, kept)
+    shown, there = {row.name for row in planned if row.shown}, {column.name for column in kept}
+    printed = {
+        row: {column: value for column, value in values.items() if column in there}
+        for row, values in found.printed.items()
+        if row in shown
+    }
+    return ScaledSuite(
+        name, found.title, found.source, found.metric, scale, plan.note, plan.dataset, plan.count, planned, kept,
+        printed, no_rows | no_columns,
+    )  # fmt: skip
+
+
+def _laid_over(
+    entries: Sequence[Mapping[str, Any]], changes: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows or columns with a scale's changes, and the reasons of those it skips by name."""
+    kept, skipped = [], {}
+    for entry in entries:
+        name, change = entry["name"], changes.get(entry["name"], {})
+        if "skip" in change:
+            if set(change) != {"skip", "reason"} or change["skip"] is not True or not _is_text(change["reason"]):
+                raise BadInput(f'{name!r} is skipped by skip = true and a reason = "..." and nothing else.')
+            skipped[name] = change["reason"]
+            continue
+        if "name" in change:
+            raise BadInput(f"{name!r} cannot have another name at one scale; leave it as it is.")
+        tables = {
+            key: entry[key] | change[key] for key in OPTIONS if key in entry and isinstance(change.get(key), dict)
+        }
+        kept.append({**entry, **change, **tables})
+    return kept, skipped
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _planned(row: Row, scale: Scale) -> RowPlan:
+    """The row with the scale's settings where it has none of its own."""
+    return RowPlan(
+        name=row.name,
+        defense=row.defense,
+        dataset=scale.dataset,
+        recipe=row.recipe or scale.recipe,
+        options=row.options,
+        epochs=row.epochs or scale.epochs,
+        batch_size=row.batch_size or scale.batch_size,
+        seeds=row.seeds or scale.seeds,
+        detector=row.detector,
+        detector_options=row.detector_options,
+        shown=row.shown,
+    )
+
+
+def _check_cells(rows: Sequence[RowPlan], columns: Sequence[Column]) -> None:
+    """Raise BadInput for a surrogate that is not one model, and for too few or too many detectors."""
+    if not any(row.shown for row in rows) or not columns:
+        raise BadInput("No row or no column is left; skip fewer.")
+    sources = {row.name: row for row in rows}
+    for column in columns:
+        if column.surrogate is not None and column.surrogate not in sources:
+            raise BadInput(f"column {column.name!r}: {unknown('row to craft on', column.surrogate, sources)}")
+        if column.surrogate is not None and len(sources[column.surrogate].seeds) > 1:
+            raise BadInput(
+                f"column {column.name!r} has the surrogate {column.surrogate!r}, which is trained from "
+                f"{len(sources[column.surrogate].seeds)} seeds; give that row one seed, such as seeds = [1]."
+            )
+        for row in (row for row in rows if row.shown and column.attacks):
+            watching = [each for each in (row.detector, column.detector, column.surrogate) if each]
+            if len(watching) > 1:
+                raise BadInput(
+                    f"row {row.name!r} under column {column.name!r} has {' and '.join(map(repr, watching))}; of a "
+                    "row's detector, a column's detector and a surrogate there can be one."
+                )
+            if column.figure and not (row.detector or column.detector):
+                raise BadInput(
+                    f"row {row.name!r} under column {column.name!r} shows {column.figure} of no detector; name one for "
+                    "the row or the column, or leave out figure."
+                )
+
+
+# --- plugins ---------------------------------------------------------------------------------------------------------
+
+
+# what a model needs to know of a dataset to be built without its numbers: channels and pixels a side
+SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion-mnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
+          "svhn": (3, 32), "stl10": (3, 96)}  # fmt: skip
+
+
+def check(scaled: ScaledSuite) -> None:
+    """Build everything that a suite names at a scale, models without their numbers, before anything of it is run.
+
+    Raises BadInput for a defense, recipe, attack, detector or option that there is not or that is out of range, for a
+    threat model that an attack does not support, and for an attack that says nothing about transfer under a surrogate.
+    Models on data of the user's own are not built.
+    """
+    with inside(f"the suite {scaled.name!r} at scale {scaled.scale}"):
+        for row in scaled.rows:
+            with inside(f"row {row.name!r}"):
+                _check_row(row)
+        for column in scaled.columns:
+            cells = [scaled.cell(row, column) for row in scaled.rows if row.shown] if column.attacks else []
+            for cell in {repr(cell): cell for cell in cells}.values():
+                with inside(f"column {column.name!r}"):
+                    _check_column(cell, _data(scaled.dataset))
+
+
+def _check_row(row: RowPlan) -> None:
+    import torch  # what trains and attacks takes seconds to import, and a list of suites needs none of it
+
+    from robench.defense import find_recipe
+
+    plugin = registry.load("defense", row.defense)
+    plugin.options(row.options)
+    data = _data(row.dataset)
+    if data is not None:
+        recipe = find_recipe(plugin.recipes, row.defense, data, row.recipe)
+        with torch.device("meta"):
+            plugin.build({**recipe.options, **row.options}, data)
+
+
+def _data(name: str) -> DataInfo | None:
+    """What is known of a dataset without opening it; None of the user's own. Raises BadInput for an unknown name."""
+    from robench.data import DataInfo
+    from robench.datasets import DATASETS, TORCHVISION
+
+    if name.startswith(("npz:", "folder:")):
+        return None
+    if name not in SHAPES:
+        raise unknown("dataset", name, DATASETS)
+    channels, side = SHAPES[name]
+    classes = TORCHVISION[name][2] if name in TORCHVISION else 10
+    return DataInfo(name, channels, side, side, classes, (0.5,) * channels, (0.5,) * channels, name)
+
+
+def _check_column(column: Column, data: DataInfo | None) -> None:
+    from robench.guard import Guard
+    from robench.jobs import Request, attacks_of
+    from robench.threat import ThreatModel
+
+    threat = ThreatModel.of(column.norm, column.eps)
+    if data is not None:
+        threat.check_shape(data.shape)
+    attacks = attacks_of(Request(["none"], column.attacks, threat, options=column.options, bpda=column.bpda))
+    metrics = {named.attack.metric for named in attacks}
+    if column.combine == "minimum" and len(metrics) > 1:
+        raise BadInput("Its attacks have robust accuracy and attack success rate, of which there is no smallest one.")
+    for named in attacks if column.surrogate else ():
+        if not named.attack.transfers:
+            raise BadInput(f"The attack {named.name!r} says nothing about transfer; choose another, such as pgd.")
+    if column.detector is None:
+        return
+    if column.figure and len(attacks) > 1:
+        raise BadInput(
+            f"Its figure {column.figure} is of one attack's images, but there are {len(attacks)} attacks; name one."
+        )
+    registry.load("detector", column.detector).build(column.detector_options, 10)
+    guard = Guard(column.detector, {}, column.trained_on, column.trained_options, column.fpr, column.detector_images)
+    name, ball = guard.attack_and_threat(threat)
+    attacks_of(Request(["none"], [name], ball, options=column.trained_options))

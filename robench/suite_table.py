@@ -1,0 +1,153 @@
+"""A suite's table: measured beside printed, a line per defense, in the terminal and in files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from robench.files import write_text
+from robench.leaderboard import render
+from robench.results import Figure
+from robench.suite import ScaledSuite
+
+NOTE = (
+    "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
+    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure for one seed, None while it is incomplete, and the evaluations behind it."""
+
+    row: str
+    seed: int
+    model: str
+    column: str
+    figure: Figure | None
+    status: str
+    evaluations: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    gradients: int = 0
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class SuiteTable:
+    """A line per row of the suite, a column per column of it."""
+
+    suite: ScaledSuite
+    entries: tuple[Entry, ...]
+    warnings: tuple[dict[str, Any], ...] = field(default=())
+
+    @classmethod
+    def of(cls, suite: ScaledSuite, entries: Sequence[Entry], findings: Sequence[dict[str, Any]]) -> SuiteTable:
+        """The table of all entries, with those findings that fired."""
+        return cls(suite, tuple(entries), tuple(finding for finding in findings if finding["fired"]))
+
+    @property
+    def name(self) -> str:
+        """The files' name."""
+        return f"{self.suite.name}-{self.suite.scale}"
+
+    @property
+    def title(self) -> str:
+        """Suite and scale in words."""
+        return f"{self.suite.title} [{self.suite.scale}]"
+
+    @property
+    def headers(self) -> list[str]:
+        """Names of the columns."""
+        return ["defense", *(column.name for column in self.suite.columns)]
+
+    def lines(self) -> list[list[str]]:
+        """The cells as text, row by row."""
+        return [
+            [row.name, *(self.text(row.name, column) for column in self.headers[1:])]
+            for row in self.suite.rows
+            if row.shown
+        ]
+
+    def text(self, row: str, column: str) -> str:
+        """One cell: "91.4 [89.5, 93.0] (71.2)", "incomplete", or a dash."""
+        printed = self.suite.printed.get(row, {}).get(column)
+        beside = "" if printed is None else f" ({printed:g})"
+        found = [entry for entry in self.entries if (entry.row, entry.column) == (row, column)]
+        figures = [entry.figure for entry in found if entry.figure is not None]
+        if len(figures) < len(found) or not found:
+            return f"{next((e.status for e in found if e.figure is None), '-')}{beside}"
+        warned = {w["model"] for w in self.warnings} & {e.model for e in found} if found[0].evaluations else set()
+        mark = "*" if warned or any(entry.flags for entry in found) else ""
+        if len(figures) == 1:
+            return f"{figures[0].text()}{mark}{beside}"
+        values = [100 * figure.value for figure in figures]
+        return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}{mark}{beside}"
+
+    def table(self) -> Table:
+        """The table for a terminal."""
+        shown = Table(
+            title=self.title, title_justify="left", title_style="bold", caption=NOTE, caption_justify="left",
+            box=box.SIMPLE_HEAD, pad_edge=False,
+        )  # fmt: skip
+        shown.add_column(self.headers[0], overflow="fold")
+        for name in self.headers[1:]:
+            shown.add_column(name, justify="right", overflow="fold", min_width=min(12, len(name)))
+        for name, *cells in self.lines():
+            shown.add_row(name, *(cell.replace(" [", "\n[") for cell in cells))  # a terminal is narrower than a page
+        return shown
+
+    def to_json(self) -> dict[str, Any]:
+        """Every entry with its figure as a fraction, and what the paper prints in percent."""
+        return {
+            "suite": self.suite.name,
+            "scale": self.suite.scale,
+            "title": self.suite.title,
+            "rows": [self._record(entry) for entry in self.entries],
+            "warnings": list(self.warnings),
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the table's four files into `folder`; returns their paths."""
+        paths = [folder / f"{self.name}.{kind}" for kind in ("csv", "md", "tex", "html")]
+        write_text(paths[0], self._csv())
+        for path in paths[1:]:
+            write_text(path, render(f"suite{path.suffix}.j2", table=self, note=NOTE))
+        return paths
+
+    def _record(self, entry: Entry) -> dict[str, Any]:
+        figure = entry.figure
+        return {
+            "row": entry.row,
+            "column": entry.column,
+            "seed": entry.seed,
+            "model": entry.model,
+            "metric": entry.metric,
+            "n": figure.n if figure else None,
+            "value": figure.value if figure else None,
+            "interval": list(figure.interval) if figure else None,
+            "printed": self.suite.printed.get(entry.row, {}).get(entry.column),
+            "status": entry.status,
+            "gradients": entry.gradients,
+            "flags": list(entry.flags),
+            "evaluations": list(entry.evaluations),
+        }
+
+    def _csv(self) -> str:
+        """One line per figure."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        records = [self._record(entry) for entry in self.entries]
+        writer.writerow([name for name in records[0] if name != "interval"] + ["low", "high"])
+        for found in records:
+            low, high = found.pop("interval") or ("", "")
+            texts = {**found, "flags": "; ".join(found["flags"]), "evaluations": " ".join(found["evaluations"])}
+            writer.writerow([*("" if v is None else v for v in texts.values()), low, high])
+        return out.getvalue()

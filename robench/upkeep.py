@@ -1,0 +1,222 @@
+"""What a runs folder holds that no table needs, and how to be rid of it. A finished model is never among it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robench.claims import LOCKS, held
+from robench.errors import BadInput, disk_error
+from robench.files import read_json
+from robench.folder import EvaluationFolder
+from robench.progress import say
+from robench.specs import CraftSpec
+from robench.store import Store
+
+PART = re.compile(r"\..+\.(\d+)\.part")
+SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.\w+")
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that no table needs: files or one folder, why, their size in bytes, and the work it belongs to.
+
+    work: what the lock of that work has in its name; "" for what any work may be about to use.
+    """
+
+    paths: tuple[Path, ...]
+    reason: str
+    size: int
+    work: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, paths as text."""
+        return {"paths": [str(path) for path in self.paths], "reason": self.reason, "bytes": self.size}
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """Everything that no table needs and nobody works on now, by kind."""
+    busy = working(store)
+    found = [each for each in _all(store) if not _in_use(each, busy)]
+    folders = {path for each in found for path in each.paths if path.is_dir()}
+    return [each for each in found if not folders & {parent for path in each.paths for parent in path.parents}]
+
+
+def remove(store: Store, found: Iterable[Leftover]) -> list[Leftover]:
+    """Delete leftovers, but those that somebody has begun to work on meanwhile; returns what was deleted.
+
+    Raises DiskError where the system refuses.
+    """
+    gone = []
+    for each in found:
+        if _in_use(each, working(store)):
+            continue
+        for path in each.paths:
+            try:
+                _delete(path)
+            except OSError as error:
+                raise disk_error(error, path) from error
+        gone.append(each)
+    return gone
+
+
+def sizes(store: Store) -> dict[str, tuple[int, int]]:
+    """Per kind of artifact, how many there are and their size in bytes."""
+    found = {kind: list((store.root / kind).glob("[!.]*")) for kind in KINDS}
+    return {kind: (len(paths), sum(map(_size, paths))) for kind, paths in found.items()}
+
+
+def working(store: Store) -> list[str]:
+    """What is being worked on now, by the names of the locks."""
+    return [path.stem for path in (store.root / LOCKS).glob("*.lock") if held(store.root, path.stem)]
+
+
+def _in_use(each: Leftover, busy: Sequence[str]) -> bool:
+    return any(each.work in key for key in busy)
+
+
+def _delete(path: Path) -> None:
+    """A folder is moved out of sight first: nobody sees half of it."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    os.replace(path, aside)
+    shutil.rmtree(aside)
+
+
+def _all(store: Store) -> Iterator[Leftover]:
+    yield from _parts(store)
+    for name in store.model_names():
+        training = store.models / name / "training"
+        if training.is_dir():
+            yield _leftover([training], f"checkpoints of model {name!r}, which is finished", f"train-{name}")
+    kept: list[EvaluationFolder] = []
+    digests = _digests(store)
+    damaged = list(digests.values()).count(None)
+    for job_id in store.evaluation_ids():
+        folder = store.evaluation(job_id)
+        try:
+            reason = _unneeded(folder, store, digests)
+        except BadInput:  # what it needs cannot be known
+            damaged += 1
+            continue
+        if reason:
+            yield _leftover([folder.path], reason, job_id)
+        else:
+            kept.append(folder)
+            yield from _shards(folder)
+    for path in sorted(store.evaluations.glob("[!.]*")):
+        if path.is_dir() and not (path / "spec.json").exists() and not EvaluationFolder(path).named():
+            yield _leftover([path], "an evaluation without spec and shards", path.name)
+    if damaged:
+        say(
+            f"Models or evaluations are damaged ({damaged}, see 'robench list'); until they are made again or deleted, "
+            "no crafted images, detectors or diagnostics are called unneeded."
+        )
+        return
+    specs = {folder.job_id: folder.spec for folder in kept}
+    yield from _crafted(store, specs.values())
+    yield from _detectors(store, specs, set(digests.values()))
+    yield from _diagnostics(store, specs.values())
+
+
+def _parts(store: Store) -> Iterator[Leftover]:
+    """What writers left that were killed; a writer that lives is known by its number."""
+    for path in sorted(store.root.rglob(".*.part")):
+        match = PART.fullmatch(path.name)
+        if match and not _alive(int(match[1])):
+            yield _leftover([path], "half-written by a process that is gone")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _digests(store: Store) -> dict[str, str | None]:
+    """The digests of the finished models; None where the card is damaged."""
+    found: dict[str, str | None] = {}
+    for name in store.model_names():
+        try:
+            found[name] = store.model_digest(name)
+        except BadInput:
+            found[name] = None
+    return found
+
+
+def _unneeded(folder: EvaluationFolder, store: Store, digests: dict[str, str | None]) -> str:
+    """Why no table needs an evaluation; "" where one may. Raises BadInput where its record is damaged."""
+    spec, reference = folder.spec, folder.about["reference"]
+    if not folder.shards():
+        return "an evaluation without a single whole shard"
+    if not reference or ":" in reference or {spec["model_digest"], None} & set(digests.values()):
+        return ""  # a model whose card is damaged may be the one
+    if reference in digests:
+        return f"an evaluation of an earlier model {reference!r}, which was trained again since"
+    if (store.models / reference).exists():
+        return ""  # unfinished or damaged: it may come back
+    return f"an evaluation of model {reference!r}, which is gone"
+
+
+def _shards(folder: EvaluationFolder) -> Iterator[Leftover]:
+    """Files of shards that count for nothing: cut short, damaged, or computed again in other pieces."""
+    used, unused = folder.contents, []
+    for path in sorted(folder.path.glob("shard-*")):
+        match = SHARD_FILE.fullmatch(path.name)
+        if match and match[1] not in used:
+            unused.append(path)
+    if unused:
+        yield _leftover(unused, f"shards of evaluation {folder.job_id} that do not count", folder.job_id)
+
+
+def _crafted(store: Store, specs: Iterable[dict[str, Any]]) -> Iterator[Leftover]:
+    used = {CraftSpec.of(spec).job_id for spec in specs if spec.get("surrogate")}
+    for path in sorted(store.crafted.glob("[!.]*")):
+        if path.name not in used:
+            yield _leftover([path], "crafted images that no evaluation was made from")
+
+
+def _detectors(store: Store, specs: dict[str, dict[str, Any]], models: set[str | None]) -> Iterator[Leftover]:
+    used = {spec.get("detector") for spec in specs.values()}
+    models = models | {spec["model_digest"] for spec in specs.values()}
+    for path in sorted(store.detectors.glob("[!.]*")):
+        try:
+            watches = read_json(path / "spec.json").get("model_digest")
+        except BadInput:
+            watches = None
+        if path.name not in used and watches not in models:
+            yield _leftover([path], "a detector of a model that is gone")
+            continue
+        for scores in sorted(path.glob("scores-*.json")):
+            if scores.stem.removeprefix("scores-") not in specs:
+                yield _leftover([scores, scores.with_suffix(".parquet")], "scores on an evaluation that is gone")
+
+
+def _diagnostics(store: Store, specs: Iterable[dict[str, Any]]) -> Iterator[Leftover]:
+    used = {f"{s['model_digest']}-{s['data_digest']}-{s['norm']}-n{s['count']}" for s in specs}
+    for path in sorted(store.diagnostics.glob("[!.]*.json")):
+        if path.stem not in used:
+            yield _leftover([path], "diagnostics of evaluations that are gone")
+
+
+def _leftover(paths: Sequence[Path], reason: str, work: str = "") -> Leftover:
+    return Leftover(tuple(paths), reason, sum(map(_size, paths)), work)
+
+
+def _size(path: Path) -> int:
+    """The size of a file, or of all files in a folder, in bytes."""
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())

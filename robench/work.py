@@ -1,0 +1,202 @@
+"""The pieces of work an executor runs: each can be done anywhere, any number of times, and leaves its result in the
+store."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from robench.claims import claim, note
+from robench.errors import BadInput, RobenchError
+from robench.evaluation import Examples, Progress, Settings, attack_shard
+from robench.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
+from robench.store import Store
+from robench.trained import TrainRequest, train
+
+# "done": computed now; "there": it was in the store already; "busy": another process is at it
+State = Literal["done", "there", "busy"]
+# models that a process keeps open
+KEPT = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work, as a worker on another machine can be told of it.
+
+    "train": a model. "craft": a surrogate's images for the examples [start, stop). "shard": the rows of those examples.
+    request: for the latter two about one model, one attack and at most one surrogate. behind: whether the detector
+    that it names is attacked too. job: the evaluation's id, which the worker must come to as well.
+    """
+
+    kind: Literal["train", "craft", "shard"]
+    key: str
+    root: Path
+    request: Request | TrainRequest
+    start: int = 0
+    stop: int = 0
+    job: str = ""
+    behind: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The task as JSON types; raises BadInput where it holds a module, which cannot be sent."""
+        plain = {name: getattr(self, name) for name in ("kind", "key", "start", "stop", "job", "behind")}
+        return {**plain, "root": str(self.root.resolve()), "request": self.request.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Task:
+        """The task of `to_json`."""
+        kind: Any = TrainRequest if value["kind"] == "train" else Request
+        return cls(**{**value, "root": Path(value["root"]), "request": kind.from_json(value["request"])})
+
+
+@dataclass
+class Bench:
+    """What a process has open: models with their data, and the jobs made of them. `keep` models at most."""
+
+    store: Store
+    keep: int = KEPT
+    _targets: OrderedDict[Any, Target] = field(default_factory=OrderedDict)
+    _jobs: dict[Any, Job] = field(default_factory=dict)
+
+    def target(self, reference: str | nn.Module, request: Request) -> Target:
+        """The model and its data, opened once. Raises BadInput where they cannot be loaded."""
+        key = (reference, request.dataset, request.data_root)
+        if key not in self._targets:
+            while len(self._targets) >= self.keep:
+                self._forget(next(iter(self._targets)))
+            self._targets[key] = open_target(reference, request, self.store)
+        self._targets.move_to_end(key)
+        return self._targets[key]
+
+    def job(self, task: Task) -> Job:
+        """The job a task belongs to. Raises BadInput where this process comes to another id than the task's."""
+        if task.job not in self._jobs:
+            found = self._job(task)
+            if found.spec.job_id != task.job:  # what is open here may be from before a change
+                self.clear()
+                found = self._job(task)
+            if found.spec.job_id != task.job:
+                raise BadInput(
+                    f"The evaluation {task.job} of {found.title} is {found.spec.job_id} where it is computed: the "
+                    "model, the data or robench changed meanwhile; run the command again."
+                )
+            self._jobs[task.job] = found
+        return self._jobs[task.job]
+
+    def clear(self) -> None:
+        """Close everything."""
+        self._targets.clear()
+        self._jobs.clear()
+
+    def _job(self, task: Task) -> Job:
+        request = task.request
+        assert isinstance(request, Request)
+        source = self.target(request.surrogates[0], request) if request.surrogates else None
+        target = self.target(request.models[0], request)
+        if task.behind:
+            behind = watched(target, request, self.store)
+            assert behind is not None
+            target = behind
+        return make_job(request, self.store, target, attacks_of(request)[0], source)
+
+    def _forget(self, key: Any) -> None:
+        self._targets.pop(key).model.release()
+        self._jobs.clear()  # they hold models too
+
+
+def perform(task: Task, bench: Bench, show: Progress) -> State:
+    """Do a task unless it is done, or being done elsewhere; what it makes is in the store before this returns.
+
+    Raises BadInput for what cannot be used and DiskError where nothing can be written; any other exception is a model's
+    or an attack's.
+    """
+    with claim(task.root, task.key) as mine:
+        if not mine:
+            return "busy"
+        return WAYS[task.kind](task, bench, show)
+
+
+def _train(task: Task, bench: Bench, show: Progress) -> State:
+    assert isinstance(task.request, TrainRequest)
+    return "done" if train(task.request, bench.store, claimed=True)["fresh"] else "there"
+
+
+def _craft(task: Task, bench: Bench, show: Progress) -> State:
+    job = bench.job(task)
+    assert job.craft is not None
+    if not job.craft.folder.missing(task.start, task.stop, task.stop - task.start):
+        return "there"
+    note(task.root, task.key, "begin")
+    job.craft.images(task.start, task.stop, _settings(job, task), show)
+    note(task.root, task.key, "end")
+    return "done"
+
+
+def _shard(task: Task, bench: Bench, show: Progress) -> State:
+    job = bench.job(task)
+    if not job.folder.missing(task.start, task.stop, task.stop - task.start):
+        return "there"
+    note(task.root, task.key, "begin")
+    try:
+        _attack(job, task, show)
+    except torch.OutOfMemoryError:
+        assert isinstance(task.request, Request)
+        raise BadInput(
+            f"The device ran out of memory with --batch-size {task.request.batch_size}; give a smaller one."
+        ) from None
+    except RobenchError:
+        raise
+    except OSError:
+        raise
+    except Exception:
+        begin(job)  # so that what failed can be looked up
+        raise
+    note(task.root, task.key, "end")
+    return "done"
+
+
+def _attack(job: Job, task: Task, show: Progress) -> None:
+    assert isinstance(task.request, Request)
+    part, settings = slice(task.start, task.stop), _settings(job, task)
+    examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
+    module = job.model.module.to(settings.device)
+    if settings.channels_last:  # faster convolutions; a stranger's model may not bear it
+        module.to(memory_format=torch.channels_last)
+    began = time.monotonic()
+    crafted = None
+    if job.craft:
+        crafted = job.craft.images(task.start, task.stop, settings, show)
+        settings = replace(settings, bpda=(), draws=1)  # they were the crafting's
+    attack = crafted or job.attack
+    prior = job.prior(task.start, task.stop)
+    shard = attack_shard(
+        module, job.classes, attack, job.threat, replace(examples, prior=prior), settings, None if crafted else show
+    )
+    shard = crafted.charge(shard) if crafted else shard
+    notes = {
+        "flags": list(shard.flags),
+        "seconds": round(time.monotonic() - began, 3),
+        "batch_size": task.request.batch_size,
+    }
+    begin(job)
+    job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes)
+
+
+def _settings(job: Job, task: Task) -> Settings:
+    assert isinstance(task.request, Request)
+    return replace(task.request.settings, channels_last=job.model.data is not None)
+
+
+def begin(job: Job) -> None:
+    """Record the job, once there is something of it to keep; a model that is refused leaves no trace."""
+    job.folder.begin(job.spec.to_json(), job.about)
+
+
+WAYS: dict[str, Callable[[Task, Bench, Progress], State]] = {"train": _train, "craft": _craft, "shard": _shard}

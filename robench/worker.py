@@ -1,0 +1,150 @@
+"""What a worker on a cluster does with a task, and how it tells of an error."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robench.errors import BadInput, CheckFailed, DiskError, RobenchError
+from robench.store import Store
+from robench.work import Bench, Task, perform
+
+# seconds until a file of the driver's shows up on another machine
+APPEAR = 15.0
+# errors that arrive with their type; of any other one the name and the text are told
+KNOWN: tuple[type[Exception], ...] = (DiskError, BadInput, CheckFailed, RobenchError, OSError)
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What a worker takes over from the process that sends tasks, so that names mean the same there.
+
+    folder, path: where references such as file.py:factory are looked up. argv: the command that is recorded. data:
+    ROBENCH_DATA. token: a file in the runs folder, which a worker must see. cpus, gpus: what is reserved for a task.
+    """
+
+    folder: str
+    path: tuple[str, ...]
+    argv: tuple[str, ...]
+    data: str | None
+    token: str
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def here(cls, token: Path, cpus: float, gpus: float) -> Driver:
+        """This process."""
+        data = os.environ.get("ROBENCH_DATA")
+        return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), data, str(token), cpus, gpus)
+
+
+def work(task: Mapping[str, Any], driver: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker does with a task; returns {"state": as of `perform`}, or what `told` makes of an error."""
+    try:
+        sender = Driver(**driver)
+        _settle(sender)
+        known = Task.from_json(task)
+        known = replace(known, request=replace(known.request, device=_device(known.request.device, sender.gpus)))
+        return {"state": perform(known, _bench(known.root, sender.folder), lambda share: None)}
+    except Exception as error:  # whatever a user's model does
+        return told(error)
+
+
+def told(error: Exception) -> dict[str, Any]:
+    """An error as JSON; a pickled one might need a user's module where it is read."""
+    kind = next((kind.__name__ for kind in type(error).__mro__ if kind in KNOWN), None)
+    system = None
+    if isinstance(error, OSError) and error.errno is not None:
+        name = error.filename
+        system = [error.errno, error.strerror, os.fsdecode(name) if isinstance(name, bytes | os.PathLike) else name]
+    return {
+        "error": type(error).__name__,
+        "kind": kind,
+        "text": str(error),
+        "system": system,
+    }
+
+
+def retold(answer: Mapping[str, Any]) -> Exception:
+    """The error of `told`: of the nearest known type, else of an unknown one with its name; the same text."""
+    if answer["kind"] == "OSError" and answer["system"]:
+        return OSError(*answer["system"])
+    kinds = {kind.__name__: kind for kind in KNOWN}
+    kind: type[Exception] = kinds.get(answer["kind"]) or type(answer["error"], (Exception,), {})
+    return kind(answer["text"])
+
+
+# the bench of this process if it is a worker, under the runs folder and the working folder that it is for
+_kept: dict[tuple[Path, str], Bench] = {}
+# tokens that this process has seen
+_seen: set[str] = set()
+
+
+def _bench(root: Path, folder: str) -> Bench:
+    """Models and data stay open from task to task."""
+    if (root, folder) not in _kept:
+        _kept.clear()
+        _kept[root, folder] = Bench(Store(root))
+    return _kept[root, folder]
+
+
+def _settle(driver: Driver) -> None:
+    """Take over what is the driver's. Raises DiskError where its runs folder is not here."""
+    with contextlib.suppress(OSError):  # a machine may lack the folder, and the references may not need it
+        os.chdir(driver.folder)
+    sys.path += [place for place in driver.path if place not in sys.path]
+    sys.argv = list(driver.argv)
+    if driver.data is not None:
+        os.environ["ROBENCH_DATA"] = driver.data
+    else:
+        os.environ.pop("ROBENCH_DATA", None)
+    threads = max(1, math.floor(driver.cpus))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    _check_shared(Path(driver.token))
+
+
+def _check_shared(token: Path) -> None:
+    """Results written to a folder that only has the same name would be lost. Raises DiskError, which ends the run."""
+    end = time.monotonic() + APPEAR
+    while str(token) not in _seen:
+        if token.exists():
+            _seen.add(str(token))
+        elif time.monotonic() > end:
+            raise DiskError(
+                f"The runs folder {token.parent.parent} is not on worker {platform.node()}; put it on a file system "
+                "that all machines share."
+            )
+        else:
+            time.sleep(0.5)
+
+
+def _device(asked: str, gpus: float) -> str:
+    """The device of a task: for "auto" the GPU that Ray reserved, and the CPU where it reserved none.
+
+    A process keeps the GPUs that it saw first, but Ray may reserve it another one for the next task; so it sees all of
+    its machine's, and the reserved one goes by its number. Raises BadInput where torch cannot use it.
+    """
+    if not gpus or not asked.startswith(("auto", "cuda")):
+        return "cpu" if asked == "auto" else asked
+    import ray
+
+    given = ray.get_gpu_ids()[0]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    index = visible.split(",").index(str(given)) if visible else int(given)
+    if index >= torch.cuda.device_count():
+        raise BadInput(
+            f"Ray reserved GPU {given} on worker {platform.node()}, but torch there cannot use it; give "
+            "--gpus-per-task 0, or check the machine's driver and its torch."
+        )
+    return f"cuda:{index}"

@@ -1,0 +1,432 @@
+"""What every executor must do, in this process and on Ray's workers: the same rows, the same errors, the same going on
+after a stop."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from robench import ThreatModel, cluster
+from robench.claims import claim, held, journal
+from robench.errors import BadInput, CheckFailed, DiskError
+from robench.executors import EXECUTORS, Outcome, Workers
+from robench.files import Damaged
+from robench.jobs import Request, attacks_of
+from robench.scheduler import Evaluated, evaluate, nodes, want
+from robench.store import Store
+from robench.trained import TrainRequest, claim_of, train
+from robench.work import Bench, Task
+from robench.worker import retold, told
+
+MODELS = """
+import json, os, sys, time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Flat(nn.Module):
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        while Path("hold").exists():
+            time.sleep(0.02)
+        return self.head(x.flatten(1))
+
+
+class Fragile(Flat):
+    def forward(self, x):
+        if ((x * 255 - (x * 255).round()).abs() > 0.01).any():
+            raise TypeError("cannot take a perturbed image")
+        return super().forward(x)
+
+
+class Deadly(Flat):
+    def forward(self, x):
+        if Path("driver").read_text() != str(os.getpid()):
+            os.kill(os.getpid(), 9)
+        return super().forward(x)
+
+
+def load():
+    seen = {"process": os.getpid(), "threads": torch.get_num_threads(), "omp": os.environ["OMP_NUM_THREADS"],
+            "data": os.environ.get("ROBENCH_DATA")}
+    with open("opened.jsonl", "a") as file:
+        file.write(json.dumps(seen) + "\\n")
+    return Flat().eval()
+
+
+def other(): return Flat(1).eval()
+def fragile(): return Fragile().eval()
+def deadly(): return Deadly().eval()
+def probabilities(): return nn.Sequential(Flat(), nn.Softmax(1)).eval()
+"""
+COUNT, SHARD = 60, 20
+
+
+@pytest.fixture(scope="module")
+def ray_here(ray_cluster: Any) -> Iterator[None]:
+    """This process as a driver of the tests' cluster, so that executors need not connect each time."""
+    import ray
+
+    ray.init(ray_cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=sorted(EXECUTORS))
+def workers(request: pytest.FixtureRequest) -> Workers:
+    """Every executor."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_here")
+    return Workers(request.param, workers=2 if request.param == "ray" else None)
+
+
+@pytest.fixture
+def ray(ray_here: None) -> Workers:
+    """Ray's workers alone."""
+    return Workers("ray", workers=2)
+
+
+@pytest.fixture(autouse=True)
+def _models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBENCH_DATA", str(tmp_path / "data"))
+    Path("models.py").write_text(MODELS)
+    Path("driver").write_text(str(os.getpid()))
+
+
+def _request(*models: str | nn.Module, **more: Any) -> Request:
+    settings = {"attacks": ["fgsm", "multi-targeted"], "options": {"steps": 5}, "count": COUNT, "shard_size": SHARD}
+    names = [f"models.py:{model}" if isinstance(model, str) else model for model in models]
+    return Request(names, threat=ThreatModel.of("linf", "0.1"), dataset="digits", **{**settings, **more})
+
+
+def _store(name: str) -> Store:
+    return Store(Path(name).resolve())
+
+
+def _rows(found: Evaluated) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found.rows]
+
+
+def _assert_same(one: Store, two: Store) -> None:
+    """The same evaluations with the same rows and images, and the same records but for the time they took."""
+    ids = one.evaluation_ids()
+    assert ids == two.evaluation_ids() != []
+    for a, b in ((one.evaluation(i), two.evaluation(i)) for i in ids):
+        assert a.ranges() == b.ranges()
+        assert a.spec == b.spec
+        assert a.about == b.about
+        assert {**(a.result or {}), "seconds": 0} == {**(b.result or {}), "seconds": 0}
+        pd.testing.assert_frame_equal(a.rows(), b.rows(), check_exact=True)
+        for start, stop in a.ranges():
+            assert torch.equal(a.images(start, stop), b.images(start, stop))
+
+
+def _said(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines on stderr, without those of progress."""
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("robench: ")]
+
+
+def _wait(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+    return found
+
+
+@contextmanager
+def _meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Runs `act` in a thread."""
+    faults: list[Exception] = []
+
+    def run() -> None:
+        try:
+            act()
+        except Exception as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    assert not faults, faults
+
+
+@contextmanager
+def _held_up(act: Callable[[], None]) -> Iterator[None]:
+    """Models do not answer until `act`, run in a thread, has ended."""
+
+    def release() -> None:
+        try:
+            act()
+        finally:
+            Path("hold").unlink()
+
+    Path("hold").touch()
+    with _meanwhile(release):
+        yield
+
+
+def _begun(store: Store) -> list[int]:
+    """The processes at work: those that noted a beginning and no end."""
+    open_: dict[str, int] = {}
+    for line in journal(store.root):
+        open_.pop(line["work"], None)
+        if line["event"] == "begin":
+            open_[line["work"]] = line["process"]
+    return list(open_.values())
+
+
+def _task(store: Store, request: Request) -> Task:
+    """The task of the first shard of a request for one model and one attack."""
+    wanted = want(request.models[0], attacks_of(request), [], request, Bench(store))
+    task = next(iter(nodes(wanted.cells, "0"))).task
+    assert task is not None
+    return task
+
+
+def _outcomes(workers: Workers, store: Store, *tasks: Task) -> list[Outcome]:
+    executor = workers.start(store, Bench(store), lambda task, share: None)
+    try:
+        for task in tasks:
+            executor.submit(task)
+        return [executor.next() for _ in tasks]
+    finally:
+        executor.close()
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_is_done_and_the_rows_are_those_of_this_process(workers: Workers) -> None:
+    request = _request("load", "other")
+    here, there = _store("here"), _store("there")
+    expected = evaluate(request, here)
+    found = evaluate(request, there, workers)
+    assert [row["status"] for row in found.rows] == ["complete"] * 4
+    assert _rows(found) == _rows(expected)
+    _assert_same(here, there)
+    lines = journal(there.root)
+    assert sum(line["event"] == "end" for line in lines) == 4 * COUNT // SHARD
+    assert (os.getpid() in {line["process"] for line in lines}) == (workers.kind == "inline")
+    assert not list((there.root / "locks").glob("driver-*"))
+    assert _rows(evaluate(request, there, workers)) == _rows(expected)
+    assert journal(there.root) == lines, "what is in the store is not computed again"
+
+
+def test_a_process_opens_a_model_once_and_has_the_drivers_surroundings(workers: Workers) -> None:
+    store = _store("runs")
+    evaluate(_request("load"), store, workers)
+    seen = [json.loads(line) for line in Path("opened.jsonl").read_text().splitlines()]
+    processes = [entry["process"] for entry in seen]
+    assert len(processes) == len(set(processes))
+    assert {os.getpid(), *(line["process"] for line in journal(store.root))} == set(processes)
+    assert {(entry["threads"], entry["omp"], entry["data"]) for entry in seen} == {(1, "1", os.environ["ROBENCH_DATA"])}
+
+
+def test_a_model_trained_elsewhere_is_the_same(workers: Workers) -> None:
+    here, there = _store("here"), _store("there")
+    request = TrainRequest("standard", "digits", epochs=1, name="m")
+    card = train(request, here)
+    task = Task("train", claim_of("m"), there.root, request)
+    assert [outcome.state for outcome in _outcomes(workers, there, task, task)] == ["done", "there"]
+    assert there.card("m")["digest"] == card["digest"]
+    assert there.card("m")["command"] == card["command"]
+
+
+def test_a_task_that_is_done_is_there_and_one_that_is_claimed_is_busy(workers: Workers) -> None:
+    store = _store("runs")
+    task = _task(store, _request("load", attacks=["fgsm"], options={}))
+    assert [outcome.state for outcome in _outcomes(workers, store, task)] == ["done"]
+    assert [outcome.state for outcome in _outcomes(workers, store, task)] == ["there"]
+    with claim(store.root, task.key) as mine:
+        assert mine
+        assert [outcome.state for outcome in _outcomes(workers, store, task)] == ["busy"]
+
+
+def test_work_that_another_process_gives_up_is_taken_over(workers: Workers) -> None:
+    store, request = _store("runs"), _request("load", attacks=["fgsm"], options={})
+    task = _task(store, request)
+    last = {"work": f"{task.job}-{COUNT - SHARD:06d}-{COUNT:06d}", "event": "end"}
+    claimed = threading.Event()
+
+    def hold() -> None:
+        with claim(store.root, task.key) as mine:
+            assert mine
+            claimed.set()
+            _wait(lambda: any(last.items() <= line.items() for line in journal(store.root)))
+
+    with _meanwhile(hold):
+        assert claimed.wait(10)
+        found = evaluate(request, store, workers)
+    assert [row["status"] for row in found.rows] == ["complete"]
+    assert journal(store.root)[-1]["work"] == task.key
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_model_is_incomplete_and_the_others_are_done(
+    workers: Workers, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate(_request("fragile", "other", attacks=["fgsm"], options={}), _store("runs"), workers)
+    assert [(row["model"], row["status"]) for row in found.rows] == [
+        ("models.py:fragile", "incomplete"),
+        ("models.py:other", "complete"),
+    ]
+    lines = _said(capfd)
+    assert 1 <= len(lines) <= COUNT // SHARD
+    assert all(line.endswith("failed: TypeError: cannot take a perturbed image") for line in lines)
+
+
+def test_bad_input_refuses_that_model_only(workers: Workers) -> None:
+    found = evaluate(_request("probabilities", "other"), _store("runs"), workers)
+    assert [(row["model"], row["status"]) for row in found.rows] == [("models.py:other", "complete")] * 2
+    (sentence,) = found.refused
+    assert "probabilities" in sentence
+
+
+def test_where_results_cannot_be_kept_it_stops(workers: Workers) -> None:
+    store = _store("runs")
+    store.root.mkdir()
+    store.evaluations.write_text("a file where the folder should be")
+    with pytest.raises(DiskError, match=r"^Cannot write .*/evaluations.*check the folder"):
+        evaluate(_request("load"), store, workers)
+    assert len({line["work"] for line in journal(store.root)}) <= 4 < 2 * COUNT // SHARD, "the rest is not tried"
+
+
+@pytest.mark.parametrize("workers", ["inline"], indirect=True)
+def test_a_module_that_was_handed_over_stays_in_this_process(workers: Workers) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    found = evaluate(_request(module), _store("runs"), workers)
+    assert [row["status"] for row in found.rows] == ["complete"] * 2
+
+
+def test_a_module_that_was_handed_over_cannot_be_sent(ray: Workers) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    found = evaluate(_request("other", module), _store("runs"), ray)
+    assert [row["status"] for row in found.rows] == ["complete"] * 2
+    (sentence,) = found.refused
+    assert "Sequential was handed over in a program" in sentence
+    with pytest.raises(BadInput, match="handed over in a program"):
+        evaluate(_request(module), _store("runs"), ray)
+
+
+class Odd(Exception):
+    """An exception that cannot be made from its text."""
+
+    def __init__(self, code: int, more: object) -> None:
+        super().__init__(f"code {code}")
+        self.more = more
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (BadInput("Give another."), BadInput),
+        (DiskError("No space."), DiskError),
+        (CheckFailed("It does not hold."), CheckFailed),
+        (Damaged("The file is damaged."), BadInput),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), OSError),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", b"x"), FileNotFoundError),
+        (TimeoutError("too slow"), OSError),
+        (KeyError("pixels"), None),
+        (Odd(7, threading.Lock()), None),
+    ],
+)
+def test_an_error_arrives_with_its_type_and_text(error: Exception, kind: type[Exception] | None) -> None:
+    again = retold(json.loads(json.dumps(told(error))))
+    assert type(again).__name__ == (kind or type(error)).__name__
+    assert str(again) == str(error).replace("b'x'", "'x'")
+    assert isinstance(again, OSError) == isinstance(error, OSError)
+    assert getattr(again, "errno", None) == getattr(error, "errno", None)
+
+
+# --- workers that die, and stops -------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_worker_did_is_done_again(ray: Workers) -> None:
+    request = _request("load")
+    here, there = _store("here"), _store("there")
+    evaluate(request, here)
+    killed = []
+
+    def kill() -> None:
+        killed.append(_wait(lambda: _begun(there))[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    with _held_up(kill):
+        found = evaluate(request, there, ray)
+    assert [row["status"] for row in found.rows] == ["complete"] * 2
+    _assert_same(here, there)
+    lines = journal(there.root)
+    twice = [line["work"] for line in lines if line["event"] == "begin" and line["process"] == killed[0]]
+    for work in twice:
+        ends = [line["process"] for line in lines if line["work"] == work and line["event"] == "end"]
+        assert len(ends) == 1
+    assert any(sum(line["work"] == work and line["event"] == "begin" for line in lines) == 2 for work in twice)
+
+
+def test_a_task_that_kills_its_workers_is_given_up(
+    ray: Workers, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "RETRIES", 1)  # each takes the seconds that a worker needs to start
+    store = _store("runs")
+    request = _request("deadly", "other", attacks=["fgsm"], options={}, shard_size=COUNT)
+    found = evaluate(request, store, ray)
+    assert [(row["model"], row["status"]) for row in found.rows] == [
+        ("models.py:deadly", "incomplete"),
+        ("models.py:other", "complete"),
+    ]
+    (line,) = _said(capfd)
+    assert "failed: WorkerDied: its process died 2 times" in line
+    lines = journal(store.root)
+    ended = {entry["work"] for entry in lines if entry["event"] == "end"}
+    deaths = [entry["process"] for entry in lines if entry["event"] == "begin" and entry["work"] not in ended]
+    assert len(set(deaths)) == 2
+
+
+def test_ctrl_c_comes_through_at_once_and_leaves_nothing_claimed(workers: Workers) -> None:
+    store, request = _store("runs"), _request("load")
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        _wait(lambda: _begun(store))
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _held_up(interrupt), pytest.raises(KeyboardInterrupt):
+            evaluate(request, store, workers)
+        took = time.monotonic() - sent[0]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert took < 5
+    keys = {line["work"] for line in journal(store.root)}
+    _wait(lambda: not any(held(store.root, key) for key in keys), 10)
+    assert [row["status"] for row in evaluate(request, store, workers).rows] == ["complete"] * 2

@@ -1,0 +1,294 @@
+"""robench reproduce: a suite from nothing to its table, killed and run twice at once, and what it is asked wrongly."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robench import work
+from robench.claims import journal
+from robench.cli.app import main
+from tests.integration.conftest import Run, assert_refused, start_module, wait_for
+
+SUITE = """
+title = "A table of two"
+source = "Nobody, 2026"
+[scales.smoke]
+dataset = "digits"
+count = 60
+epochs = 3
+[scales.larger]
+dataset = "digits"
+count = 120
+epochs = 3
+[[rows]]
+name = "Plain"
+defense = "standard"
+[[rows]]
+name = "Matched"
+defense = "dvib-pm"
+[[columns]]
+name = "Clean"
+[[columns]]
+name = "FGSM"
+attack = "fgsm"
+eps = 0.1
+[[columns]]
+name = "Worst"
+attack = ["fgsm", "pgd", "multi-targeted"]
+eps = 0.1
+options = {steps = 10}
+[[columns]]
+name = "Black box"
+attack = ["fgsm", "pgd"]
+eps = 0.1
+surrogate = "Plain"
+[printed.Matched]
+Clean = 93.5
+Worst = 70.7
+"""
+COMMAND = ("reproduce", "two.toml", "--scale", "smoke", "--shard-size", "20")
+# 2 models; fgsm, and pgd and multi-targeted after it, on 3 shards each; 2 attacks crafted once, judged on both models
+WORK = Counter({"train": 2, "shard": 2 * 3 * 3 + 2 * 2 * 3, "craft": 2 * 3})
+
+
+@pytest.fixture(autouse=True)
+def _suite(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(SUITE)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The suite's runs and tables, made without any disturbance."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    (root / "two.toml").write_text(SUITE)
+    command = [str(root / "two.toml") if word == "two.toml" else word for word in COMMAND]
+    assert main([*command, "--runs", str(root / "runs"), "--out", str(root / "tables")]) == 0
+    yield root
+    shutil.rmtree(root)
+
+
+def rows_of(runs: Path) -> dict[str, pd.DataFrame]:
+    """Rows by evaluation and shard."""
+    return {f"{p.parent.name}/{p.name}": pd.read_parquet(p) for p in sorted(runs.glob("evaluations/*/*.parquet"))}
+
+
+def assert_same(root: Path, made: Path) -> None:
+    """Runs and tables in `root` are those of the undisturbed run."""
+    found, expected = rows_of(root / "runs"), rows_of(made / "runs")
+    assert found.keys() == expected.keys()
+    for name, rows in expected.items():
+        pd.testing.assert_frame_equal(found[name], rows)
+    for path in (made / "tables").iterdir():
+        assert (root / "tables" / path.name).read_text() == path.read_text()
+
+
+def computed(runs: Path) -> Counter[str]:
+    """How often each piece of work was finished."""
+    return Counter(entry["work"] for entry in journal(runs) if entry["event"] == "end")
+
+
+def kind(key: str) -> str:
+    return key.partition("-")[0] if key.startswith(("train-", "craft-")) else "shard"
+
+
+def test_everything_is_done_once(made: Path) -> None:
+    done = computed(made / "runs")
+    assert set(done.values()) == {1}
+    assert Counter(kind(key) for key in done) == WORK
+
+
+def test_the_table(made: Path) -> None:
+    lines = (made / "tables" / "two-smoke.csv").read_text().splitlines()
+    head, *rows = [line.split(",") for line in lines]
+    assert [(row[0], row[1]) for row in rows] == [
+        (model, column) for model in ("Plain", "Matched") for column in ("Clean", "FGSM", "Worst", "Black box")
+    ]
+    cells = {(row[0], row[1]): dict(zip(head, row, strict=True)) for row in rows}
+    assert cells["Matched", "Worst"]["printed"] == "70.7"
+    assert cells["Plain", "Worst"]["printed"] == ""
+    assert float(cells["Plain", "Worst"]["value"]) <= float(cells["Plain", "FGSM"]["value"])
+    assert int(cells["Plain", "Clean"]["n"]) > int(cells["Plain", "Worst"]["n"]) == 60
+    text = (made / "tables" / "two-smoke.md").read_text()
+    assert "Nobody, 2026" in text
+    assert "(70.7)" in text
+
+
+def test_again_nothing_is_computed(made: Path, tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    before = len(journal(tmp_path / "runs"))
+    monkeypatch.delattr(work, "attack_shard")
+    outcome = robench(*COMMAND, "--out", "tables")
+    assert outcome.code == 0, outcome.err
+    assert len(journal(tmp_path / "runs")) == before
+    assert_same(tmp_path, made)
+
+
+def test_the_plan_names_what_is_left_and_its_cost(made: Path, tmp_path: Path, robench: Run) -> None:
+    fresh = robench(*COMMAND, "--dry-run", "--json").json
+    assert {step["state"] for step in fresh["steps"]} == {"to do"}
+    per_image = {"fgsm": 1, "pgd": 10, "multi-targeted": 90}
+    # on each of two models all three attacks, of which a cascade shares fgsm; crafting once more, on one
+    attacks = 60 * (2 * sum(per_image.values()) + 1 + 40)
+    training = sum(step["gradients"] for step in fresh["steps"] if step["what"].startswith("train "))
+    assert fresh["gradients"] == attacks + training
+    assert not (tmp_path / "runs" / "models").exists()
+    shutil.copytree(made / "runs", tmp_path / "runs", dirs_exist_ok=True)
+    done = robench(*COMMAND, "--dry-run", "--json").json
+    assert {step["state"] for step in done["steps"]} == {"done"}
+    assert done["gradients"] == 0
+    larger = robench("reproduce", "two.toml", "--scale", "larger", "--dry-run", "--json").json
+    assert {step["state"] for step in larger["steps"]} == {"done", "to do", "60 left"}  # of images crafted before
+
+
+def test_spent_gradients_stay_below_the_estimate(made: Path, tmp_path: Path, robench: Run) -> None:
+    planned = robench(*COMMAND, "--dry-run", "--json").json
+    attacks = sum(step["gradients"] for step in planned["steps"] if not step["what"].startswith("train "))
+    folders = [*(made / "runs").glob("evaluations/*"), *(made / "runs").glob("crafted/*")]
+    crafted = [folder.name for folder in folders if folder.parent.name == "crafted"]
+    spent = 0
+    for folder in folders:
+        spec = json.loads((folder / "spec.json").read_text())
+        if "surrogate" not in spec:
+            spent += sum(int(pd.read_parquet(shard)["backwards"].sum()) for shard in folder.glob("*.parquet"))
+    assert len(crafted) == 2
+    assert 0 < spent <= attacks
+
+
+def test_a_suite_as_a_baseline(made: Path, tmp_path: Path, robench: Run) -> None:
+    """Its columns of one attack are kept, and the unchanged models pass the check."""
+    assert_refused(
+        robench("baseline", "two.toml", "--scale", "smoke", "-o", "kept.json"), ("not done", "reproduce two")
+    )
+    shutil.copytree(made / "runs", tmp_path / "runs", dirs_exist_ok=True)
+    kept = robench("baseline", "two.toml", "--scale", "smoke", "-o", "kept.json", "--json").json
+    assert [(each["model"], each["attack"]) for each in kept["evaluations"]] == [
+        ("dvib-pm-digits-e3", "fgsm, linf eps 0.1"),
+        ("standard-digits-e3", "fgsm, linf eps 0.1"),
+    ]
+    assert robench("check", "kept.json").code == 0
+
+
+def test_killed_at_any_moment_it_goes_on(made: Path, tmp_path: Path) -> None:
+    """Killed once while training and then after every few finished pieces of work."""
+    runs = tmp_path / "runs"
+    for pieces in (1, 5, 17, 29):
+        process = start_module(*COMMAND, "--out", "tables")
+        wait_for(lambda least=pieces: sum(computed(runs).values()) >= least, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    process = start_module(*COMMAND, "--out", "tables")
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert_same(tmp_path, made)
+    assert set(computed(runs).values()) == {1}
+    begun = Counter(entry["work"] for entry in journal(runs) if entry["event"] == "begin")
+    assert sum(begun.values()) - len(begun) <= 4, "more than what was under way was begun again"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.03, 0.3])
+def test_ctrl_c_twice(pause: float, made: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = start_module(*COMMAND, "--out", "tables")
+    wait_for(lambda: sum(computed(runs).values()) >= 6, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(pause)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "Interrupted" in error
+    kept = computed(runs)
+    assert main([*COMMAND, "--out", "tables"]) == 0
+    assert_same(tmp_path, made)
+    after = computed(runs)
+    assert {key: after[key] for key in kept} == dict.fromkeys(kept, 1)
+
+
+def test_a_full_disk_stops_it_and_loses_nothing(made: Path, tmp_path: Path) -> None:
+    """No file may grow beyond what a checkpoint needs, which is what a full disk looks like to who writes it."""
+    script = tmp_path / "small_disk.py"
+    script.write_text(
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from robench.cli.app import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    shutil.copytree(made / "runs" / "models", tmp_path / "runs" / "models")
+    command = [sys.executable, str(script), *COMMAND, "--out", "tables"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"robench: (No space left to write|Cannot write) .*shard-", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").rglob("*.part"))
+    assert main([*COMMAND, "--out", "tables"]) == 0
+    assert_same(tmp_path, made)
+
+
+def test_two_at_once_share_the_work(made: Path, tmp_path: Path) -> None:
+    both = [start_module(*COMMAND, "--out", "tables") for _ in range(2)]
+    ends = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert_same(tmp_path, made)
+    assert set(computed(tmp_path / "runs").values()) == {1}
+    workers = {entry["process"] for entry in journal(tmp_path / "runs")}
+    assert len(workers) == 2, "one of the two did nothing"
+
+
+def test_a_failing_shard_makes_its_cells_incomplete(
+    tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = work.attack_shard
+
+    def fails(module: object, classes: int, attack: object, *rest: object) -> object:
+        if type(attack).__name__ == "PGD":
+            raise RuntimeError("no luck")
+        return real(module, classes, attack, *rest)
+
+    monkeypatch.setattr(work, "attack_shard", fails)
+    outcome = robench(*COMMAND, "--out", "tables")
+    assert outcome.code == 3
+    assert "no luck" in outcome.err
+    found = {}
+    for line in (tmp_path / "tables" / "two-smoke.csv").read_text().splitlines()[1:]:
+        row, column, *rest = line.split(",")
+        found[row, column] = rest
+    assert "incomplete" in found["Plain", "Worst"]
+    assert "complete" in found["Plain", "FGSM"]
+    monkeypatch.setattr(work, "attack_shard", real)
+    assert robench(*COMMAND, "--out", "tables").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("nothing",), ("'nothing'", "mnist")),
+        (("no.toml",), ("no.toml",)),
+        (("two.toml", "--scale", "huge"), ("'huge'", "smoke")),
+        (("two.toml", "--scale", "smoke", "--workers", "3"), ("--workers", "3", "ray")),
+        (("two.toml", "--scale", "smoke", "--executor", "slurm"), ("'slurm'", "inline")),
+        (("two.toml", "--scale", "smoke", "--shard-size", "0"), ("--shard-size", "0")),
+        (("two.toml", "--scale", "smoke", "--device", "tpu"), ("'tpu'",)),
+        (("wrong.toml", "--scale", "smoke"), ("stepz", "'Worst'")),
+        (("many.toml", "--scale", "smoke"), ("5000",)),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: tuple[str, ...], names: tuple[str, ...], tmp_path: Path, robench: Run
+) -> None:
+    (tmp_path / "wrong.toml").write_text(SUITE.replace("steps = 10", "stepz = 10"))
+    (tmp_path / "many.toml").write_text(SUITE.replace("count = 60", "count = 5000"))
+    assert_refused(robench("reproduce", *arguments), names)
+    assert not (tmp_path / "runs" / "models").exists()

@@ -1,0 +1,70 @@
+"""Progress moves inside a batch: one batch of a long attack is one call, and may take an hour."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robench import ThreatModel, evaluation, progress, registry
+from robench.evaluation import Examples, Settings, attack_shard
+from robench.jobs import Request
+from robench.scheduler import evaluate
+from robench.store import Store
+from tests import liars
+
+ATTACKS = [
+    ("cw", "l2", {"steps": 20, "search_steps": 2, "abort_early": False}),
+    ("autoattack", "linf", {"steps": 5, "queries": 60}),
+    ("multi-targeted", "linf", {"steps": 10}),
+    ("foolbox:LinfPGD", "linf", {"steps": 20}),
+    ("art:ProjectedGradientDescent", "linf", {"max_iter": 20}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every report is made, however soon after the last."""
+    monkeypatch.setattr(evaluation, "PULSE", 0.0)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+
+
+@pytest.mark.parametrize(("name", "norm", "options"), ATTACKS)
+def test_progress_moves_inside_a_batch(name: str, norm: str, options: dict[str, int]) -> None:
+    module, x = liars.Conv(), liars.images()
+    examples, shares = Examples(x, module(x).argmax(1), torch.arange(len(x))), []
+    attack = registry.load("attack", name).build(options)
+    attack_shard(module, 4, attack, ThreatModel.of(norm, "0.01"), examples, Settings(), shares.append)
+    inside = sorted({share for share in shares if 0 < share < 1})
+    assert len(inside) >= 10
+    assert max(b - a for a, b in zip([0, *inside], [*inside, 1], strict=True)) < 0.5
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+class Flat(nn.Module):
+    """A linear model of digits, wrong about nine in ten, which take no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)))
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) - 0.5) @ self.weight.T
+
+
+def test_lines_say_how_far_how_fast_and_how_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal, and in one shard of one batch."""
+    options = {"steps": 30, "restarts": 1}
+    request = Request([Flat()], ["foolbox:LinfPGD"], ThreatModel.of("linf", "0.01"), "digits", 100, options)
+    evaluate(request, Store(tmp_path))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "foolbox:LinfPGD" in line and "%" in line]
+    shares = [int(re.findall(r" (\d+)%", line)[0]) for line in lines]
+    assert len(set(shares)) >= 10
+    assert shares == sorted(shares)
+    for line in lines[1:]:
+        assert re.search(r"\d+:\d\d left, [\d,]+ images  [\d,.]+/s", line), line
