@@ -25,14 +25,12 @@ standard = AttackSet(
     (("fgsm", {}), ("pgd", {"steps": 40}), ("multi-targeted", {}), ("autoattack", {})),
 )
 diagnosis = AttackSet(
-    "What robench diagnose runs at the given eps: one step, many, more with restarts, margins, steps that begin large "
-    "on a loss without a scale, noise and queries.",
+    "What robench diagnose runs at the given eps: one step, many, more with restarts, margins, noise and queries.",
     (
         ("fgsm", {}),
         ("pgd", {"steps": 40}),
         ("pgd", {"steps": 80, "restarts": 2}),
         ("multi-targeted", {"steps": 40}),
-        ("apgd-t", {"steps": 40}),
         ("random-noise", {}),
         ("square", {"queries": 500}),
     ),

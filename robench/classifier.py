@@ -220,9 +220,10 @@ class BatchModel:
     def _watched(self, x: Tensor) -> Tensor:
         """Logits of one pass, charged for every backward pass through them."""
         logits, count = self._forward(x).float(), len(x)
-        if logits.requires_grad:
-            register: Callable[..., object] = logits.register_hook
-            register(lambda _: self._charge(self._classifier.backwards, count))
+        if not logits.requires_grad:  # the model cuts the graph: its gradient is zero, which libraries need to be told
+            logits = logits + 0 * x.flatten(1)[:, :1].nan_to_num()
+        register: Callable[..., object] = logits.register_hook
+        register(lambda _: self._charge(self._classifier.backwards, count))
         return logits
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:

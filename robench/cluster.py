@@ -165,8 +165,8 @@ class Cluster:
 
     def _start(self, quiet: Mapping[str, Any]) -> None:
         """Start a cluster of our own; once more if it takes longer than Ray allows, as on a busy machine."""
-        if "RAY_AUTH_MODE" not in os.environ:  # Ray would make one too, but leave it in the user's home
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if not os.environ.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray's own would stay behind in the user's home
         cores = math.ceil((self.workers or _cores() // self.cpus or 1) * self.cpus)
         # Ray would repeat what ran out of memory without end, and let everything else on the machine go first
         system = {"task_oom_retries": RETRIES, "worker_niceness": 0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -206,7 +206,11 @@ def references(request: Request, store: Store) -> list[str | nn.Module]:
     return list(names)
 
 
-def open_target(reference: str | nn.Module, request: Request, store: Store) -> Target:
+# how a dataset is opened: by its name and the folder of data
+Opener = Callable[[str, Path | None], Dataset]
+
+
+def open_target(reference: str | nn.Module, request: Request, store: Store, opener: Opener = open_dataset) -> Target:
     """The model and its data. Raises BadInput where they cannot be loaded or do not fit each other."""
     model = load_model(reference, store)
     if model.data is None:  # a stored figure must not answer for a stranger's model in another mode
@@ -214,7 +218,7 @@ def open_target(reference: str | nn.Module, request: Request, store: Store) -> T
     name = request.dataset or (model.data.name if model.data else None)
     if name is None:
         raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
-    dataset = open_dataset(name, request.data_root)
+    dataset = opener(name, request.data_root)
     if model.data is not None and (model.data.shape, model.data.classes) != (_shape(dataset), dataset.classes):
         raise BadInput(
             f"The model {model.name!r} takes images {model.data.shape} of {model.data.classes} classes, but {name} has "

@@ -55,22 +55,14 @@ class Plugin:
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The constructor's options, their type hints resolved."""
-        if self.member is not None:
-            found: Mapping[str, inspect.Parameter] = self.base.member_options(self.member)
-            return dict(found)
-        hints = typing.get_type_hints(inspect.unwrap(self.base).__init__)
-        return {
-            p.name: p.replace(annotation=hints.get(p.name, Any))
-            for p in inspect.signature(self.base).parameters.values()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        return dict(_parameters(self.base, self.member))
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option with its value: the constructor's defaults, the preset, then `given`, validated by type hint.
 
         Raises BadInput for an unknown option or a value of the wrong type.
         """
-        from pydantic import ConfigDict, TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         parameters = self.parameters()
         values = {name: p.default for name, p in parameters.items() if p.default is not p.empty} | dict(self.preset)
@@ -79,7 +71,7 @@ class Plugin:
                 raise unknown(f"option of {self.kind} {self.name!r}", name, parameters)
             hint = parameters[name].annotation
             try:
-                values[name] = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+                values[name] = _adapter(hint).validate_python(value)
             except ValidationError:
                 raise BadInput(
                     f"Option {name} of {self.kind} {self.name!r} is {value!r}, but must be {_kind(hint)} "
@@ -97,6 +89,26 @@ class Plugin:
         if absent is not None:
             raise BadInput(f"The {self.kind} {self.name!r} needs a value for {absent}; give one, -o {absent}=VALUE.")
         return self.base(*(() if self.member is None else (self.member,)), *arguments, **values)
+
+
+@cache
+def _parameters(base: Any, member: str | None) -> dict[str, inspect.Parameter]:
+    if member is not None:
+        return dict(base.member_options(member))
+    hints = typing.get_type_hints(inspect.unwrap(base).__init__)
+    return {
+        p.name: p.replace(annotation=hints.get(p.name, Any))
+        for p in inspect.signature(base).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    """What validates values of a type."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def _kind(hint: Any) -> str:

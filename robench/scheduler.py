@@ -23,7 +23,7 @@ from robench.jobs import Job, NamedAttack, Request, Target, attacks_of, detector
 from robench.progress import Bar, display, say
 from robench.results import summarise
 from robench.store import Store
-from robench.work import Bench, Task
+from robench.work import Bench, Task, begin
 
 
 @dataclass
@@ -133,7 +133,10 @@ def _cells(
             if request.cascade and cells
             else request.after,
         )
-        cell = Cell(make_job(alone, store, target, named, source), alone, behind=target.watch is not None)
+        job = make_job(alone, store, target, named, source)
+        if job.folder.path.is_dir():
+            begin(job)  # makes a damaged record anew
+        cell = Cell(job, alone, behind=target.watch is not None)
         cells.append(replace(cell, stored=not cell.missing))
     return cells
 
@@ -143,7 +146,7 @@ def nodes(cells: Iterable[Cell], subject: str) -> Iterator[Node]:
     made: dict[str, list[tuple[int, int]]] = {}
     for cell in cells:
         spec, root = cell.job.spec, cell.job.folder.path.parent.parent
-        missing = made[spec.job_id] = cell.missing
+        missing = made[spec.job_id] = [] if cell.stored else cell.missing
         for start, stop in missing:
             place = f"{start:06d}-{stop:06d}"
             task = Task("shard", f"{spec.job_id}-{place}", root, cell.request, start, stop, spec.job_id, cell.behind)
@@ -267,17 +270,15 @@ def summary(cell: Cell, *, check: bool = False) -> dict[str, Any]:
     if it does not.
     """
     job, folder = cell.job, cell.job.folder
-    if cell.missing:
+    if not cell.stored and cell.missing:
         figure = "robust_accuracy" if job.attack.metric == "robust accuracy" else "attack_success_rate"
         unknown = dict.fromkeys(("clean_accuracy", figure, "interval", "forwards", "backwards", "seconds"))
         return _row(job, {**unknown, "n": len(folder.rows()), "status": "incomplete", "flags": []})
-    kept, rows = folder.result, folder.rows()
+    result = folder.result or summarise(folder.rows(), job.attack.metric, folder.notes())
     if cell.stored and check:
         say(f"{job.title} ({folder.job_id}) was in the store.")
-        _check_stored(job, rows, cell.request)
-    result = summarise(rows, job.attack.metric, folder.notes())
-    if kept != result:
-        folder.finish(result)
+        _check_stored(job, folder.rows(["clean_pred"]), cell.request)
+    folder.finish(result)
     return _row(job, result)
 
 

@@ -18,7 +18,8 @@ from robench.data import Dataset, open_dataset
 from robench.defense import Defense, Recipe, find_recipe
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
-from robench.files import checksum, read_json, write_file, write_json
+from robench.files import Damaged, checksum, read_json, write_file, write_json
+from robench.folder import identity
 from robench.progress import say
 from robench.specs import TrainSpec
 from robench.statistics import wilson
@@ -121,12 +122,19 @@ def claim_of(name: str) -> str:
 def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
     """The card of a planned training that is done. Raises BadInput when its name is taken by other settings."""
     folder = store.model_folder(job.name)
-    if (folder / "spec.json").exists() and read_json(folder / "spec.json") != job.spec.to_json():
+    card = store.card(job.name) if (folder / "DONE").exists() else None
+    try:
+        kept = identity(read_json(folder / "spec.json"))
+    except Damaged:
+        kept = ""  # a card and a checkpoint know, too, what they are of
+    if (card["spec_id"] if card else kept or job.spec.job_id) != job.spec.job_id:
         raise BadInput(
             f"The name {job.name!r} is taken by a model with other settings; choose another with --name, "
             f"or delete {folder}."
         )
-    return store.card(job.name) if (folder / "DONE").exists() else None
+    if card and kept != job.spec.job_id:
+        write_json(folder / "spec.json", job.spec.to_json())
+    return card
 
 
 def _train(job: TrainJob, store: Store) -> dict[str, Any]:
@@ -137,7 +145,8 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     assert isinstance(defense, Defense)
     write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
-    outcome = fit(defense, Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title))
+    place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, job.spec.job_id)
+    outcome = fit(defense, place)
     weights = folder / "model.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}
     write_file(weights, lambda aside: save_file(tensors, aside))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from robench.claims import claim, note
+from robench.data import Dataset, open_dataset
 from robench.errors import BadInput, RobenchError
 from robench.evaluation import Examples, Progress, Settings, attack_shard
 from robench.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
@@ -64,6 +65,7 @@ class Bench:
     keep: int = KEPT
     _targets: OrderedDict[Any, Target] = field(default_factory=OrderedDict)
     _jobs: dict[Any, Job] = field(default_factory=dict)
+    _datasets: dict[Any, Dataset] = field(default_factory=dict)
 
     def target(self, reference: str | nn.Module, request: Request) -> Target:
         """The model and its data, opened once. Raises BadInput where they cannot be loaded."""
@@ -71,7 +73,7 @@ class Bench:
         if key not in self._targets:
             while len(self._targets) >= self.keep:
                 self._forget(next(iter(self._targets)))
-            self._targets[key] = open_target(reference, request, self.store)
+            self._targets[key] = open_target(reference, request, self.store, self._dataset)
         self._targets.move_to_end(key)
         return self._targets[key]
 
@@ -94,6 +96,12 @@ class Bench:
         """Close everything."""
         self._targets.clear()
         self._jobs.clear()
+        self._datasets.clear()
+
+    def _dataset(self, name: str, root: Path | None) -> Dataset:
+        if (name, root) not in self._datasets:
+            self._datasets[name, root] = open_dataset(name, root)
+        return self._datasets[name, root]
 
     def _job(self, task: Task) -> Job:
         request = task.request

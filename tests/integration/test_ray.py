@@ -82,7 +82,7 @@ def test_an_evaluation_survives_the_loss_of_a_machine(store: Path, robench: Run,
     Path("slow.py").write_text(MODEL)
     shutil.copytree(store, "here")
     expected = robench(*EVALUATE, "--runs", "here").json
-    machine = ray_cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    machine = ray_cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20)
     (raylet,) = (info.process.pid for info in machine.all_processes["raylet"])
     lost: list[tuple[str, int]] = []
 
@@ -103,7 +103,8 @@ def test_an_evaluation_survives_the_loss_of_a_machine(store: Path, robench: Run,
     thread = threading.Thread(target=lose)
     thread.start()
     try:
-        found = robench(*EVALUATE, "--executor", "ray", "--address", ray_cluster.address).json
+        place = ("--executor", "ray", "--address", ray_cluster.address, "--cpus-per-task", "2")  # one task per machine
+        found = robench(*EVALUATE, *place).json
     finally:
         thread.join()
     assert lost, "the second machine got no task"
@@ -286,9 +287,9 @@ def test_a_start_that_takes_too_long_is_tried_once_more(
 @pytest.mark.parametrize(
     ("ray", "reason"),
     [
-        (Pretended(ConnectionError("Failed."), prints="RPC error: InvalidAuthToken"), "RAY_AUTH_MODE=token"),
-        (Pretended(PermissionError("No token found.")), "RAY_AUTH_MODE=token"),
-        (Pretended(RuntimeError("Version mismatch: 2.9\nagainst 2.60")), r"\(Version mismatch: 2.9\)"),
+        (Pretended(ConnectionError("Failed."), prints="RPC error: InvalidAuthToken"), ".* RAY_AUTH_MODE=token.*"),
+        (Pretended(PermissionError("No token found.")), ".* RAY_AUTH_MODE=token.*"),
+        (Pretended(RuntimeError("Version mismatch: 2.9\nagainst 2.60")), "Version mismatch: 2.9"),
     ],
 )
 def test_a_cluster_that_does_not_let_us_in_is_one_sentence(
@@ -299,7 +300,7 @@ def test_a_cluster_that_does_not_let_us_in_is_one_sentence(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cluster, "package", lambda: ray)
-    with pytest.raises(BadInput, match=rf"^The Ray cluster 'auto' cannot be used \(.*{reason}"):
+    with pytest.raises(BadInput, match=rf"^The Ray cluster 'auto' cannot be used \({reason}\); start one"):
         cluster.Cluster("auto", 2, 1.0, 0.0, tmp_path)
     assert (ray.inits, ray.open) == (1, False)
     assert capfd.readouterr().err == ""
