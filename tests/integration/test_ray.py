@@ -333,6 +333,31 @@ def test_without_ray_it_says_how_to_install_it(store: Path, robench: Run, monkey
 # --- what a worker is told -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1.0, 1), (3.0, 3)])
+@pytest.mark.parametrize("data", [None, "elsewhere"])
+def test_a_worker_takes_over_what_names_mean_to_the_driver(
+    cpus: float, threads: int, data: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("ROBENCH_DATA", "the worker's"), ("OMP_NUM_THREADS", "7")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "path", ["first"])
+    monkeypatch.setattr(sys, "argv", ["default_worker.py"])
+    monkeypatch.chdir("/")
+    token = tmp_path / "driver-1"
+    token.touch()
+    before = torch.get_num_threads()
+    try:
+        worker._settle(
+            worker.Driver(str(tmp_path), ("mine", "first"), ("robench", "check"), data, str(token), cpus, 0.0)
+        )
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert os.environ["OMP_NUM_THREADS"] == str(threads)
+    assert os.environ.get("ROBENCH_DATA") == data
+    assert (Path.cwd(), sys.path, sys.argv) == (tmp_path, ["first", "mine"], ["robench", "check"])
+
+
 def test_a_runs_folder_that_a_worker_does_not_have_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
