@@ -169,7 +169,7 @@ def test_spent_gradients_stay_below_the_estimate(made: Path, tmp_path: Path, rob
 def test_a_suite_as_a_baseline(made: Path, tmp_path: Path, robench: Run) -> None:
     """Its columns of one attack are kept, and the unchanged models pass the check."""
     assert_refused(
-        robench("baseline", "two.toml", "--scale", "smoke", "-o", "kept.json"), ("not done", "reproduce two")
+        robench("baseline", "two.toml", "--scale", "smoke", "-o", "kept.json"), ("not done", "robench reproduce")
     )
     shutil.copytree(made / "runs", tmp_path / "runs", dirs_exist_ok=True)
     kept = robench("baseline", "two.toml", "--scale", "smoke", "-o", "kept.json", "--json").json
