@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -228,9 +229,8 @@ def _word(path: Path, kept: Kept) -> None:
     text = path.read_text()
     swaps = {'"plain"': '"other"', '"fgsm"': '"pgd"', '"complete"': '"Complete"', '"seconds"': '"secends"'}
     known = next((old for old in swaps if old in text), None)
-    if known is None:
-        pytest.skip("has no name")
-    path.write_text(text.replace(known, swaps[known]))
+    first = re.findall(r'"[a-z_]{4,}"', text)[0]
+    path.write_text(text.replace(known, swaps[known]) if known else text.replace(first, first.upper()))
 
 
 def _sibling(path: Path, kept: Kept) -> None:
@@ -251,8 +251,7 @@ def _sibling(path: Path, kept: Kept) -> None:
 def _shard_before(path: Path, kept: Kept) -> None:
     """Another shard of the same evaluation."""
     del kept
-    if "000010-000020" not in path.name:
-        pytest.skip("is no shard")
+    assert "000010-000020" in path.name
     shutil.copy(path.with_name(path.name.replace("000010-000020", "000000-000010")), path)
 
 
