@@ -285,7 +285,7 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         if _main():
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _main() -> bool:
