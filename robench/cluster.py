@@ -131,17 +131,18 @@ class Cluster:
             raise WorkerDied(_line(error)) from None
 
     def close(self, running: Iterable[Any]) -> None:
-        """Give up what is running, and stop what was started. Another Ctrl-C meanwhile changes nothing."""
+        """Give up what a worker has begun, and stop what was started. Another Ctrl-C meanwhile changes nothing."""
         with _uninterrupted():
-            for reference in running:
-                with contextlib.suppress(Exception):  # it may just have ended
-                    self.ray.cancel(reference, force=True)
+            with contextlib.suppress(OSError):
+                self.token.unlink()
+            with contextlib.suppress(OSError):  # of a runs folder that is lost
+                for reference in running:
+                    with contextlib.suppress(Exception):  # it may just have ended
+                        self.ray.cancel(reference, force=True)
             if self.ours:
                 self.ray.shutdown()
                 if _main():
                     signal.signal(signal.SIGTERM, self._terminated)
-            with contextlib.suppress(OSError):
-                self.token.unlink()
 
     def _connect(self, address: str) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from robench.claims import held
 from robench.cluster import Cluster, WorkerDied
 from robench.errors import BadInput, require, unknown
 from robench.store import Store
@@ -153,8 +154,12 @@ class Ray:
         return Outcome(task, error=retold(answer)) if "error" in answer else Outcome(task, answer["state"])
 
     def close(self) -> None:
-        """Stop the workers that are busy, and the cluster if it is this one's."""
-        self.cluster.close(self.running)
+        """Stop the workers that are busy, and the cluster if it is this one's.
+
+        A task that has just been sent cannot be cancelled: Ray 2.60 takes it from its books, gives it to a worker all
+        the same and aborts the driver when the answer arrives. Those find the driver's token gone.
+        """
+        self.cluster.close(sent for sent, task in self.running.items() if held(task.root, task.key))
         self.running.clear()
 
 

@@ -99,7 +99,7 @@ def _bench(root: Path, folder: str) -> Bench:
 
 
 def _settle(driver: Driver) -> None:
-    """Take over what is the driver's. Raises DiskError where its runs folder is not here."""
+    """Take over what is the driver's. Raises what `_check_driver` does."""
     with contextlib.suppress(OSError):  # a machine may lack the folder, and the references may not need it
         os.chdir(driver.folder)
     sys.path += [place for place in driver.path if place not in sys.path]
@@ -111,22 +111,23 @@ def _settle(driver: Driver) -> None:
     threads = max(1, math.floor(driver.cpus))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    _check_shared(Path(driver.token))
+    _check_driver(Path(driver.token))
 
 
-def _check_shared(token: Path) -> None:
-    """Results written to a folder that only has the same name would be lost. Raises DiskError, which ends the run."""
+def _check_driver(token: Path) -> None:
+    """Raises RobenchError where the driver has stopped, and DiskError, which ends the run, where its runs folder is not
+    here: results written to a folder that only has the same name would be lost."""
     end = time.monotonic() + APPEAR
-    while str(token) not in _seen:
-        if token.exists():
-            _seen.add(str(token))
-        elif time.monotonic() > end:
+    while not token.exists():
+        if str(token) in _seen:
+            raise RobenchError("The process that sent this task has stopped.")
+        if time.monotonic() > end:
             raise DiskError(
                 f"The runs folder {token.parent.parent} is not on worker {platform.node()}; put it on a file system "
                 "that all machines share."
             )
-        else:
-            time.sleep(0.5)
+        time.sleep(0.5)
+    _seen.add(str(token))
 
 
 def _device(asked: str, gpus: float) -> str:

@@ -435,3 +435,26 @@ def test_ctrl_c_comes_through_at_once_and_leaves_nothing_claimed(workers: Worker
     keys = {line["work"] for line in journal(store.root)}
     _wait(lambda: not any(held(store.root, key) for key in keys), 10)
     assert [row["status"] for row in evaluate(request, store).rows] == ["complete"] * 2, "another executor goes on"
+
+
+def test_only_what_a_worker_has_begun_is_cancelled(ray: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray aborts this process if it cancels a task that was just sent."""
+    store, cancelled = _store("runs"), []
+    request = _request("load", attacks=["fgsm"], options={}, shard_size=COUNT // 6)
+    wanted = want(request.models[0], attacks_of(request), [], request, Bench(store))
+    tasks = [node.task for node in nodes(wanted.cells, "0") if node.task is not None]
+    Path("hold").touch()
+    executor = ray.start(store, Bench(store), lambda task, share: None)
+    try:
+        for task in tasks:
+            executor.submit(task)
+        _wait(lambda: len(_begun(store)) == 2)
+        cancel = executor.cluster.ray.cancel
+        monkeypatch.setattr(executor.cluster.ray, "cancel", lambda *a, **k: (cancelled.append(a), cancel(*a, **k)))
+    finally:
+        executor.close()
+        Path("hold").unlink()
+    assert (len(tasks), len(cancelled)) == (6, 2)
+    _wait(lambda: not any(held(store.root, task.key) for task in tasks), 30)
+    time.sleep(3)
+    assert len({line["work"] for line in journal(store.root)}) == 2, "no worker begins what was not begun"

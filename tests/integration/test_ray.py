@@ -371,6 +371,18 @@ def test_a_runs_folder_that_a_worker_does_not_have_ends_the_run(
     assert str(error).startswith(f"The runs folder {tmp_path / 'runs'} is not on worker ")
 
 
+def test_a_worker_leaves_the_tasks_of_a_driver_that_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "driver-1"
+    sender = json.loads(json.dumps(vars(worker.Driver.here(token, 1.0, 0.0))))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    token.touch()
+    assert worker.work({}, sender)["error"] == "KeyError", "the task is looked at"
+    token.unlink()
+    assert worker.work({}, sender)["text"] == "The process that sent this task has stopped."
+
+
 @pytest.mark.parametrize(
     ("asked", "gpus", "given", "visible", "means"),
     [
