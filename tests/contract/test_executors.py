@@ -3,7 +3,6 @@ after a stop."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -21,15 +20,13 @@ from torch import nn
 
 from robench import ThreatModel, cluster
 from robench.claims import claim, held, journal
-from robench.errors import BadInput, CheckFailed, DiskError
+from robench.errors import BadInput, DiskError
 from robench.executors import EXECUTORS, Outcome, Workers
-from robench.files import Damaged
 from robench.jobs import Request, attacks_of
 from robench.scheduler import Evaluated, evaluate, nodes, want
 from robench.store import EvaluationFolder, Store
 from robench.trained import TrainRequest, claim_of, train
 from robench.work import Bench, Task
-from robench.worker import retold, told
 
 MODELS = """
 import json, os, sys, time
@@ -339,36 +336,6 @@ def test_a_module_that_was_handed_over_cannot_be_sent(ray: Workers) -> None:
     assert "Sequential was handed over in a program" in sentence
     with pytest.raises(BadInput, match="handed over in a program"):
         evaluate(_request(module), _store("runs"), ray)
-
-
-class Odd(Exception):
-    """An exception that cannot be made from its text."""
-
-    def __init__(self, code: int, more: object) -> None:
-        super().__init__(f"code {code}")
-        self.more = more
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (BadInput("Give another."), BadInput),
-        (DiskError("No space."), DiskError),
-        (CheckFailed("It does not hold."), CheckFailed),
-        (Damaged("The file is damaged."), BadInput),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), OSError),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", b"x"), FileNotFoundError),
-        (TimeoutError("too slow"), OSError),
-        (KeyError("pixels"), None),
-        (Odd(7, threading.Lock()), None),
-    ],
-)
-def test_an_error_arrives_with_its_type_and_text(error: Exception, kind: type[Exception] | None) -> None:
-    again = retold(json.loads(json.dumps(told(error))))
-    assert type(again).__name__ == (kind or type(error)).__name__
-    assert str(again) == str(error).replace("b'x'", "'x'")
-    assert isinstance(again, OSError) == isinstance(error, OSError)
-    assert getattr(again, "errno", None) == getattr(error, "errno", None)
 
 
 # --- workers that die, and stops -------------------------------------------------------------------------------------
