@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -214,6 +215,23 @@ def test_ctrl_c_twice(pause: float, made: Path, tmp_path: Path) -> None:
     assert_same(tmp_path, made)
     after = computed(runs)
     assert {key: after[key] for key in kept} == dict.fromkeys(kept, 1)
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    made: Path, tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while it works, a day back or forth with every look, nor when it looks again a year earlier."""
+    real, jumps = time.time, iter(range(10**6))
+    monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 86_400)
+    monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
+    command = (*COMMAND, "--out", "tables", "--runs", "runs")
+    assert robench(*command).code == 0
+    assert_same(tmp_path, made)
+    before = journal(tmp_path / "runs")
+    for path in (tmp_path / "runs").rglob("*"):
+        os.utime(path, (real() - 3e7, real() - 3e7))
+    assert robench(*command).code == 0
+    assert journal(tmp_path / "runs") == before
 
 
 def test_a_full_disk_stops_it_and_loses_nothing(made: Path, tmp_path: Path) -> None:
