@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from robench.errors import BadInput
-from robench.files import Damaged, read_sealed, write_sealed
+from robench.files import Damaged, digest, read_sealed, write_sealed
 from robench.results import label
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
@@ -28,6 +30,8 @@ ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
 # the kinds that follow gradients, those that go on until they find something, and the options that make them go on
 WHITE, SEARCHES = ("iterative", "single-step"), ("iterative", "query")
 EFFORT = ("steps", "restarts", "queries")
+# findings of other gates than these are not taken from the store
+GATES_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 Broken = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -90,21 +94,32 @@ class Run:
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[Run]:
     """All complete runs of a model on the same examples within one norm, but those against a detector."""
-    found = []
+    runs = map(Run.of, _folders(store, model_digest, data_digest, norm, count))
+    return [run for run in runs if len(run.rows) == count]
+
+
+def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
     for job_id in store.evaluation_ids():
-        folder = store.evaluation(job_id)
         try:
-            spec = folder.spec
+            subject = _SUBJECTS.get(job_id) or _subject(store.evaluation(job_id).spec)
         except BadInput:
             continue  # a damaged folder of another evaluation
-        same = (spec["model_digest"], spec["data_digest"], spec["norm"]) == (model_digest, data_digest, norm)
-        # against a detector, or only on what another attack left standing: not to be compared with the others
-        apart = spec.get("detector") or spec.get("after")
-        if not same or (spec["start"], spec["count"]) != (0, count) or apart or folder.result is None:
-            continue
-        if folder.about["metric"] == "robust accuracy":
-            found.append(Run.of(folder))
-    return [run for run in found if len(run.rows) == count]
+        _SUBJECTS[job_id] = subject
+        if subject == (model_digest, data_digest, norm, 0, count, False):
+            folder = store.evaluation(job_id)
+            if folder.result is not None and folder.about["metric"] == "robust accuracy":
+                yield folder
+
+
+# by evaluation, whose id is made from its spec
+_SUBJECTS: dict[str, tuple[Any, ...]] = {}
+
+
+def _subject(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an evaluation is about, and whether it stands apart: against a detector, or only on what another attack left
+    standing, which is not to be compared with the others."""
+    apart = bool(spec.get("detector") or spec.get("after"))
+    return spec["model_digest"], spec["data_digest"], spec["norm"], spec["start"], spec["count"], apart
 
 
 def pixels_of(folder: EvaluationFolder) -> int:
@@ -124,19 +139,24 @@ def wider(threat: ThreatModel, pixels: int) -> list[ThreatModel]:
 
 
 def record(store: Store, name: str, run_of: EvaluationFolder) -> list[dict[str, Any]]:
-    """Every gate for the model behind an evaluation, from all runs on the same examples; kept in the store as JSON."""
+    """Every gate for the model behind an evaluation, from all runs on the same examples.
+
+    Kept in the store as JSON, with what it was made from, and read from there as long as that is the same.
+    """
     spec = run_of.spec
-    runs = collect(store, spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
-    findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
+    same = (spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
+    source = {"gates": GATES_SOURCE, "results": {f.job_id: digest(f.result) for f in _folders(store, *same)}}
     path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
-    kept = {"model": name, "runs": [run.at for run in runs], "findings": findings}
     try:
-        known = read_sealed(path).value == kept
+        kept = read_sealed(path).value
     except Damaged:
-        known = False
-    if not known:
+        kept = {}
+    if kept.get("source") != source:
+        runs = collect(store, *same)
+        findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
+        kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
         write_sealed(path, kept)
-    return findings
+    return [{**finding, "model": name} for finding in kept["findings"]]  # the name may be a new one
 
 
 def diagnose(runs: Sequence[Run]) -> list[Finding]:

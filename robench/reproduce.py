@@ -162,8 +162,11 @@ def _place(
     return Place(training, column, (training, *surrogate), request)
 
 
-def estimate(found: Plan, store: Store) -> list[Step]:
-    """What is to be done, each thing once, and what it costs at most: an example that is broken early costs less."""
+def estimate(found: Plan, store: Store, opened: dict[str, Wanted] | None = None) -> list[Step]:
+    """What is to be done, each thing once, and what it costs at most: an example that is broken early costs less.
+
+    opened: takes in the places that were opened for it, so that `reproduce` need not.
+    """
     steps: dict[Any, Step] = {}
     for t in found.trainings:
         data, images = t.job.dataset.info, len(t.job.dataset.train)
@@ -173,17 +176,21 @@ def estimate(found: Plan, store: Store) -> list[Step]:
     bench = Bench(store)
     for place in found.places:
         if place.request is not None:
-            for key, step in _attack_steps(place, place.request, bench):
+            for key, step in _attack_steps(place, place.request, bench, {} if opened is None else opened):
                 steps.setdefault(key, step)
     return list(steps.values())
 
 
-def _attack_steps(place: Place, request: Request, bench: Bench) -> Iterator[tuple[Any, Step]]:
+def _attack_steps(
+    place: Place, request: Request, bench: Bench, opened: dict[str, Wanted]
+) -> Iterator[tuple[Any, Step]]:
     """The attacks of a place: crafting on its surrogate, or on its model; each with what tells it from others."""
     dataset = place.training.job.dataset
     count = len(dataset.test) if request.count is None else request.count
     known = all(t.done for t in place.needs) and request.guard is None  # then the store tells what is left
-    cells = _opened(place, request, bench).cells if known else ()
+    if known:
+        opened[place.key] = _opened(place, request, bench)
+    cells = opened[place.key].cells if known else ()
     before: tuple[str, ...] = ()
     for i, named in enumerate(_cheap_first(attacks_of(request), request.threat, dataset.classes)):
         crafting = bool(request.surrogates)
@@ -219,13 +226,13 @@ def _cheap_first(attacks: Sequence[NamedAttack], threat: ThreatModel, classes: i
     return sorted(attacks, key=cost)
 
 
-def reproduce(found: Plan, store: Store) -> Reproduced:
-    """Do what is missing of a plan and fill its table.
+def reproduce(found: Plan, store: Store, opened: dict[str, Wanted] | None = None) -> Reproduced:
+    """Do what is missing of a plan and fill its table; opened: what `estimate` opened.
 
     A model that cannot be used or trained leaves its places incomplete and the others alone. Raises DiskError where
     results cannot be kept.
     """
-    bench, opened = Bench(store), dict[str, Wanted]()
+    bench, opened = Bench(store), {} if opened is None else opened
     graph = [_training_node(t, store) for t in found.trainings if not t.done]
     graph += [_opening_node(place, bench, opened) for place in found.places if place.request is not None]
     ended = run(graph, bench, found.setup.workers)
@@ -284,7 +291,7 @@ def _opening_node(place: Place, bench: Bench, opened: dict[str, Wanted]) -> Node
 def _open(place: Place, bench: Bench, opened: dict[str, Wanted]) -> list[Node]:
     request, classes = place.request, place.training.job.dataset.classes
     assert request is not None
-    opened[place.key] = wanted = _opened(place, request, bench)
+    wanted = opened[place.key] = opened.get(place.key) or _opened(place, request, bench)
     ranks = {a.name: float(_cost(a, request, classes).backwards or 0) for a in attacks_of(request)}
     return [
         replace(node, rank=ranks[node.task.request.attacks[0]])

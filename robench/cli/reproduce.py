@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from robench.reproduce import Reproduced, Step
+    from robench.scheduler import Wanted
 
 
 def reproduce(
@@ -48,12 +49,13 @@ def reproduce(
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
     store = Store(runs_root(runs))
     found = plan(scaled, Setup(data, device, batch_size, shard_size, who), store)
-    steps = estimate(found, store)
+    opened: dict[str, Wanted] = {}
+    steps = estimate(found, store, opened)
     if dry_run:
         _print_plan(scaled.title, scaled.note, steps, as_json)
         return 0
     _announce(steps)
-    return _print(run(found, store), out, as_json)
+    return _print(run(found, store, opened), out, as_json)
 
 
 def _announce(steps: Sequence[Step]) -> None:
