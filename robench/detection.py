@@ -1,4 +1,4 @@
-"""Detectors under test: fitted on validation images and their attacked copies, then measured on test images."""
+"""Detectors under test: fitted on validation images and their attacked copies, and kept in the store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from robench import randomness, registry
@@ -26,9 +24,8 @@ from robench.files import Damaged, checksum, read_json, read_sealed, write_file,
 from robench.folder import identity
 from robench.guard import LEAST_BROKEN, Guard
 from robench.progress import bar, say
-from robench.results import Figure
 from robench.specs import DetectorSpec
-from robench.store import EvaluationFolder, Store
+from robench.store import Store
 from robench.threat import ThreatModel
 
 # of the validation images, this share fits the regression; the others set the threshold
@@ -89,6 +86,33 @@ def watch(guard: Guard, subject: Subject, threat: ThreatModel, settings: Setting
 
     Raises BadInput for a classifier it cannot watch, options out of range, and an attack too weak to learn from.
     """
+    lesson, spec = _plan(guard, subject, threat, settings)
+    if fitted(spec, store):
+        return load(store, spec.job_id)
+    with claim(store.root, f"detector-{spec.job_id}", wait=True):
+        if fitted(spec, store):  # made by another process meanwhile
+            return load(store, spec.job_id)
+        return _make(lesson, spec, store)
+
+
+def fitted(spec: DetectorSpec, store: Store) -> bool:
+    """Whether a detector is in the store."""
+    return (store.detectors / spec.job_id / "fitted.json").exists()
+
+
+def fitting(
+    guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings, store: Store
+) -> tuple[bool, int, int | None]:
+    """What `watch` would have to do: whether the detector is there, on how many images it is fitted at the most, and
+    the gradients that takes at the most, None where nobody knows."""
+    lesson, spec = _plan(guard, subject, threat, settings)
+    images = min(guard.images, int(FITTING_SHARE * len(subject.dataset.val)))
+    each = lesson.attack.cost(lesson.threat, subject.dataset.classes).backwards
+    return fitted(spec, store), images, None if each is None else each * images
+
+
+def _plan(guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings) -> tuple[_Lesson, DetectorSpec]:
+    """What a detector is to be fitted with, and what tells it from others; raises BadInput as `watch`."""
     name, trained = guard.attack_and_threat(threat)
     plugin, attack = registry.load("detector", guard.detector), registry.load("attack", name)
     options = plugin.options(guard.options)
@@ -115,13 +139,7 @@ def watch(guard: Guard, subject: Subject, threat: ThreatModel, settings: Setting
         fpr=guard.fpr,
         seed=settings.seed,
     )
-    if (store.detectors / spec.job_id / "fitted.json").exists():
-        return load(store, spec.job_id)
-    with claim(store.root, f"detector-{spec.job_id}", wait=True):
-        if (store.detectors / spec.job_id / "fitted.json").exists():  # made by another process meanwhile
-            return load(store, spec.job_id)
-        lesson = _Lesson(Score(detector.eval()), subject, built, trained, guard, _plain(settings))
-        return _make(lesson, spec, store)
+    return _Lesson(Score(detector.eval()), subject, built, trained, guard, plain(settings)), spec
 
 
 def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
@@ -192,7 +210,7 @@ def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:
     labels = torch.cat([torch.full((len(f),), kind == 2) for kind, f in enumerate(features)])
     score.calibrate(torch.cat(features).cpu(), labels)
     score.to(device)
-    clean = _score(score, module, val.subset(slice(cut, None)).pixels(slice(None)), settings)
+    clean = scored(score, module, val.subset(slice(cut, None)).pixels(slice(None)), settings)
     score.set_threshold(clean, guard.fpr)
     return {
         "classes": subject.dataset.classes,
@@ -204,7 +222,7 @@ def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:
     }
 
 
-def _plain(settings: Settings) -> Settings:
+def plain(settings: Settings) -> Settings:
     """Without what an evaluation's own attacks do about the model's gradients."""
     return replace(settings, bpda=(), draws=1)
 
@@ -232,7 +250,7 @@ def _features(score: Score, module: nn.Module, x: Tensor, settings: Settings) ->
     return torch.cat([score.detector.features(module, part.to(settings.device))[1].cpu() for part in parts])
 
 
-def _score(score: Score, module: nn.Module, x: Tensor, settings: Settings) -> Tensor:
+def scored(score: Score, module: nn.Module, x: Tensor, settings: Settings) -> Tensor:
     """Scores [N] on the CPU, float64."""
     found = score.of(_features(score, module, x, settings).to(score.weight.device)).cpu()
     wrong = int((~found.isfinite()).sum())
@@ -264,110 +282,6 @@ def noisy(examples: Examples, adversarial: Tensor, seed: int, broken: Tensor) ->
         norm = float((at(middle) - examples.x).flatten(1).norm(dim=1).mean())
         low, high = (middle, high) if norm < wanted else (low, middle)
     return at(high)
-
-
-def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: Settings) -> dict[str, Any]:
-    """How the detector fares on the images of a finished evaluation that did not know of it.
-
-    A row per image goes to the detector's folder. Images that the classifier gets wrong without an attack count for
-    the false-positive rate and against robust accuracy, and nowhere else.
-    """
-    name = f"scores-{folder.job_id}"
-    threshold = float(watch.score.threshold)
-    kept = _kept(watch, folder)
-    if kept is not None:
-        return {**figures(kept, threshold), **_names(watch, subject, folder)}
-    settings, rows = _plain(settings), folder.rows()
-    ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    split = subject.dataset.test
-    examples = Examples(split.pixels(ids), split.labels[ids], ids)
-    images = torch.cat([folder.images(start, stop) for start, stop in folder.ranges()])
-    module = subject.module.to(settings.device)
-    watch.score.to(settings.device)
-    attacked = torch.tensor(rows["clean_correct"].to_numpy().copy())
-    copies = examples.x.clone()
-    broken = torch.tensor((rows["adv_pred"] != rows["label"]).to_numpy())
-    copies[attacked] = noisy(
-        Examples(examples.x[attacked], examples.y[attacked], ids[attacked]), images[attacked], settings.seed,
-        broken[attacked],
-    )  # fmt: skip
-    with full_precision():
-        scores = {
-            kind: _score(watch.score, module, x, settings).numpy()
-            for kind, x in (("clean", examples.x), ("noisy", copies), ("adversarial", images))
-        }
-    table = rows[["example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success"]].copy()
-    for kind, values in scores.items():
-        table[f"score_{kind}"] = values
-    sums = write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
-    result = {**figures(table, threshold), **_names(watch, subject, folder)}
-    write_sealed(watch.folder / f"{name}.json", {**result, "sha256": sums, "shards": folder.contents})
-    return result
-
-
-def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
-    """The scores of these very images by this detector, if they were measured before and are undamaged."""
-    stem = watch.folder / f"scores-{folder.job_id}"
-    try:
-        made = read_sealed(stem.with_suffix(".json")).value
-        same = (made["fitted"], made["shards"]) == (watch.spec.job_id, folder.contents)
-        if same and made["sha256"] == checksum(stem.with_suffix(".parquet")):
-            return pd.read_parquet(stem.with_suffix(".parquet"))
-    except (Damaged, OSError, KeyError):
-        pass  # scores from before they said of which images they are are measured again, too
-    return None
-
-
-def _names(watch: Watch, subject: Subject, folder: EvaluationFolder) -> dict[str, Any]:
-    spec = folder.spec
-    return {
-        "model": subject.name,
-        "dataset": subject.dataset.name,
-        "detector": watch.spec.detector,
-        "detector_options": watch.spec.options,
-        "trained_on": watch.spec.trained_on,
-        "attack": spec["attack"],
-        "options": folder.about["given_options"],
-        "norm": spec["norm"],
-        "eps": folder.about["eps"],
-        "false_positive_target": watch.spec.fpr,
-        "evaluation": folder.job_id,
-        "fitted": watch.spec.job_id,
-    }
-
-
-def figures(table: pd.DataFrame, threshold: float) -> dict[str, Any]:
-    """The figures of a detector from its rows, shares as fractions.
-
-    acc_nadv: share of clean and noisy images taken for what they are, at even odds. acc_com: share of attacked images
-    detected at even odds or still classified correctly. auc: of broken images against clean and noisy ones.
-    detection_rate: share of broken images above `threshold`, which accepts all but a stated share of clean images.
-    robust_accuracy: share of all images classified correctly and accepted, and not broken by an accepted image.
-    """
-    started = table[table["clean_correct"]]
-    broken = started[started["adv_pred"] != started["label"]]  # whatever class the attack aimed at
-    honest = pd.concat([started["score_clean"], started["score_noisy"]])
-    nadv = Figure(int((honest < 0).sum()), len(honest))
-    still = started["adv_pred"] == started["label"]
-    com = Figure(int(((started["score_adversarial"] >= 0) | still).sum()), len(started))
-    caught = Figure(int((broken["score_adversarial"] > threshold).sum()), len(broken))
-    rejected = Figure(int((table["score_clean"] > threshold).sum()), len(table))
-    accepted = table["clean_correct"] & (table["score_clean"] <= threshold)
-    fooled = (table["adv_pred"] != table["label"]) & (table["score_adversarial"] <= threshold)
-    robust = Figure(int((accepted & ~fooled).sum()), len(table))
-    auc = None
-    if len(broken) and len(honest):
-        truth = [False] * len(honest) + [True] * len(broken)
-        auc = float(roc_auc_score(truth, [*honest, *broken["score_adversarial"]]))
-    found: dict[str, Any] = {"n": len(table), "attacked": len(started), "broken": len(broken), "auc": auc}
-    for name, figure in (
-        ("acc_nadv", nadv), ("acc_com", com), ("detection_rate", caught), ("false_positive_rate", rejected),
-        ("clean_accuracy", Figure(int(accepted.sum()), len(table))), ("robust_accuracy", robust),
-    ):  # fmt: skip
-        found[name] = figure.value if figure.n else None
-        found[f"{name}_interval"] = list(figure.interval)
-        found[f"{name}_n"] = figure.n
-    return found
 
 
 def explain(watch: Watch) -> None:

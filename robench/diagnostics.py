@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,8 +108,9 @@ def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count
         _SUBJECTS[job_id] = subject
         if subject == (model_digest, data_digest, norm, 0, count, False):
             folder = store.evaluation(job_id)
-            if folder.result is not None and folder.about["metric"] == "robust accuracy":
-                yield folder
+            with contextlib.suppress(Damaged):  # until its command is run again
+                if folder.result is not None and folder.about["metric"] == "robust accuracy":
+                    yield folder
 
 
 # by evaluation, whose id is made from its spec

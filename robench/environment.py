@@ -23,6 +23,12 @@ def environment() -> dict[str, Any]:
     return copy.deepcopy(_environment())
 
 
+def made_with(device: str) -> dict[str, str]:
+    """What figures made on `device` may differ by from those made elsewhere: versions, and the kind of device."""
+    packages = _environment()["packages"]
+    return {"robench": packages["robench"], "torch": packages["torch"], "device": device.partition(":")[0]}
+
+
 @cache
 def _environment() -> dict[str, Any]:
     versions = {}

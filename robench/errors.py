@@ -21,6 +21,10 @@ class DiskError(BadInput):
     """A file cannot be written; no further work can be kept."""
 
 
+class Changed(BadInput):
+    """A model answers other than when what is stored of it was made."""
+
+
 class CheckFailed(RobenchError):
     """A check did not hold: verification failed, or training went wrong."""
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +164,8 @@ class EvaluationFolder:
         now = None if None in files.values() else files
 
         def read() -> list[Shard]:
-            found: list[Shard] = []
-            for start, stop in _ranges(files):
-                if not found or start >= found[-1].stop:
-                    shard = self._shard(start, stop)
-                    found += [shard] if shard else []
-            return found
+            whole = [shard for a, b in _ranges(files) if (shard := self._shard(a, b))]
+            return whole if all(a.stop <= b.start for a, b in pairwise(whole)) else _apart(whole)
 
         return list(self._memory.of("shards", now, read))
 
@@ -223,6 +221,14 @@ class EvaluationFolder:
         if all(part.schema.equals(parts[0].schema) for part in parts):
             return pa.concat_tables(parts).to_pandas(use_threads=False)
         return pd.concat([part.to_pandas(use_threads=False) for part in parts], ignore_index=True)
+
+    def column(self, shard: Shard, name: str) -> list[Any]:
+        """A column of the rows of one whole shard."""
+        from pyarrow.parquet import ParquetFile
+
+        rows = ParquetFile(self._files(shard.start, shard.stop)[1])
+        found: list[Any] = rows.read(columns=[name], use_threads=False).column(name).to_pylist()
+        return found
 
     def images(self, start: int, stop: int) -> Any:
         """The adversarial images of one whole shard, float32 [n, C, H, W]."""
@@ -302,6 +308,18 @@ class EvaluationFolder:
         except (Damaged, OSError, KeyError, TypeError):
             return None
         return Shard(start, stop, notes, digest) if whole else None
+
+
+def _apart(shards: Sequence[Shard]) -> list[Shard]:
+    """Of shards that overlap, as two shard sizes leave them, those that do not and hold the most examples, in order."""
+    best: list[tuple[int, list[Shard]]] = [(0, [])]  # by how many shards, in the order of their ends, were looked at
+    ordered = sorted(shards, key=lambda shard: (shard.stop, shard.start))
+    ends = [shard.stop for shard in ordered]
+    for i, shard in enumerate(ordered):
+        held, before = best[bisect_right(ends, shard.start, hi=i)]
+        held += shard.stop - shard.start
+        best.append((held, [*before, shard]) if held > best[i][0] else best[i])
+    return best[-1][1]
 
 
 def _ranges(names: Iterable[str]) -> list[tuple[int, int]]:

@@ -231,6 +231,16 @@ def _shape(dataset: Dataset) -> tuple[int, ...]:
     return tuple(dataset.test.images(slice(0, 1)).shape[1:])
 
 
+def check_cascade(attacks: Sequence[NamedAttack]) -> None:
+    """Raise BadInput for attacks that cannot go on from one another."""
+    aimed = [named.name for named in attacks if named.attack.metric != "robust accuracy"]
+    if aimed:
+        raise BadInput(
+            f"--cascade is given with {', '.join(aimed)}, which counts the classes it reaches and not the images it "
+            "breaks; leave it out, or run it by itself."
+        )
+
+
 def detector_options(request: Request) -> list[str]:
     """Those of the request's options that its detector has."""
     if request.guard is None:

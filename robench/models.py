@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -9,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from robench import registry
 from robench.data import DataInfo
 from robench.errors import BadInput, RobenchError, unknown
 from robench.networks import Normalize
-from robench.store import Store
+from robench.store import Store, digest_of_card
 
-# values of a module's attributes that enter its digest
-PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
+# values of a module's attributes that enter its digest, and those of private attributes, which others may hold objects
+PRIVATE = (int, float, str, bool, type(None))
+PLAIN = (*PRIVATE, tuple, list, dict)
+# torch's own attributes of a module
+_BOOKKEEPING = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,16 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
 def digest_of(module: nn.Module, source: bytes = b"") -> str:
     """16 hex digits over what a module computes with, as far as it can be seen, and the factory's name and source.
 
-    That is every submodule's class with its source and its plain settings, and every parameter and buffer by name.
+    That is every submodule's class with its source, that of its bases and its plain settings, and every parameter and
+    buffer by name.
     Functions and objects that a module holds are not seen, so stored rows are also compared with its predictions.
     """
     sha = hashlib.sha256(source)
     for name, part in module.named_modules():
-        plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, PLAIN)}
-        plain.pop("training", None)
-        sha.update(f"{name}{type(part).__qualname__}{sorted(plain.items())}{_source(type(part))}".encode())
+        own = {k: v for k, v in vars(part).items() if k not in _BOOKKEEPING}
+        plain = {k: v for k, v in own.items() if isinstance(v, PRIVATE if k.startswith("_") else PLAIN)}
+        kind: Any = type(part)
+        sha.update(f"{name}{kind.__qualname__}{sorted(plain.items())}{_source(kind)}".encode())
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
         value = tensor.detach().cpu().contiguous()
         sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -96,11 +102,15 @@ def digest_of(module: nn.Module, source: bytes = b"") -> str:
     return sha.hexdigest()[:16]
 
 
+@cache
 def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
+    """The source of a class and of those it is made from, but for torch's."""
+    found = ""
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] not in ("torch", "builtins"):
+            with contextlib.suppress(OSError, TypeError):
+                found += inspect.getsource(each)
+    return found
 
 
 def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:
@@ -120,11 +130,11 @@ def _trained(name: str, store: Store) -> LoadedModel:
         data = DataInfo.from_json(card["data"])
     except BadInput as error:
         raise BadInput(f"The card of model {name!r} is damaged; train it again. {error}") from error
-    return LoadedModel(name, partial(_trained_module, name, card, data, store), store.model_digest(name), name, data)
+    return LoadedModel(name, partial(_trained_module, name, card, data, store), digest_of_card(card), name, data)
 
 
 def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Store) -> nn.Module:
-    path = store.weights(name)
+    path = store.weights(name, card)
     try:
         module = build_defense(card["defense"], card["options"], data)
         module.load_state_dict(load_file(path))

@@ -56,18 +56,20 @@ def attack_figure(rows: pd.DataFrame, metric: str) -> Figure:
     return Figure(int(counted.sum()), len(rows))
 
 
-def worst_case(tables: list[pd.DataFrame]) -> Figure:
+def worst_case(tables: list[pd.DataFrame], rejected: int | None = None) -> Figure:
     """The share of examples classified correctly that no attack broke, example by example.
 
     The tables are rows of several attacks on the same examples in the same order; a ValueError says where they differ.
-    An example is broken by an attack when its adversarial image is misclassified, whatever class was aimed at.
+    An example is broken by an attack when its adversarial image is misclassified, whatever class was aimed at; behind a
+    detector, whose class for what it rejects is `rejected`, only when it is accepted too.
     """
     first = tables[0]
     standing = first["clean_correct"].to_numpy(dtype=bool).copy()
     for rows in tables:
         if not np.array_equal(rows["example_id"].to_numpy(), first["example_id"].to_numpy()):
             raise ValueError("worst case over attacks needs the same examples for each")
-        standing &= rows["adv_pred"].to_numpy() == rows["label"].to_numpy()
+        answers = rows["adv_pred"].to_numpy()
+        standing &= (answers == rows["label"].to_numpy()) | (answers == (-1 if rejected is None else rejected))
     return Figure(int(standing.sum()), len(first))
 
 
@@ -83,6 +85,12 @@ def evaluation_flags(rows: pd.DataFrame, shard_flags: list[list[str]]) -> list[s
     return sorted(flags)
 
 
+def _mixed(notes: list[dict[str, Any]]) -> list[str]:
+    """A flag where shards were made with different versions or on different kinds of devices."""
+    known = [note["made_with"] for note in notes if "made_with" in note]
+    return ["mixed-environments"] if any(each != known[0] for each in known) else []
+
+
 def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of a finished evaluation as JSON types, accuracies as fractions."""
     clean, figure = clean_figure(rows), attack_figure(rows, metric)
@@ -95,6 +103,6 @@ def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> d
         "forwards": int(rows["forwards"].sum()),
         "backwards": int(rows["backwards"].sum()),
         "seconds": round(sum(float(note.get("seconds", 0)) for note in notes), 2),
-        "flags": evaluation_flags(rows, [list(note.get("flags", [])) for note in notes]),
+        "flags": evaluation_flags(rows, [*(list(note.get("flags", [])) for note in notes), _mixed(notes)]),
         "status": "complete",
     }

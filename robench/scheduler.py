@@ -8,19 +8,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
-from robench.classifier import Classifier
-from robench.detection import measure
 from robench.diagnostics import record
-from robench.environment import choose_device
 from robench.errors import BadInput, DiskError
 from robench.executors import Outcome, Workers
 from robench.graph import Ended, Node, Run
-from robench.inspection import clean_logits, predictions
-from robench.jobs import Job, NamedAttack, Request, Target, attacks_of, detector_options, make_job, references, watched
+from robench.jobs import (
+    Job,
+    NamedAttack,
+    Request,
+    Target,
+    attacks_of,
+    check_cascade,
+    detector_options,
+    make_job,
+    references,
+    watched,
+)  # fmt: skip
+from robench.measuring import measure
 from robench.progress import Bar, display, say
+from robench.recall import Recall
 from robench.results import summarise
 from robench.store import Store
 from robench.work import Bench, Task, begin
@@ -71,12 +79,17 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     A shard that fails makes its evaluation "incomplete"; a model that cannot be used does not keep the others from
     being evaluated. Raises BadInput for input that cannot be used, and where no model can.
     """
-    attacks, bench = attacks_of(request), Bench(store)
+    attacks, bench, recall = attacks_of(request), Bench(store), Recall()
+    if request.cascade:
+        check_cascade(attacks)
     sources = [bench.target(reference, request) for reference in request.surrogates]
     refused, everything = [], []
     for reference in references(request, store):
         try:
-            everything.append(want(reference, attacks, sources, request, bench))
+            wanted = want(reference, attacks, sources, request, bench)
+            for cell in wanted.cells:
+                recall.check(cell.job, cell.request)
+            everything.append(wanted)
         except DiskError:
             raise
         except BadInput as error:
@@ -249,13 +262,13 @@ def title(task: Task) -> str:
 def _collect(wanted: Wanted, request: Request, store: Store, found: Evaluated) -> None:
     """Add to `found` what became of a model's cells."""
     plain = [cell for cell in wanted.cells if not cell.behind]
-    rows = [summary(cell, check=True) for cell in plain]
+    rows = [summary(cell, tell=True) for cell in plain]
     done = [cell.job for cell, row in zip(plain, rows, strict=True) if row["status"] == "complete"]
     detections: list[dict[str, Any]] = []
     if wanted.behind is not None and wanted.behind.watch is not None:
         watch, subject = wanted.behind.watch, wanted.target.subject
         detections = [measure(watch, subject, job.folder, request.settings) for job in done]
-    rows += [summary(cell, check=True) for cell in wanted.cells if cell.behind]
+    rows += [summary(cell, tell=True) for cell in wanted.cells if cell.behind]
     found.rows += rows
     found.detections += detections
     found.findings += record(store, wanted.target.model.name, done[0].folder) if done else []
@@ -263,43 +276,18 @@ def _collect(wanted: Wanted, request: Request, store: Store, found: Evaluated) -
         wanted.target.model.release()
 
 
-def summary(cell: Cell, *, check: bool = False) -> dict[str, Any]:
-    """The summary of a cell, written to its folder once it is complete.
-
-    check: whether the model is asked if it still answers as it did when rows from the store were made; raises BadInput
-    if it does not.
-    """
+def summary(cell: Cell, *, tell: bool = False) -> dict[str, Any]:
+    """The summary of a cell, written to its folder once it is complete; with `tell`, says if it was in the store."""
     job, folder = cell.job, cell.job.folder
-    if not cell.stored and cell.missing:
+    if cell.missing:
         figure = "robust_accuracy" if job.attack.metric == "robust accuracy" else "attack_success_rate"
         unknown = dict.fromkeys(("clean_accuracy", figure, "interval", "forwards", "backwards", "seconds"))
         return _row(job, {**unknown, "n": len(folder.rows()), "status": "incomplete", "flags": []})
     result = folder.result or summarise(folder.rows(), job.attack.metric, folder.notes())
-    if cell.stored and check:
+    if cell.stored and tell:
         say(f"{job.title} ({folder.job_id}) was in the store.")
-        _check_stored(job, folder.rows(["clean_pred"]), cell.request)
     folder.finish(result)
     return _row(job, result)
-
-
-def _check_stored(job: Job, rows: pd.DataFrame, request: Request) -> None:
-    """Raise BadInput unless the model still answers the clean images as it did when the rows were made.
-
-    A digest does not see everything a module computes with; its predictions do.
-    """
-    device = choose_device(request.device)
-    model = Classifier(job.model.module.to(device), job.classes, device=device)
-    x = job.split.pixels(slice(job.spec.start, job.spec.start + job.spec.count))
-    try:
-        now = predictions(clean_logits(model, x, request.batch_size))
-    finally:
-        model.release()
-    differing = int((now.numpy() != rows["clean_pred"].to_numpy()).sum())
-    if differing > max(2, len(rows) // 200):  # a randomised model is not stored under a stable answer either
-        raise BadInput(
-            f"The model {job.model.name!r} answers {differing} of {len(rows)} clean images differently than when "
-            f"evaluation {job.folder.path} was made; delete that folder, or give another --runs."
-        )
 
 
 def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:

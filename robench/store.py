@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +94,14 @@ class Store:
 
     def model_digest(self, name: str) -> str:
         """What a finished model's figures depend on: 16 hex digits over weights, defense and options."""
-        card = self.card(name)
-        identity = json.dumps([card["digest"], card["defense"], card["options"]], sort_keys=True)
-        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return digest_of_card(self.card(name))
 
-    def weights(self, name: str) -> Path:
-        """The file of a finished model's weights, its checksum compared with the card's; raises BadInput if damaged."""
-        card, path = self.card(name), self.model_folder(name) / "model.safetensors"
+    def weights(self, name: str, card: Mapping[str, Any]) -> Path:
+        """The file of a finished model's weights, which are those of `card`; raises BadInput where they are not."""
+        path = self.model_folder(name) / "model.safetensors"
         if not path.is_file() or checksum(path) != card.get("digest"):
+            if self.card(name) != card:
+                raise BadInput(f"The model {name!r} was trained again meanwhile; run the command again.")
             raise BadInput(
                 f"The weights of model {name!r} ({path}) are missing or damaged; delete the folder and train it again."
             )
@@ -134,3 +135,9 @@ class Store:
 def _mark(card: Record) -> str:
     """What DONE holds: the training's id and, since cards are sealed, the card's digest."""
     return f"{card.value['spec_id']} {card.digest}\n" if card.sealed else f"{card.value['spec_id']}\n"
+
+
+def digest_of_card(card: Mapping[str, Any]) -> str:
+    """What the figures of a model with this card depend on: 16 hex digits over weights, defense and options."""
+    identity = json.dumps([card["digest"], card["defense"], card["options"]], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]

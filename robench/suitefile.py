@@ -46,7 +46,7 @@ Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...], Field(min_length=1)]
 Number = Annotated[float, Field(strict=True)]
-# shares a detector is measured by on images made without it, by their names in `robench.detection.figures`
+# shares a detector is measured by on images made without it, by their names in `robench.measuring.figures`
 Measured = Literal["acc_nadv", "acc_com", "detection_rate", "false_positive_rate", "clean_accuracy", "robust_accuracy"]
 
 

@@ -26,6 +26,9 @@ from robench.statistics import wilson
 from robench.store import Store
 from robench.training import Fit, Outcome, fit
 
+# letters in a model's name
+LONGEST = 100
+
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -92,7 +95,9 @@ def plan(request: TrainRequest) -> TrainJob:
         train_digest=dataset.train.digest,
         seed=request.seed,
     )
-    return TrainJob(spec, _default_name(request) if request.name is None else request.name, recipe, dataset, device)
+    return TrainJob(
+        spec, _default_name(request, spec.job_id) if request.name is None else request.name, recipe, dataset, device
+    )
 
 
 def train(request: TrainRequest, store: Store, *, claimed: bool = False) -> dict[str, Any]:
@@ -156,8 +161,8 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     return {**card, "fresh": True}
 
 
-def _default_name(request: TrainRequest) -> str:
-    """defense-dataset, then what differs from the defaults."""
+def _default_name(request: TrainRequest, job_id: str) -> str:
+    """defense-dataset, then what differs from the defaults; ends in the training's id where that cannot be said."""
     kind, colon, place = request.dataset.partition(":")
     parts = [request.defense, (Path(place.partition("@")[0]).stem or kind) if colon else request.dataset]
     parts += [] if request.recipe == "quick" else [request.recipe]
@@ -165,7 +170,9 @@ def _default_name(request: TrainRequest) -> str:
     parts += [f"e{request.epochs}"] if request.epochs else []
     parts += [f"b{request.batch_size}"] if request.batch_size else []
     parts += [f"s{request.seed}"] if request.seed else []
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in "-".join(parts))[:100]
+    told = "-".join(parts)
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in told)
+    return name if name == told and len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{job_id[:8]}"
 
 
 def _card(job: TrainJob, outcome: Outcome, digest: str) -> dict[str, Any]:
@@ -185,6 +192,7 @@ def _card(job: TrainJob, outcome: Outcome, digest: str) -> dict[str, Any]:
             "validation": outcome.val_accuracy,
             "test": outcome.test_accuracy,
             "test_count": outcome.test_count,
+            "test_digest": job.dataset.test.digest,
             "test_interval": list(wilson(right, outcome.test_count)),
         },
         "loss_terms": outcome.terms,

@@ -49,13 +49,13 @@ def leftovers(store: Store) -> list[Leftover]:
 
 
 def remove(store: Store, found: Iterable[Leftover]) -> list[Leftover]:
-    """Delete leftovers, but those that somebody has begun to work on meanwhile; returns what was deleted.
+    """Delete leftovers, but those that are needed by now, or worked on; returns what was deleted.
 
     Raises DiskError where the system refuses.
     """
-    gone = []
+    gone, now = [], {(each.paths, each.reason): each for each in leftovers(store)}
     for each in found:
-        if _in_use(each, working(store)):
+        if now.get((each.paths, each.reason)) != each or _in_use(each, working(store)):
             continue
         for path in each.paths:
             try:

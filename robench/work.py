@@ -15,8 +15,10 @@ from torch import nn
 
 from robench.claims import claim, note
 from robench.data import Dataset, open_dataset
+from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
 from robench.evaluation import Examples, Progress, Settings, attack_shard
+from robench.files import digest
 from robench.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
 from robench.store import Store
 from robench.trained import TrainRequest, train
@@ -192,6 +194,8 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
         "flags": list(shard.flags),
         "seconds": round(time.monotonic() - began, 3),
         "batch_size": task.request.batch_size,
+        "answers": digest(shard.rows["clean_pred"].tolist()),
+        "made_with": made_with(settings.device),
     }
     begin(job)
     job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes)

@@ -55,6 +55,7 @@ def _evaluations(name: str, scale: str, store: Store, data: Path | None) -> list
 
     if name in store.model_names() or not (name in suites() or name.endswith(".toml")):
         return [name]
-    from robench.reproduce import Setup, evaluations, plan
+    from robench.plan import Setup, plan
+    from robench.reproduce import evaluations
 
     return evaluations(plan(load(name).at(scale), Setup(data), store), store)

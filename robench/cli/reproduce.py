@@ -12,7 +12,8 @@ from robench.cli import options as shared
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from robench.reproduce import Reproduced, Step
+    from robench.plan import Step
+    from robench.reproduce import Reproduced
     from robench.scheduler import Wanted
 
 
@@ -40,7 +41,7 @@ def reproduce(
 
     scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
     from robench.executors import Workers
-    from robench.reproduce import Setup, estimate, plan
+    from robench.plan import Setup, estimate, plan
     from robench.reproduce import reproduce as run
     from robench.store import Store, runs_root
     from robench.suite import check

@@ -1,0 +1,69 @@
+"""Whether a model still answers as it did when what is in the store was computed. A digest does not see everything that
+a module computes with; its predictions do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from robench.classifier import Classifier
+from robench.environment import choose_device
+from robench.errors import Changed
+from robench.folder import Shard
+from robench.inspection import clean_logits, predictions
+from robench.jobs import Job, Request
+
+# of an evaluation's images, about as many are looked at
+LOOKED = 500
+# clean predictions that may differ, by rounding, as a share of those looked at and at the least
+SHARE, LEAST = 200, 2
+
+
+class Recall:
+    """Compares stored clean predictions with the model's, those of one model only once."""
+
+    def __init__(self) -> None:
+        self._compared: dict[tuple[Any, ...], tuple[int, int]] = {}
+        self._answers: dict[tuple[Any, ...], dict[int, int]] = {}
+
+    def check(self, job: Job, request: Request) -> None:
+        """Raise Changed where the model answers other than when the rows of `job`, finished or not, were made."""
+        stride = math.ceil(job.spec.count / LOOKED)
+        found = [self._compare(job, request, shard, stride) for shard in job.folder.shards()]
+        differing, looked = (sum(counts) for counts in zip(*found, strict=True)) if found else (0, 0)
+        if differing > max(LEAST, looked // SHARE):
+            raise Changed(
+                f"The model {job.model.name!r} answers {differing} of {looked} clean images differently than when "
+                f"evaluation {job.folder.path} was made; delete that folder, or give another --runs."
+            )
+
+    def _compare(self, job: Job, request: Request, shard: Shard, stride: int) -> tuple[int, int]:
+        """How many of the clean predictions in a shard differ, of how many that were looked at."""
+        if "randomised" in shard.notes.get("flags", []):
+            return 0, 0  # which its figures are marked with
+        kept = shard.notes.get("answers")
+        key = (*_subject(job), shard.start, shard.stop, stride, kept)
+        if kept is None or key not in self._compared:
+            places = [i for i in range(shard.start, shard.stop) if i % stride == 0]
+            then = job.folder.column(shard, "clean_pred")
+            now = self._now(job, request, places)
+            self._compared[key] = sum(then[i - shard.start] != now[i] for i in places), len(places)
+        return self._compared[key]
+
+    def _now(self, job: Job, request: Request, places: list[int]) -> dict[int, int]:
+        """The predicted classes of the test images at these places, and of others."""
+        known = self._answers.setdefault(_subject(job), {})
+        asked = [i for i in places if i not in known]
+        if asked:
+            device = choose_device(request.device)
+            model = Classifier(job.model.module.to(device), job.classes, device=device)
+            try:
+                found = predictions(clean_logits(model, job.split.pixels(asked), request.batch_size))
+            finally:
+                model.release()
+            known |= dict(zip(asked, found.tolist(), strict=True))
+        return known
+
+
+def _subject(job: Job) -> tuple[Any, ...]:
+    return job.spec.model_digest, job.spec.detector, job.spec.data_digest
