@@ -25,11 +25,8 @@ from robench.errors import BadInput, RobenchError, unknown
 from robench.networks import Normalize
 from robench.store import Store, digest_of_card
 
-# values of a module's attributes that enter its digest, and those of private attributes, which others may hold objects
-PRIVATE = (int, float, str, bool, type(None))
-PLAIN = (*PRIVATE, tuple, list, dict)
-# torch's own attributes of a module
-_BOOKKEEPING = frozenset(vars(nn.Module()))
+# values of a module's attributes that enter its digest
+PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,13 @@ def digest_of(module: nn.Module, source: bytes = b"") -> str:
     """16 hex digits over what a module computes with, as far as it can be seen, and the factory's name and source.
 
     That is every submodule's class with its source, that of its bases and its plain settings, and every parameter and
-    buffer by name.
+    buffer by name. A private attribute may be a counter or a cache and is left out.
     Functions and objects that a module holds are not seen, so stored rows are also compared with its predictions.
     """
     sha = hashlib.sha256(source)
     for name, part in module.named_modules():
-        own = {k: v for k, v in vars(part).items() if k not in _BOOKKEEPING}
-        plain = {k: v for k, v in own.items() if isinstance(v, PRIVATE if k.startswith("_") else PLAIN)}
+        plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, PLAIN)}
+        plain.pop("training", None)
         kind: Any = type(part)
         sha.update(f"{name}{kind.__qualname__}{sorted(plain.items())}{_source(kind)}".encode())
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):

@@ -69,7 +69,8 @@ def worst_case(tables: list[pd.DataFrame], rejected: int | None = None) -> Figur
         if not np.array_equal(rows["example_id"].to_numpy(), first["example_id"].to_numpy()):
             raise ValueError("worst case over attacks needs the same examples for each")
         answers = rows["adv_pred"].to_numpy()
-        standing &= (answers == rows["label"].to_numpy()) | (answers == (-1 if rejected is None else rejected))
+        stood = answers == rows["label"].to_numpy()
+        standing &= stood if rejected is None else stood | (answers == rejected)  # an answer of -1 was not finite
     return Figure(int(standing.sum()), len(first))
 
 

@@ -28,6 +28,15 @@ def test_the_worst_case_is_taken_example_by_example():
         worst_case([one, table([0, 1, 0, 0], ids=(0, 1, 2, 4))])
 
 
+def test_behind_a_detector_a_rejected_image_stands_in_the_worst_case():
+    """The class after the last one is what the detector rejects; -1 is an answer that is not finite."""
+    rejected, accepted, broken = table([0, 1, 3, 3]), table([0, 1, 0, 3]), table([0, 1, 3, -1])
+    counts = [worst_case(tables, rejected=3).count for tables in ([rejected], [rejected, accepted], [broken])]
+    assert counts == [4, 3, 3]
+    assert worst_case([rejected]).count == 2
+    assert worst_case([broken]).count == 2
+
+
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (7, 10), (10, 10), (914, 1000), (1, 3)])
 def test_wilson_by_hand(count, n):
     z, p = 1.959963984540054, count / n
