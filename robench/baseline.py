@@ -113,10 +113,19 @@ class Baseline:
         """The part about these models."""
         return Baseline(self.name, tuple(each for each in self.kept if each.model in models))
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the file says, as JSON types."""
+        return {"format": FORMAT, "evaluations": [each.to_json() for each in self.kept]}
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256, in hex, of the content, whatever its layout."""
+        return digest(self.content)
+
     def text(self) -> str:
-        """The file's content: indented JSON with sorted keys and a checksum of everything else, whatever its layout."""
-        content = {"format": FORMAT, "evaluations": [each.to_json() for each in self.kept]}
-        return json.dumps({**content, "checksum": digest(content)}, indent=1, sort_keys=True) + "\n"
+        """The file: indented JSON with sorted keys, and the checksum of everything else."""
+        return json.dumps({**self.content, "checksum": self.checksum}, indent=1, sort_keys=True) + "\n"
 
 
 def read(path: Path) -> Baseline:

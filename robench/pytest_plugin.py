@@ -45,7 +45,7 @@ class Robench:
         those to be checked, the name being the file's; a name alone for one model as the file refers to it; None for
         all of them. max_drop, alpha, data, dataset: as on the command line. runs: where evaluations are kept; by
         default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model is named. how: batch_size,
-        shard_size, device.
+        shard_size, device, and reuse=True to take what other commands stored there, whatever code made it.
 
         Returns the comparison. Raises AssertionError, with the table, where something fell or could not be finished,
         and BadInput for input that cannot be used.

@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from robench.baseline import UNSTABLE, Baseline, Kept, Outcomes, encode
+from robench.checks import finish, own_store
 from robench.comparison import CLEAN, Checked, Line, Terms, judge
 from robench.errors import BadInput, require, unknown
+from robench.files import digest
 from robench.jobs import Request, Target, attacks_of, make_job, open_target
 from robench.models import load_model
 from robench.scheduler import evaluate
@@ -23,7 +25,11 @@ Model = str | nn.Module
 
 @dataclass(frozen=True)
 class Rerun:
-    """How to evaluate again: which models stand in for the baseline's, by its names for them, and on what to run."""
+    """How to evaluate again: which models stand in for the baseline's, by its names for them, and on what to run.
+
+    reuse: whether rows that earlier commands stored are taken. They are as old as the code that they were made with,
+    and a change that a model's digest and its clean answers do not show goes unseen.
+    """
 
     models: Mapping[str, Model] = field(default_factory=dict)
     dataset: str | None = None
@@ -31,6 +37,7 @@ class Rerun:
     shard_size: int = 250
     device: str = "auto"
     data_root: Path | None = None
+    reuse: bool = False
 
     def request(self, kept: Kept) -> Request:
         """The evaluation of a baseline as it is asked for today."""
@@ -54,16 +61,36 @@ class Rerun:
 
 
 def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: Terms | None = None) -> Checked:
-    """Evaluate a baseline's models as it says, what is in the store not again, and compare example by example.
+    """Evaluate a baseline's models anew, as it says, and compare example by example.
 
-    Raises BadInput before anything is computed where a model is missing, the data are others, or robench would no
-    longer attack in the same way; and for a model whose answers cannot be compared.
+    The evaluations lie in a folder of the check's own under the store's checks/, where an interrupted check of the same
+    baseline, models and code goes on; with `rerun.reuse` they are the store's. Raises BadInput before anything is
+    computed where a model is missing, the data are others, or robench would no longer attack in the same way; and for a
+    model whose answers cannot be compared.
     """
     rerun, terms = rerun or Rerun(), terms or Terms()
     _known(rerun.models, baseline)
+    plan = _plan(baseline, rerun, store)
+    if rerun.reuse:
+        return _compare(baseline.name, plan, store, terms)
+    with own_store(store, _key(baseline, rerun), baseline.name) as own:
+        checked = _compare(baseline.name, plan, own, terms)
+        if not checked.incomplete:
+            finish(own)
+        return checked
+
+
+def _key(baseline: Baseline, rerun: Rerun) -> str:
+    """What a check is of: the baseline, and the models in place of its own; 12 hex digits."""
+    models = {name: model if isinstance(model, str) else type(model).__name__ for name, model in rerun.models.items()}
+    return digest([baseline.checksum, models])[:12]
+
+
+def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, terms: Terms) -> Checked:
+    """Evaluate what the plan says and compare."""
     pairs: list[_Pair] = []
     findings: dict[tuple[str, str], dict[str, Any]] = {}
-    for kept, request in _plan(baseline, rerun, store):
+    for kept, request in plan:
         done = evaluate(request, store)
         (row,) = done.rows
         pairs.append(_Pair.of(kept, row, store))
@@ -74,7 +101,7 @@ def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: T
              if line.verdict == "rose"]  # fmt: skip
     fired = [f"{model}: {found['gate']} ({found['evidence']}); {found['advice']}"
              for (model, _), found in findings.items() if found["fired"]]  # fmt: skip
-    return Checked(baseline.name, lines, terms, (*gains, *_flags(pairs), *fired))
+    return Checked(name, lines, terms, (*gains, *_flags(pairs), *fired))
 
 
 def substitutes(model: Model | Mapping[str, Model] | None, baseline: Baseline) -> tuple[Baseline, Mapping[str, Model]]:
@@ -117,9 +144,16 @@ def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Re
         key = (kept.model, kept.dataset)
         if key not in opened:
             _find(kept, request, store, baseline.name)
-            opened[key] = open_target(request.models[0], request, store)
+            opened[key] = _loaded(open_target(request.models[0], request, store))
         _same_evaluation(kept, request, opened[key], store, baseline.name)
     return plan
+
+
+def _loaded(target: Target) -> Target:
+    """The target, its module's code imported, as what a check has loaded is to be told from what it had another day."""
+    if target.model.module is not None and target.model.data is not None:
+        target.model.release()
+    return target
 
 
 def _find(kept: Kept, request: Request, store: Store, name: str) -> None:
@@ -141,7 +175,7 @@ def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store,
             "--data or --dataset, or make the baseline anew."
         )
     (named,) = attacks_of(request)
-    sources = [open_target(reference, request, store) for reference in request.surrogates]
+    sources = [_loaded(open_target(reference, request, store)) for reference in request.surrogates]
     now = make_job(request, store, target, named, sources[0] if sources else None).spec.to_json()
     then = kept.spec.to_json()
     for field_name in sorted({*then, *now} - {"model_digest"}):

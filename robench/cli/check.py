@@ -41,6 +41,14 @@ def check(
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="The same data under another name.")] = None,
+    reuse: Annotated[
+        bool,
+        typer.Option(
+            "--reuse",
+            help="Take what evaluate and other commands stored: saves those attacks, but hides changes of code that "
+            "no digest sees.",
+        ),
+    ] = False,
     batch_size: shared.BatchSize = 250,
     shard_size: shared.ShardSize = 250,
     device: shared.Device = "auto",
@@ -48,7 +56,11 @@ def check(
     data: shared.Data = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Evaluate a baseline's models in the same way and compare example by example; exit code 1 where one fell."""
+    """Evaluate a baseline's models anew, in the same way, and compare example by example; exit code 1 where one fell.
+
+    Every attack runs again, so a check costs as much as its evaluations did; only one that was interrupted goes on
+    where it stopped, as long as no loaded code has changed.
+    """
     from robench.baseline import read
     from robench.comparison import Terms
     from robench.files import write_text
@@ -59,7 +71,7 @@ def check(
     from robench.regression import check as run
     from robench.store import Store, runs_root
 
-    rerun = Rerun(models, dataset, batch_size, shard_size, device, data)
+    rerun = Rerun(models, dataset, batch_size, shard_size, device, data, reuse)
     checked = run(known, Store(runs_root(runs)), rerun, terms)
     for path, text in ((junit, checked.junit), (markdown, checked.markdown)):
         if path is not None:

@@ -129,8 +129,9 @@ def test_an_unchanged_model_passes(baseline: Path, robench: Run, monkeypatch: py
         ]
         assert {line["verdict"] for line in content["lines"]} == {"same"}
         assert all((line["fell"], line["rose"], line["p"]) == (0, 0, 1.0) for line in content["lines"])
+    shutil.rmtree("runs/checks")
     before = sorted(Path("runs").rglob("*"))
-    shown = robench("check", baseline)
+    shown = robench("check", baseline, "--reuse")
     assert shown.code == 0
     assert "Nothing fell in 3 comparisons with b.json." in shown.out
     assert shown.err.count("was in the store") == 2
@@ -156,8 +157,9 @@ def test_a_worse_model_fails(baseline: Path, robench: Run) -> None:
     pgd = content["lines"][2]
     assert pgd["verdict"] == "fell"
     kept = read(baseline).kept[1]
-    store = Store(Path("runs"))
-    then, now = store.evaluation(kept.evaluation).rows(), store.evaluation(pgd["evaluation"]).rows()
+    (own,) = Path("runs/checks").iterdir()
+    stores = {Path("runs"): kept.evaluation, own: pgd["evaluation"]}
+    then, now = (Store(root).evaluation(each).rows() for root, each in stores.items())
     stood = [rows["clean_correct"] & ~rows["success"] for rows in (then, now)]
     counts = pd.crosstab(*stood)
     assert (pgd["fell"], pgd["rose"], pgd["stayed"]) == (counts[False][True], counts[True][False], counts[True][True])
@@ -256,6 +258,7 @@ def test_a_baseline_that_no_longer_fits_is_refused(
     assert_refused(robench("check", baseline, "--junit", "j.xml"), names)
     assert not Path("j.xml").exists()
     assert not Path("runs/evaluations").exists()
+    assert not Path("runs/checks").exists()
 
 
 @pytest.mark.parametrize(
@@ -342,4 +345,6 @@ def test_the_workflow_in_the_docs(baseline: Path, robench: Run) -> None:
     arguments = command.partition(" || ")[0].split()[1:]
     arguments[1] = str(baseline)
     assert robench(*arguments).code == 0
+    assert not [step for step in steps if "cache" in step.get("uses", "")]
+    assert "--reuse" not in command
     assert all(step.get("if") == "always()" for step in steps if "upload-artifact" in step.get("uses", ""))
