@@ -22,7 +22,7 @@ from robench.statistics import holm, mcnemar, paired_interval
 Marks = NDArray[np.bool_]
 Verdict = Literal["fell", "rose", "same", "incomplete"]
 
-CLEAN = "clean"
+CLEAN, WORST = "clean", "worst case"
 HEADERS = ("attack", "n", "then", "now", "change", "fell", "rose", "stayed", "p", "verdict")
 CAPTION = (
     "then, now: clean or robust accuracy in percent, or, marked †, attack success rate. change: of the share that "
@@ -56,6 +56,9 @@ class Terms:
 @dataclass(frozen=True)
 class Line:
     """One comparison: a model's clean accuracy, or what an attack leaves standing, on the same n images then and now.
+
+    `attack` begins with `WORST` where it is what several attacks leave standing together, image by image; such a line
+    has no evaluation of its own.
 
     then, now: the printed figures, of `metric`; now None where the evaluation is incomplete. fell, rose, stayed: how
     many images stood only then, only now, and both times. p: exact McNemar; `adjusted`: with Holm's correction over all
@@ -100,6 +103,7 @@ class Line:
     def sentence(self) -> str:
         """What happened, in words."""
         where = "on clean images" if self.attack == CLEAN else f"under {self.attack}"
+        where = f"in the {self.attack}" if self.attack.startswith(WORST) else where
         if self.now is None:
             return f"{self.model} {where}: the evaluation is incomplete; run the same command again."
         return (

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from robench.baseline import UNSTABLE, Baseline, Kept, Outcomes, encode
+from robench.baseline import Baseline, Kept
 from robench.checks import finish, own_store
-from robench.comparison import CLEAN, Checked, Line, Terms, judge
+from robench.comparison import Checked, Terms, judge
 from robench.errors import BadInput, require, unknown
 from robench.files import digest
 from robench.jobs import Request, Target, attacks_of, make_job, open_target
 from robench.models import load_model
+from robench.pairs import Pair, lines_of
 from robench.scheduler import evaluate
 from robench.store import Store
 
@@ -88,15 +89,15 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
 
 def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
-    pairs: list[_Pair] = []
+    pairs: list[Pair] = []
     findings: dict[tuple[str, str], dict[str, Any]] = {}
     for kept, request in plan:
         done = evaluate(request, store)
         (row,) = done.rows
-        pairs.append(_Pair.of(kept, row, store))
+        pairs.append(Pair.of(kept, row, store))
         for found in done.findings:  # the later ones know of more runs
             findings[kept.model, found["gate"]] = found
-    lines = judge([*_clean(pairs), *(pair.attacked() for pair in pairs)], terms)
+    lines = judge(lines_of(pairs), terms)
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict == "rose"]  # fmt: skip
     fired = [f"{model}: {found['gate']} ({found['evidence']}); {found['advice']}"
@@ -187,63 +188,7 @@ def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store,
             )
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """An evaluation then and now: outcomes per example, now None where it is incomplete."""
-
-    kept: Kept
-    row: Mapping[str, Any]
-    then: Outcomes
-    now: Outcomes | None
-
-    @classmethod
-    def of(cls, kept: Kept, row: Mapping[str, Any], store: Store) -> _Pair:
-        """The pair, today's outcomes read from the store. Raises BadInput where they are no basis for a comparison."""
-        then = Outcomes.of(kept.outcomes, kept.metric)
-        if row["status"] != "complete":
-            return cls(kept, row, then, None)
-        unstable = [flag for flag in UNSTABLE if flag in row["flags"]]
-        if unstable:
-            raise BadInput(
-                f"The model {kept.model!r} is now flagged {', '.join(unstable)} under {kept.label}, so its outcomes "
-                "cannot be compared with the baseline's; make its answers repeatable first."
-            )
-        letters = encode(store.evaluation(row["evaluation"]), kept.spec)
-        return cls(kept, row, then, Outcomes.of(letters, kept.metric))
-
-    def attacked(self) -> Line:
-        """What the attack left standing, not yet judged."""
-        kept = self.kept
-        line = self._line(kept.label, kept.metric, kept.figure)
-        if self.now is None:
-            return line
-        figure = self.row["attack_success_rate" if kept.metric == "attack success rate" else "robust_accuracy"]
-        line = replace(line, flags=tuple(self.row["flags"]), seconds=self.row["seconds"])
-        return line.counted(self.then.stood, self.now.stood, figure)
-
-    def clean(self) -> Line:
-        """The clean images classified correctly, not yet judged."""
-        line = self._line(CLEAN, "clean accuracy", self.kept.clean_accuracy)
-        return line.counted(self.then.correct, self.now.correct, self.row["clean_accuracy"]) if self.now else line
-
-    def _line(self, attack: str, metric: str, then: float) -> Line:
-        kept, row = self.kept, self.row
-        return Line(
-            kept.model, attack, kept.spec.count, metric, then, subject=row["model"], evaluation=row["evaluation"]
-        )
-
-
-def _clean(pairs: Sequence[_Pair]) -> Iterator[Line]:
-    """One clean line per model and data, on the most images that any of its evaluations has."""
-    widest: dict[tuple[str, str], _Pair] = {}
-    for pair in pairs:
-        key = (pair.kept.model, pair.kept.spec.data_digest)
-        if key not in widest or pair.kept.spec.count > widest[key].kept.spec.count:
-            widest[key] = pair
-    return (pair.clean() for pair in widest.values())
-
-
-def _flags(pairs: Sequence[_Pair]) -> Iterator[str]:
+def _flags(pairs: Sequence[Pair]) -> Iterator[str]:
     """What is flagged now and was not then."""
     for pair in pairs:
         before = {flag.partition(" ")[0] for flag in pair.kept.flags}

@@ -19,6 +19,7 @@ import yaml
 from robench.baseline import read
 from robench.cli.app import main
 from robench.files import digest
+from robench.results import worst_case
 from robench.statistics import mcnemar
 from robench.store import Store
 from tests.integration.conftest import Outcome, Run, assert_refused
@@ -124,6 +125,7 @@ def test_an_unchanged_model_passes(baseline: Path, robench: Run, monkeypatch: py
         content = found(robench("check", baseline, "--max-drop", "0", "--json", *arguments), 0)
         assert [line["attack"] for line in content["lines"]] == [
             "clean",
+            "worst case, linf eps 0.1",
             "fgsm, linf eps 0.1",
             "pgd (steps=10), linf eps 0.1",
         ]
@@ -133,7 +135,7 @@ def test_an_unchanged_model_passes(baseline: Path, robench: Run, monkeypatch: py
     before = sorted(Path("runs").rglob("*"))
     shown = robench("check", baseline, "--reuse")
     assert shown.code == 0
-    assert "Nothing fell in 3 comparisons with b.json." in shown.out
+    assert "Nothing fell in 4 comparisons with b.json." in shown.out
     assert shown.err.count("was in the store") == 2
     assert sorted(Path("runs").rglob("*")) == before
 
@@ -154,7 +156,7 @@ def test_a_worse_model_fails(baseline: Path, robench: Run) -> None:
     assert "Traceback" not in shown.err
     assert "plain, now versions.py:worse" in shown.out
     content = found(robench(*arguments, "--json"), 1)
-    pgd = content["lines"][2]
+    pgd = content["lines"][3]
     assert pgd["verdict"] == "fell"
     kept = read(baseline).kept[1]
     (own,) = Path("runs/checks").iterdir()
@@ -164,6 +166,15 @@ def test_a_worse_model_fails(baseline: Path, robench: Run) -> None:
     counts = pd.crosstab(*stood)
     assert (pgd["fell"], pgd["rose"], pgd["stayed"]) == (counts[False][True], counts[True][False], counts[True][True])
     assert pgd["p"] == mcnemar(pgd["fell"], pgd["rose"])
+    together = [
+        [Store(root).evaluation(name).rows() for name in names]
+        for root, names in (
+            (Path("runs"), [each.evaluation for each in read(baseline).kept]),
+            (own, [line["evaluation"] for line in content["lines"][2:]]),
+        )
+    ]
+    worst = content["lines"][1]
+    assert [worst["then"], worst["now"]] == [worst_case(tables).value for tables in together]
     assert (pgd["then"], pgd["now"]) == (stood[0].mean(), stood[1].mean())
     assert pgd["interval"][0] < pgd["change"] < pgd["interval"][1] < 0
     assert f"of 200 images {pgd['fell']} fell, {pgd['rose']} rose and {pgd['stayed']} stayed" in shown.out
@@ -171,7 +182,7 @@ def test_a_worse_model_fails(baseline: Path, robench: Run) -> None:
     (suite,) = Tree.parse("out/j.xml").getroot()
     fell = [line["attack"] for line in content["lines"] if line["verdict"] == "fell"]
     assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None] == fell
-    assert Path("out/s.md").read_text().count("\n| plain |") == 3
+    assert Path("out/s.md").read_text().count("\n| plain |") == 4
 
 
 def test_a_limit_on_the_drop(baseline: Path, robench: Run) -> None:
@@ -181,7 +192,7 @@ def test_a_limit_on_the_drop(baseline: Path, robench: Run) -> None:
     limited = ("check", baseline, "--json", "--alpha", "1e-9", "--model", "versions.py:worse", "--max-drop")
     assert found(robench(*limited, str(max(drops))), 0)["exit_code"] == 0
     content = found(robench(*limited, str(min(drops) - 0.001)), 1)
-    assert [line["verdict"] for line in content["lines"]] == ["same", "fell", "fell"]
+    assert [line["verdict"] for line in content["lines"]] == ["same", "fell", "fell", "fell"]
 
 
 def test_an_unfinished_evaluation_is_no_pass(baseline: Path, robench: Run) -> None:
@@ -191,7 +202,7 @@ def test_an_unfinished_evaluation_is_no_pass(baseline: Path, robench: Run) -> No
     assert "incomplete" in shown.out
     assert "run the same command again" in shown.out
     (suite,) = Tree.parse("j.xml").getroot()
-    assert (suite.get("errors"), suite.get("failures")) == ("3", "0")
+    assert (suite.get("errors"), suite.get("failures")) == ("4", "0")
     xmlschema.validate("j.xml", str(ROOT / "tests/junit.xsd"))
     assert "incomplete" in Path("s.md").read_text()
     assert found(robench(*fragile, "--json", "--batch-size", "50"), 0)["exit_code"] == 0
@@ -213,7 +224,7 @@ def test_a_model_that_now_answers_at_random_is_refused(baseline: Path, robench: 
 def test_a_gain_by_hidden_gradients_is_told(baseline: Path, robench: Run) -> None:
     content = found(robench("check", baseline, "--model", "versions.py:rounded", "--json"), 0)
     clean, *attacked = content["lines"]
-    assert (clean["verdict"], [line["verdict"] for line in attacked]) == ("same", ["rose", "rose"])
+    assert (clean["verdict"], [line["verdict"] for line in attacked]) == ("same", ["rose", "rose", "rose"])
     notes = "\n".join(content["notes"])
     assert "plain rose on pgd (steps=10), linf eps 0.1; make the baseline anew" in notes
     assert "flags it did not have: zero-gradient" in notes

@@ -1,0 +1,91 @@
+"""The lines that a baseline's evaluations and today's make: worst cases, what cannot be trusted, labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from robench.baseline import Kept, Outcomes
+from robench.comparison import Line, Terms, judge
+from robench.pairs import Pair, lines_of
+from robench.specs import EvalSpec
+
+
+def a_pair(
+    then: str,
+    now: str,
+    attack: str = "pgd",
+    access: str = "white-box",
+    metric: str = "robust accuracy",
+    flags: tuple[list[str], list[str]] = ([], []),
+    **spec: Any,
+) -> Pair:
+    """A pair with these outcomes, a letter per image; `now` "" for an incomplete one."""
+    fields = {
+        "model_digest": "a" * 16, "data_digest": "d" * 16, "count": len(then), "norm": "linf", "eps": "1/10",
+        "attack": attack, "attack_version": 1, "attack_options": {}, "seed": 0, **spec,
+    }  # fmt: skip
+    whole = EvalSpec(**fields)
+    kept = Kept(
+        evaluation="0" * 12, model="plain", reference="plain", dataset="digits", metric=metric, given_options={},
+        against=" from other" if whole.surrogate else "", spec=whole, surrogate="other" if whole.surrogate else None,
+        clean_accuracy=0.9, clean_interval=(0.8, 0.95), figure=then.count("r") / len(then), interval=(0.1, 0.9),
+        flags=flags[0], environment={}, outcomes=then,
+    )  # fmt: skip
+    figure = now.count("r") / len(then)
+    row = {
+        "model": "plain", "status": "complete" if now else "incomplete", "flags": flags[1], "access": access,
+        "robust_accuracy": figure, "attack_success_rate": figure, "clean_accuracy": 0.9, "seconds": 1.0,
+        "evaluation": whole.job_id, "model_digest": "a" * 16,
+    }  # fmt: skip
+    return Pair(kept, row, Outcomes.of(then, metric), Outcomes.of(now, metric) if now else None)
+
+
+def judged(pairs: list[Pair], **terms: float) -> list[Line]:
+    return list(judge(lines_of(pairs), Terms(**terms)))
+
+
+def worst(lines: list[Line]) -> list[Line]:
+    return [line for line in lines if line.attack.startswith("worst case")]
+
+
+def test_a_worst_case_may_fall_where_no_attack_does() -> None:
+    """Each attack breaks 20 of 60 images then and now; together 20 then, 40 now."""
+    one, other, same = "c" * 20 + "r" * 40, "r" * 20 + "c" * 20 + "r" * 20, "c" * 20 + "r" * 40
+    found = judged([a_pair(one, other), a_pair(same, same, "fgsm")])
+    assert [(line.attack, line.verdict) for line in found] == [
+        ("clean", "same"), ("worst case, linf eps 0.1", "fell"), ("pgd, linf eps 0.1", "same"),
+        ("fgsm, linf eps 0.1", "same"),
+    ]  # fmt: skip
+    (line,) = worst(found)
+    assert (line.then, line.now, line.fell, line.rose, line.stayed) == (40 / 60, 20 / 60, 20, 0, 20)
+    assert line.adjusted == 4 * line.p  # one of the four that Holm's correction is over
+    assert line.sentence.startswith("plain in the worst case, linf eps 0.1: robust accuracy 66.7% then, 33.3% now")
+    small = [a_pair("r" * 60, "c" * 2 + "r" * 58), a_pair("r" * 60, "rrcc" + "r" * 56, "fgsm")]
+    assert [line.verdict for line in judged(small, max_drop=0.05)] == ["same", "fell", "same", "same"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"access": "noise"},
+        {"access": "transfer", "surrogate": "b" * 16},
+        {"metric": "attack success rate"},
+        {"eps": "2/10"},
+        {"norm": "l2"},
+        {"data_digest": "e" * 16},
+        {"then": "r" * 30, "now": "r" * 30},
+    ],
+)
+def test_what_a_worst_case_is_not_over(other: dict[str, Any]) -> None:
+    plain = {"then": "r" * 40, "now": "r" * 40, "attack": "fgsm"}
+    assert not worst(judged([a_pair("r" * 40, "r" * 40), a_pair(**{**plain, **other})]))
+    assert worst(judged([a_pair("r" * 40, "r" * 40), a_pair(**plain)]))
+    assert worst(judged([a_pair("r" * 40, "r" * 40), a_pair(**plain, seed=1)]))
+
+
+def test_a_worst_case_is_incomplete_if_one_of_its_attacks_is() -> None:
+    found = judged([a_pair("rrrr", "rrrr"), a_pair("rrcc", "", "fgsm")])
+    assert [line.verdict for line in found] == ["same", "incomplete", "same", "incomplete"]
+    assert (worst(found)[0].then, worst(found)[0].now) == (0.5, None)
