@@ -14,6 +14,11 @@ from robench.comparison import CLEAN, WORST, Line, Marks
 from robench.errors import BadInput
 from robench.store import Store
 
+# flags that say that an attack may have failed where the model would not have stood
+TROUBLE = ("zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference")
+# a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
+GROWTH, POINTS = 1.5, 5
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -46,7 +51,7 @@ class Pair:
         if self.now is None:
             return line
         figure = self.row["attack_success_rate" if kept.metric == "attack success rate" else "robust_accuracy"]
-        line = replace(line, flags=tuple(self.row["flags"]), seconds=self.row["seconds"])
+        line = replace(line, flags=tuple(self.row["flags"]), doubts=self.doubts, seconds=self.row["seconds"])
         return line.counted(self.then.stood, self.now.stood, figure)
 
     def clean(self) -> Line:
@@ -60,10 +65,40 @@ class Pair:
         return Line(self.kept.model, attack, self.kept.spec.count, metric, then, subject=self.row["model"])
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Flags of gradient trouble that are new, or whose share of the images grew much, each with what it was."""
+        then = dict(map(_share, self.kept.flags))
+        found = []
+        for flag in self.row["flags"]:
+            name, share = _share(flag)
+            before = then.get(name)
+            if name in TROUBLE and before is None:
+                found.append(f"{flag} (not in the baseline)")
+            elif name in TROUBLE and before is not None and share > GROWTH * before and share >= before + POINTS:
+                found.append(f"{flag} ({before:.0f}% in the baseline)")
+        return tuple(found)
+
+    @property
+    def news(self) -> str:
+        """A sentence on what else is flagged now and was not then; "" where nothing is."""
+        before = {*TROUBLE, *(_share(flag)[0] for flag in self.kept.flags)}
+        new = [flag for flag in self.row["flags"] if _share(flag)[0] not in before]
+        told = f"{self.kept.model} under {self.kept.label} has flags it did not have: {', '.join(new)}."
+        return told if new else ""
+
+    @property
     def in_worst_case(self) -> bool:
         """Whether it is of an attack that the worst case is over: white-box, on the model itself, at any class."""
         access, metric = self.row["access"], self.kept.metric
         return bool(access == "white-box" and metric == "robust accuracy" and self.kept.spec.surrogate is None)
+
+
+def _share(flag: str) -> tuple[str, float]:
+    """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%"."""
+    name, _, share = flag.rpartition(" ")
+    if not name or not share.endswith("%"):
+        return flag, 0.0
+    return name, 0.0 if share.startswith("<") else float(share.rstrip("%"))
 
 
 def lines_of(pairs: Sequence[Pair]) -> list[Line]:
@@ -97,7 +132,13 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[Line]:
             if len(outcomes) == len(group):
                 now = _all([each.stood for each in outcomes])
                 line = line.counted(then, now, float(now.mean()))
+                line = replace(line, doubts=_shared([pair.doubts for pair in group]))
             yield line
+
+
+def _shared(doubts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Those of all attacks, if all have some: one that can be trusted bounds the worst case."""
+    return tuple(dict.fromkeys(doubt for each in doubts for doubt in each)) if all(doubts) else ()
 
 
 def _all(marks: Sequence[Marks]) -> Marks:

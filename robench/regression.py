@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,13 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, term
         for found in done.findings:  # the later ones know of more runs
             findings[kept.model, found["gate"]] = found
     lines = judge(lines_of(pairs), terms)
+    doubted = {line.model for line in lines if line.doubts}
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
-             if line.verdict == "rose"]  # fmt: skip
+             if line.verdict == "rose" and line.model not in doubted]  # fmt: skip
+    news = [pair.news for pair in pairs if pair.news]
     fired = [f"{model}: {found['gate']} ({found['evidence']}); {found['advice']}"
              for (model, _), found in findings.items() if found["fired"]]  # fmt: skip
-    return Checked(name, lines, terms, (*gains, *_flags(pairs), *fired))
+    return Checked(name, lines, terms, (*gains, *news, *fired))
 
 
 def substitutes(model: Model | Mapping[str, Model] | None, baseline: Baseline) -> tuple[Baseline, Mapping[str, Model]]:
@@ -186,12 +188,3 @@ def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store,
                 f"{then.get(field_name)} in {name}, so figures cannot be compared; make the baseline anew with "
                 "'robench baseline'."
             )
-
-
-def _flags(pairs: Sequence[Pair]) -> Iterator[str]:
-    """What is flagged now and was not then."""
-    for pair in pairs:
-        before = {flag.partition(" ")[0] for flag in pair.kept.flags}
-        new = [flag for flag in pair.row["flags"] if flag.partition(" ")[0] not in before]
-        if new:
-            yield f"{pair.kept.model} under {pair.kept.label} has flags it did not have: {', '.join(new)}."

@@ -221,15 +221,18 @@ def test_a_model_that_now_answers_at_random_is_refused(baseline: Path, robench: 
     assert not Path("n.json").exists()
 
 
-def test_a_gain_by_hidden_gradients_is_told(baseline: Path, robench: Run) -> None:
-    content = found(robench("check", baseline, "--model", "versions.py:rounded", "--json"), 0)
-    clean, *attacked = content["lines"]
-    assert (clean["verdict"], [line["verdict"] for line in attacked]) == ("same", ["rose", "rose", "rose"])
-    notes = "\n".join(content["notes"])
-    assert "plain rose on pgd (steps=10), linf eps 0.1; make the baseline anew" in notes
-    assert "flags it did not have: zero-gradient" in notes
-    shown = robench("check", baseline, "--model", "versions.py:rounded")
+def test_a_gain_by_hidden_gradients_fails(baseline: Path, robench: Run) -> None:
+    check = ("check", baseline, "--model", "versions.py:rounded", "--junit", "j.xml")
+    content = found(robench(*check, "--json"), 1)
+    assert [line["verdict"] for line in content["lines"]] == ["same", *3 * ["untrusted"]]
+    assert not [note for note in content["notes"] if "hold the gain" in note]
+    shown = robench(*check)
+    assert "Of 4 comparisons with b.json, 3 cannot be trusted." in shown.out
     assert all(f"- {note}" in shown.out for note in content["notes"])
+    assert shown.out.count("flagged zero-gradient") == 3
+    xmlschema.validate("j.xml", str(ROOT / "tests/junit.xsd"))
+    (suite,) = Tree.parse("j.xml").getroot()
+    assert (suite.get("failures"), suite.findtext("system-out") or "") == ("3", "\n".join(content["notes"]))
 
 
 def resealed(change: Callable[[dict[str, Any]], object]) -> None:

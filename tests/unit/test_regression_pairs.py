@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.etree import ElementTree as Tree
 
 import pytest
 
 from robench.baseline import Kept, Outcomes
-from robench.comparison import Line, Terms, judge
+from robench.comparison import Checked, Line, Terms, judge
 from robench.pairs import Pair, lines_of
 from robench.specs import EvalSpec
 
@@ -89,3 +90,55 @@ def test_a_worst_case_is_incomplete_if_one_of_its_attacks_is() -> None:
     found = judged([a_pair("rrrr", "rrrr"), a_pair("rrcc", "", "fgsm")])
     assert [line.verdict for line in found] == ["same", "incomplete", "same", "incomplete"]
     assert (worst(found)[0].then, worst(found)[0].now) == (0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "doubts"),
+    [
+        ([], ["zero-gradient 12%"], ["zero-gradient 12% (not in the baseline)"]),
+        ([], ["non-finite <1%"], ["non-finite <1% (not in the baseline)"]),
+        ([], ["invalid-proposal 3%"], ["invalid-proposal 3% (not in the baseline)"]),
+        ([], ["gradient-at-inference"], ["gradient-at-inference (not in the baseline)"]),
+        (["zero-gradient 20%"], ["zero-gradient 31%"], ["zero-gradient 31% (20% in the baseline)"]),
+        (["zero-gradient 20%"], ["zero-gradient 30%"], []),  # no more than half again
+        (["non-finite 1%"], ["non-finite 5%"], []),  # less than 5 points
+        (["non-finite <1%"], ["non-finite 5%"], ["non-finite 5% (0% in the baseline)"]),
+        (["gradient-at-inference", "zero-gradient 90%"], ["gradient-at-inference", "zero-gradient 70%"], []),
+        ([], ["borderline 3%", "surrogate gradient-at-inference"], []),
+    ],
+)
+def test_gradient_trouble_that_is_new_is_not_trusted(then: list[str], now: list[str], doubts: list[str]) -> None:
+    pair = a_pair("c" * 40, "r" * 40, flags=(then, now))
+    _, line = judged([pair])
+    assert (line.verdict, list(line.doubts)) == ("untrusted" if doubts else "rose", doubts)
+    assert (pair.news != "") == any(flag.startswith(("borderline", "surrogate")) for flag in now)
+    if doubts:
+        assert f"cannot be trusted, as it is flagged {doubts[0]}" in line.sentence
+        assert "robench diagnose" in line.sentence
+
+
+def test_a_loss_is_a_loss_whatever_its_flags() -> None:
+    _, line = judged([a_pair("r" * 40, "c" * 40, flags=([], ["zero-gradient 50%"]))])
+    assert line.verdict == "fell"
+    assert "may have fallen further, as it is flagged zero-gradient 50%" in line.sentence
+
+
+def test_a_worst_case_is_trusted_if_one_attack_can_be() -> None:
+    bad, good = a_pair("c" * 40, "r" * 40, flags=([], ["zero-gradient 50%"])), a_pair("c" * 40, "r" * 40, "fgsm")
+    found = judged([bad, good])
+    assert [line.verdict for line in found] == ["same", "rose", "untrusted", "rose"]
+    found = judged([bad, a_pair("c" * 40, "r" * 40, "fgsm", flags=([], ["non-finite 9%"]))])
+    assert [line.verdict for line in found] == ["same", "untrusted", "untrusted", "untrusted"]
+
+
+def test_what_cannot_be_trusted_fails_the_check() -> None:
+    lines = judged([a_pair("c" * 40, "r" * 40, flags=([], ["zero-gradient 50%"]))])
+    found = Checked("b.json", tuple(lines), Terms(), ("One note.", "Another <note>."))
+    assert found.exit_code == 1
+    assert found.verdict == "Of 2 comparisons with b.json, 1 cannot be trusted."
+    assert found.told == [lines[1].sentence, "One note.", "Another <note>."]
+    assert found.to_json()["lines"][1]["doubts"] == ["zero-gradient 50% (not in the baseline)"]
+    (suite,) = Tree.fromstring(found.junit())
+    assert (suite.get("failures"), suite.findtext("system-out")) == ("1", "One note.\nAnother <note>.")
+    both = Checked("b", (*lines, Line("m", "pgd", 9, "robust accuracy", 0.5)), Terms())
+    assert both.verdict == "Of 3 comparisons with b, 1 cannot be trusted and 1 could not be made."
