@@ -90,21 +90,26 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
 def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
     pairs: list[Pair] = []
-    findings: dict[tuple[str, str], dict[str, Any]] = {}
+    findings: dict[tuple[object, ...], list[dict[str, Any]]] = {}
     for kept, request in plan:
         done = evaluate(request, store)
         (row,) = done.rows
         pairs.append(Pair.of(kept, row, store))
-        for found in done.findings:  # the later ones know of more runs
-            findings[kept.model, found["gate"]] = found
+        if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
+            findings[kept.model, kept.spec.data_digest, kept.spec.norm, kept.spec.count] = done.findings
     lines = judge(lines_of(pairs), terms)
     doubted = {line.model for line in lines if line.doubts}
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict == "rose" and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
-    fired = [f"{model}: {found['gate']} ({found['evidence']}); {found['advice']}"
-             for (model, _), found in findings.items() if found["fired"]]  # fmt: skip
-    return Checked(name, lines, terms, (*gains, *news, *fired))
+    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
+
+
+def _fired(findings: Mapping[tuple[object, ...], Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A sentence per diagnostic that fired, each once; the keys begin with the model."""
+    told = [f"{key[0]}: {found['gate']} ({found['evidence']}); {found['advice']}."
+            for key, group in findings.items() for found in group if found["fired"]]  # fmt: skip
+    return list(dict.fromkeys(told))
 
 
 def substitutes(model: Model | Mapping[str, Model] | None, baseline: Baseline) -> tuple[Baseline, Mapping[str, Model]]:

@@ -226,6 +226,7 @@ def test_a_gain_by_hidden_gradients_fails(baseline: Path, robench: Run) -> None:
     content = found(robench(*check, "--json"), 1)
     assert [line["verdict"] for line in content["lines"]] == ["same", *3 * ["untrusted"]]
     assert not [note for note in content["notes"] if "hold the gain" in note]
+    assert sum("zero gradient (" in note for note in content["notes"]) == 2  # under each attack
     shown = robench(*check)
     assert "Of 4 comparisons with b.json, 3 cannot be trusted." in shown.out
     assert all(f"- {note}" in shown.out for note in content["notes"])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Tree
 
 import pytest
 
+from robench import regression
 from robench.baseline import Kept, Outcomes
 from robench.comparison import Checked, Line, Terms, judge
 from robench.pairs import Pair, lines_of
+from robench.scheduler import Evaluated
 from robench.specs import EvalSpec
+from robench.store import Store
 
 
 def a_pair(
@@ -142,3 +146,24 @@ def test_what_cannot_be_trusted_fails_the_check() -> None:
     assert (suite.get("failures"), suite.findtext("system-out")) == ("1", "One note.\nAnother <note>.")
     both = Checked("b", (*lines, Line("m", "pgd", 9, "robust accuracy", 0.5)), Terms())
     assert both.verdict == "Of 3 comparisons with b, 1 cannot be trusted and 1 could not be made."
+
+
+def test_every_diagnostic_that_fired_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also where the same gate did not fire on other evidence, or fired before in what a later list holds too."""
+
+    def finding(evidence: str, fired: bool) -> dict[str, Any]:
+        return {"gate": "zero gradient", "fired": fired, "evidence": evidence, "advice": "look"}
+
+    pairs = [a_pair("rr", "rr"), a_pair("rr", "rr", "fgsm"), a_pair("rr", "rr", "fgsm", eps="2/10", norm="l2")]
+    lists = [
+        [finding("pgd", True)],
+        [finding("pgd", True), finding("fgsm", False)],
+        [finding("l2", True), finding("l2 small", False)],
+    ]
+    done = iter([Evaluated([dict(pair.row)], findings=found) for pair, found in zip(pairs, lists, strict=True)])
+    left = iter(pairs)
+    monkeypatch.setattr(regression, "evaluate", lambda request, store: next(done))
+    monkeypatch.setattr(Pair, "of", lambda *_: next(left))
+    plan: Any = [(pair.kept, None) for pair in pairs]
+    found = regression._compare("b.json", plan, Store(tmp_path), Terms())
+    assert found.notes == ("plain: zero gradient (pgd); look.", "plain: zero gradient (l2); look.")
