@@ -91,9 +91,11 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, term
     """Evaluate what the plan says and compare."""
     pairs: list[Pair] = []
     findings: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    digests: dict[str, set[str]] = {}
     for kept, request in plan:
         done = evaluate(request, store)
         (row,) = done.rows
+        _one_model(kept.model, row["model_digest"], digests)
         pairs.append(Pair.of(kept, row, store))
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
             findings[kept.model, kept.spec.data_digest, kept.spec.norm, kept.spec.count] = done.findings
@@ -148,11 +150,13 @@ def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Re
     """Each evaluation as today's request; raises BadInput for the first that would not be the same evaluation."""
     plan = [(kept, rerun.request(kept)) for kept in baseline.kept]
     opened: dict[tuple[str, str], Target] = {}
+    digests: dict[str, set[str]] = {}
     for kept, request in plan:
         key = (kept.model, kept.dataset)
         if key not in opened:
-            _find(kept, request, store, baseline.name)
+            _one_model(kept.model, _find(kept, request, store, baseline.name), digests)
             opened[key] = _loaded(open_target(request.models[0], request, store))
+            _one_model(kept.model, opened[key].model.digest, digests)
         _same_evaluation(kept, request, opened[key], store, baseline.name)
     return plan
 
@@ -164,13 +168,24 @@ def _loaded(target: Target) -> Target:
     return target
 
 
-def _find(kept: Kept, request: Request, store: Store, name: str) -> None:
-    """Raise BadInput where the model cannot be loaded."""
+def _one_model(name: str, digest: str, digests: dict[str, set[str]]) -> None:
+    """Note the digest of a model; raise BadInput where it had another before in this check."""
+    found = digests.setdefault(name, set())
+    found.add(digest)
+    if len(found) > 1:
+        raise BadInput(
+            f"The model {name!r} is another one each time it is loaded (digests {', '.join(sorted(found))}), so its "
+            "lines would be about different models; seed the numbers that its factory draws."
+        )
+
+
+def _find(kept: Kept, request: Request, store: Store, name: str) -> str:
+    """The digest of the model; raises BadInput where it cannot be loaded."""
     advice = f"say where it is with --model {kept.model}=REFERENCE"
     if not request.models[0]:
         raise BadInput(f"The model {kept.model!r} of {name} was handed over in a program; {advice}.")
     try:
-        load_model(request.models[0], store)
+        return load_model(request.models[0], store).digest
     except BadInput as error:
         raise BadInput(f"The model {kept.model!r} of {name} cannot be loaded; {advice}. {error}") from error
 

@@ -70,6 +70,7 @@ class Rounded(Fragile):
 
 
 def rounded(): return Rounded().eval()
+def unseeded(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
 def fragile(): return Fragile().eval()
 def noisy(): return Noisy().eval()
 """
@@ -285,6 +286,7 @@ def test_a_baseline_that_no_longer_fits_is_refused(
         (("check", "b.json", "--model", "plain=plain", "--model", "plain"), ("twice", "'plain'")),
         (("check", "b.json", "--model", "missing"), ("'plain'", "'missing'", "--model plain=REFERENCE")),
         (("check", "b.json", "--model", "versions.py:nothing"), ("'nothing'", "--model plain=REFERENCE")),
+        (("check", "b.json", "--model", "versions.py:unseeded"), ("'plain'", "digests", "seed")),
         (("check", "b.json", "--alpha", "0"), ("--alpha", "0")),
         (("check", "b.json", "--max-drop", "2"), ("--max-drop", "2")),
         (("check", "b.json", "--max-drop", "much"), ("--max-drop", "much")),

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as Tree
 
 import pytest
 
-from robench import regression
+from robench import BadInput, regression
 from robench.baseline import Kept, Outcomes
 from robench.comparison import Checked, Line, Terms, judge
 from robench.pairs import Pair, lines_of
@@ -167,3 +167,13 @@ def test_every_diagnostic_that_fired_is_told_once(monkeypatch: pytest.MonkeyPatc
     plan: Any = [(pair.kept, None) for pair in pairs]
     found = regression._compare("b.json", plan, Store(tmp_path), Terms())
     assert found.notes == ("plain: zero gradient (pgd); look.", "plain: zero gradient (l2); look.")
+
+
+def test_lines_of_one_model_are_of_one_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pairs = [a_pair("rr", "rr"), a_pair("rr", "rr", "fgsm")]
+    rows = iter([{**pair.row, "model_digest": digest * 16} for pair, digest in zip(pairs, "ab", strict=True)])
+    monkeypatch.setattr(regression, "evaluate", lambda request, store: Evaluated([next(rows)]))
+    monkeypatch.setattr(Pair, "of", lambda *_: pairs[0])
+    plan: Any = [(pair.kept, None) for pair in pairs]
+    with pytest.raises(BadInput, match=r"'plain' is another one each time it is loaded \(digests a{16}, b{16}\)"):
+        regression._compare("b.json", plan, Store(tmp_path), Terms())
