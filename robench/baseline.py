@@ -161,9 +161,13 @@ def write(baseline: Baseline, path: Path) -> None:
 
 
 def make(names: Sequence[str], store: Store, name: str = "baseline") -> Baseline:
-    """The baseline of the named evaluations. Raises BadInput where one cannot be found or compared with a later run."""
+    """The baseline of the named evaluations, the same in whatever order they are named.
+
+    Raises BadInput where one cannot be found or compared with a later run.
+    """
     folders = {folder.job_id: folder for each in names for folder in find(each, store)}
-    kept = sorted((keep(folder, store) for folder in folders.values()), key=lambda each: (each.model, each.label))
+    found = (keep(folder, store) for folder in folders.values())
+    kept = sorted(found, key=lambda each: (each.model, each.label, each.evaluation))
     digests: dict[str, set[str]] = {}
     for each in kept:
         digests.setdefault(each.model, set()).add(each.spec.model_digest)

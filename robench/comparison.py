@@ -23,6 +23,7 @@ Marks = NDArray[np.bool_]
 Verdict = Literal["fell", "untrusted", "rose", "same", "incomplete"]
 
 CLEAN, WORST = "clean", "worst case"
+CLEAN_METRIC = "clean accuracy"
 HEADERS = ("attack", "n", "then", "now", "change", "fell", "rose", "stayed", "p", "verdict")
 CAPTION = (
     "then, now: clean or robust accuracy in percent, or, marked †, attack success rate. change: of the share that "
@@ -104,8 +105,8 @@ class Line:
     @property
     def sentence(self) -> str:
         """What happened, in words."""
-        where = "on clean images" if self.attack == CLEAN else f"under {self.attack}"
-        where = f"in the {self.attack}" if self.attack.startswith(WORST) else where
+        where = f"in the {self.attack}" if self.attack.startswith(WORST) else f"under {self.attack}"
+        where = f"on clean images{self.attack.removeprefix(CLEAN)}" if self.metric == CLEAN_METRIC else where
         if self.now is None:
             return f"{self.model} {where}: the evaluation is incomplete; run the same command again."
         return (
@@ -159,7 +160,7 @@ def _verdict(line: Line, adjusted: float, terms: Terms) -> Verdict:
     drop, significant = line.fell - line.rose, adjusted < terms.alpha
     if line.now is None:
         return "incomplete"
-    if drop > 0 and (significant or (line.attack != CLEAN and terms.too_far(drop, line.n))):
+    if drop > 0 and (significant or (line.metric != CLEAN_METRIC and terms.too_far(drop, line.n))):
         return "fell"
     if line.doubts:
         return "untrusted"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robench.baseline import UNSTABLE, Kept, Outcomes, encode
-from robench.comparison import CLEAN, WORST, Line, Marks
+from robench.comparison import CLEAN, CLEAN_METRIC, WORST, Line, Marks
 from robench.errors import BadInput
 from robench.store import Store
 
@@ -56,13 +56,24 @@ class Pair:
 
     def clean(self) -> Line:
         """The clean images classified correctly, not yet judged."""
-        line = self.line(CLEAN, "clean accuracy", self.kept.clean_accuracy)
+        line = self.line(CLEAN, CLEAN_METRIC, self.kept.clean_accuracy)
         line = replace(line, evaluation=self.row["evaluation"])
         return line.counted(self.then.correct, self.now.correct, self.row["clean_accuracy"]) if self.now else line
 
     def line(self, attack: str, metric: str, then: float) -> Line:
         """A line about this model and these images, without today's figure."""
         return Line(self.kept.model, attack, self.kept.spec.count, metric, then, subject=self.row["model"])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What may tell two evaluations with the same label apart."""
+        kept, spec = self.kept, self.kept.spec
+        return {
+            "n": f"n {spec.count}",
+            "seed": f"seed {spec.seed}",
+            "data": f"on {kept.dataset}",
+            "evaluation": f"evaluation {kept.evaluation}",
+        }
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -102,21 +113,49 @@ def _share(flag: str) -> tuple[str, float]:
 
 
 def lines_of(pairs: Sequence[Pair]) -> list[Line]:
-    """Every comparison that pairs allow: clean accuracies, worst cases, attacks; not yet judged."""
-    return [*_clean(pairs), *_worst(pairs), *(pair.attacked() for pair in pairs)]
+    """Every comparison that pairs allow: clean accuracies, worst cases, attacks; not yet judged.
+
+    Where lines of one model would have the same label, what they differ in is appended.
+    """
+    of_attacks = (_Made(pair.attacked(), pair, ("n", "seed", "data")) for pair in pairs)
+    return _told_apart([*_clean(pairs), *_worst(pairs), *of_attacks])
 
 
-def _clean(pairs: Sequence[Pair]) -> Iterator[Line]:
+@dataclass(frozen=True)
+class _Made:
+    """A line, a pair behind it, and which of that pair's facts may tell it from others."""
+
+    line: Line
+    pair: Pair
+    facts: tuple[str, ...]
+
+
+def _told_apart(made: Sequence[_Made]) -> list[Line]:
+    groups: dict[tuple[str, str], list[_Made]] = {}
+    for each in made:
+        groups.setdefault((each.line.model, each.line.attack), []).append(each)
+    lines = []
+    for each in made:
+        facts = [one.pair.facts for one in groups[each.line.model, each.line.attack]]
+        names = [name for name in each.facts if len({one[name] for one in facts}) > 1]
+        if len({tuple(one[name] for name in names) for one in facts}) < len(facts):
+            names.append("evaluation")
+        label = ", ".join([each.line.attack, *(each.pair.facts[name] for name in names)])
+        lines.append(replace(each.line, attack=label))
+    return lines
+
+
+def _clean(pairs: Sequence[Pair]) -> Iterator[_Made]:
     """One clean line per model and data, on the most images that any of its evaluations has."""
     widest: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
         key = (pair.kept.model, pair.kept.spec.data_digest)
         if key not in widest or pair.kept.spec.count > widest[key].kept.spec.count:
             widest[key] = pair
-    return (pair.clean() for pair in widest.values())
+    return (_Made(pair.clean(), pair, ("data",)) for pair in widest.values())
 
 
-def _worst(pairs: Sequence[Pair]) -> Iterator[Line]:
+def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
     """A line per model, images and threat model under several attacks: what all of them together leave standing."""
     groups: dict[tuple[object, ...], list[Pair]] = {}
     for pair in pairs:
@@ -133,7 +172,7 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[Line]:
                 now = _all([each.stood for each in outcomes])
                 line = line.counted(then, now, float(now.mean()))
                 line = replace(line, doubts=_shared([pair.doubts for pair in group]))
-            yield line
+            yield _Made(line, group[0], ("n", "data"))
 
 
 def _shared(doubts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

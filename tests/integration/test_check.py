@@ -320,6 +320,21 @@ def test_what_a_baseline_refuses(baseline: Path, robench: Run) -> None:
     assert robench("baseline", first, "plain", "-o", "c.json").code == 0
 
 
+def test_the_order_of_arguments_does_not_matter(baseline: Path, robench: Run) -> None:
+    """Not even of evaluations that only their seeds tell apart."""
+    ids = [
+        robench("evaluate", "plain", "-a", "pgd", "--eps", "0.1", "-n", "40", "--seed", seed, "--json").json["rows"][0][
+            "evaluation"
+        ]
+        for seed in ("1", "2", "3")
+    ]
+    for name, order in (("c.json", ids), ("d.json", ids[::-1])):
+        assert robench("baseline", *order, "-o", name).code == 0
+    assert Path("c.json").read_bytes() == Path("d.json").read_bytes()
+    names = [line["attack"] for line in found(robench("check", "c.json", "--json"), 0)["lines"][2:]]
+    assert sorted(names) == [f"pgd, linf eps 0.1, seed {seed}" for seed in (1, 2, 3)]
+
+
 def test_targeted_and_transferred_attacks_are_compared_too(baseline: Path, robench: Run) -> None:
     options = ("-n", "100", "--eps", "0.15", "--json")
     targeted = robench("evaluate", "plain", "-a", "random-targeted", "--steps", "20", *options).json["rows"][0]

@@ -24,6 +24,7 @@ def a_pair(
     access: str = "white-box",
     metric: str = "robust accuracy",
     flags: tuple[list[str], list[str]] = ([], []),
+    dataset: str = "digits",
     **spec: Any,
 ) -> Pair:
     """A pair with these outcomes, a letter per image; `now` "" for an incomplete one."""
@@ -33,7 +34,7 @@ def a_pair(
     }  # fmt: skip
     whole = EvalSpec(**fields)
     kept = Kept(
-        evaluation="0" * 12, model="plain", reference="plain", dataset="digits", metric=metric, given_options={},
+        evaluation=whole.job_id, model="plain", reference="plain", dataset=dataset, metric=metric, given_options={},
         against=" from other" if whole.surrogate else "", spec=whole, surrogate="other" if whole.surrogate else None,
         clean_accuracy=0.9, clean_interval=(0.8, 0.95), figure=then.count("r") / len(then), interval=(0.1, 0.9),
         flags=flags[0], environment={}, outcomes=then,
@@ -177,3 +178,31 @@ def test_lines_of_one_model_are_of_one_digest(monkeypatch: pytest.MonkeyPatch, t
     plan: Any = [(pair.kept, None) for pair in pairs]
     with pytest.raises(BadInput, match=r"'plain' is another one each time it is loaded \(digests a{16}, b{16}\)"):
         regression._compare("b.json", plan, Store(tmp_path), Terms())
+
+
+def test_labels_that_would_collide_are_told_apart() -> None:
+    """By what they differ in; so every test of a JUnit report has a name of its own."""
+
+    def labels(*pairs: Pair) -> list[str]:
+        lines = judged(list(pairs))
+        cases = [case.get("name", "") for case in Tree.fromstring(Checked("b", tuple(lines), Terms()).junit())[0]
+                 if case.tag == "testcase"]  # fmt: skip
+        assert cases == [line.attack for line in lines]
+        assert len(set(cases)) == len(cases)
+        return cases
+
+    few, many = a_pair("rr", "rr"), a_pair("rrr", "rrr")
+    pgd = "pgd, linf eps 0.1"
+    assert labels(few, many) == ["clean", f"{pgd}, n 2", f"{pgd}, n 3"]
+    seeds = [a_pair("rr", "rr", seed=seed) for seed in (3, 5)]
+    worst_case = "worst case, linf eps 0.1"
+    assert labels(*seeds) == ["clean", worst_case, f"{pgd}, seed 3", f"{pgd}, seed 5"]
+    elsewhere = a_pair("rr", "rr", dataset="mnist", data_digest="e" * 16)
+    found = judged([few, elsewhere])
+    assert labels(few, elsewhere) == ["clean, on digits", "clean, on mnist", f"{pgd}, on digits", f"{pgd}, on mnist"]
+    assert found[1].sentence.startswith("plain on clean images, on mnist: clean accuracy")
+    assert labels(*seeds, a_pair("rrr", "rrr", seed=3), a_pair("rrr", "rrr", "fgsm"))[1:3] == [
+        f"{worst_case}, n 2", f"{worst_case}, n 3",
+    ]  # fmt: skip
+    renamed = a_pair("rr", "rr", data_digest="f" * 16)  # other data of the same name
+    assert all("evaluation" in label for label in labels(few, renamed))
