@@ -59,7 +59,8 @@ class Kept(BaseModel):
     """One evaluation of a baseline: how to do it again, what came of it, and what it was made with.
 
     `spec` is the evaluation's; `surrogate` the reference of the model its images are crafted on, if any. The share that
-    the attack left standing, or with targeted attacks the share it reached, is `figure`.
+    the attack left standing, or with targeted attacks the share it reached, is `figure`. `batch_size` and `shard_size`
+    are those of an attack whose outcome depends on which images share a batch, None for all others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -72,6 +73,8 @@ class Kept(BaseModel):
     given_options: dict[str, Any]
     against: str
     surrogate: str | None = None
+    batch_size: int | None = None
+    shard_size: int | None = None
     spec: EvalSpec
     clean_accuracy: float
     clean_interval: tuple[float, float]
@@ -256,7 +259,22 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         flags=result["flags"],
         environment={key: about["environment"].get(key) for key in ENVIRONMENT},
         outcomes=encode(folder, spec),
+        **_batches(folder, spec),
     )
+
+
+def _batches(folder: EvaluationFolder, spec: EvalSpec) -> dict[str, int]:
+    """The sizes of batches and shards that an evaluation depends on, as far as they are known.
+
+    An attack of a library, which has its version among its options, draws random numbers for a whole batch.
+    """
+    sizes: set[Any] = {note.get("batch_size") for note in folder.notes()}
+    ranges = folder.ranges()
+    stop, size = spec.start + spec.count, ranges[0][1] - ranges[0][0]
+    regular = ranges == [(start, min(start + size, stop)) for start in range(spec.start, stop, size)]
+    if "library" not in spec.attack_options or len(sizes) > 1 or None in sizes or not regular:
+        return {}
+    return {"batch_size": sizes.pop(), "shard_size": size}
 
 
 def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:

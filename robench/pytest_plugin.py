@@ -49,8 +49,8 @@ class Robench:
         trained model's name), in place of the baseline's only model. With several models in the file: {name: model} for
         those to be checked, the name being the file's; a name alone for one model as the file refers to it; None for
         all of them. max_drop, alpha, data, dataset: as on the command line. runs: where evaluations are kept; by
-        default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model is named. how: batch_size,
-        shard_size, device, and reuse=True to take what other commands stored there, whatever code made it.
+        default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model or surrogate is named. how:
+        batch_size, shard_size, device, and reuse=True to take what other commands stored there, whatever code made it.
 
         Returns the comparison, its notes given as RobustnessWarning. Raises AssertionError, with the table, where
         something fell, cannot be trusted or could not be finished, and BadInput for input that cannot be used.
@@ -84,6 +84,7 @@ class Robench:
 
         part, models = substitutes(model, read(baseline))
         references = [models.get(name, reference) for name, reference in part.models.items()]
+        references += [each.surrogate for each in part.kept if each.surrogate]
         trained = any(isinstance(reference, str) and ":" not in reference for reference in references)
         root = runs or (runs_root() if trained else self._folder())
         return check(part, Store(root), Rerun(models, **how), Terms(*terms))

@@ -22,20 +22,23 @@ from robench.store import Store
 
 # a model by reference, or itself
 Model = str | nn.Module
+# images per batch and per shard where nothing else is said
+SIZE = 250
 
 
 @dataclass(frozen=True)
 class Rerun:
     """How to evaluate again: which models stand in for the baseline's, by its names for them, and on what to run.
 
+    batch_size, shard_size: None for what the baseline says an evaluation depends on, else 250, where they are speed.
     reuse: whether rows that earlier commands stored are taken. They are as old as the code that they were made with,
     and a change that a model's digest and its clean answers do not show goes unseen.
     """
 
     models: Mapping[str, Model] = field(default_factory=dict)
     dataset: str | None = None
-    batch_size: int = 250
-    shard_size: int = 250
+    batch_size: int | None = None
+    shard_size: int | None = None
     device: str = "auto"
     data_root: Path | None = None
     reuse: bool = False
@@ -51,14 +54,18 @@ class Rerun:
             count=spec.count,
             options=kept.given_options,
             seed=spec.seed,
-            batch_size=self.batch_size,
-            shard_size=self.shard_size,
+            batch_size=_first(self.batch_size, kept.batch_size, SIZE),
+            shard_size=_first(self.shard_size, kept.shard_size, SIZE),
             device=self.device,
             data_root=self.data_root,
             surrogates=[kept.surrogate] if kept.surrogate else [],
             eot=spec.eot or 1,
             bpda=spec.bpda or [],
         )
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
 
 
 def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: Terms | None = None) -> Checked:

@@ -49,8 +49,19 @@ def check(
             "no digest sees.",
         ),
     ] = False,
-    batch_size: shared.BatchSize = 250,
-    shard_size: shared.ShardSize = 250,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            parser=shared.whole,
+            metavar="N",
+            help="Rows per batch (default: 250, or the baseline's for attacks of libraries, which depend on it).",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; the same default."),
+    ] = None,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
@@ -65,6 +76,7 @@ def check(
     from robench.comparison import Terms
     from robench.files import write_text
 
+    _clear(file, junit, markdown)
     terms, known = Terms(alpha, max_drop), read(file)
     models = _models(model or [], known)
     from robench.regression import Rerun
@@ -88,6 +100,19 @@ def check(
         for sentence in checked.told:
             console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
     return checked.exit_code
+
+
+def _clear(baseline: Path, *targets: Path | None) -> None:
+    """Remove reports of an earlier check, which would speak for this one if it failed. Raises BadInput, DiskError."""
+    from robench.errors import BadInput, disk_error
+
+    for path in filter(None, targets):
+        if path.resolve() == baseline.resolve():
+            raise BadInput(f"The report {path} would replace the baseline; give it another name.")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, path) from error
 
 
 def _models(texts: list[str], baseline: Baseline) -> dict[str, str]:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from robench import BadInput, open_dataset
+from robench.baseline import read
 from robench.checks import CHECKS, finish, own_store
 from robench.claims import claim
 from robench.errors import disk_error
-from robench.store import Store
-from tests.integration.conftest import Outcome, Run, run_module, start_module, wait_for
+from robench.store import EvaluationFolder, Store
+from tests.integration.conftest import Outcome, Run, assert_refused, run_module, start_module, wait_for
 
 # a model whose defense is in another file, which the model's digest does not see
 DEFENDED = """
@@ -164,6 +165,47 @@ def test_a_check_of_the_same_waits_its_turn(baseline: str, store: Path, robench:
         assert process.poll() is None
     assert process.wait(60) == 0
     process.communicate()
+
+
+def test_an_attack_that_depends_on_batches_has_those_of_the_baseline(store: Path, robench: Run) -> None:
+    """Images that a library attacks together share its random numbers; robench's own attacks do not care."""
+    how = ("--eps", "0.1", "-n", "100", "--batch-size", "30", "--shard-size", "40")
+    assert (
+        robench("evaluate", "plain", "-a", "foolbox:LinfPGD", "-o", "steps=2", "-o", "rel_stepsize=0.5", *how).code == 0
+    )
+    assert robench("evaluate", "plain", "-a", "pgd", "--steps", "2", *how).code == 0
+    assert robench("baseline", "plain", "-o", "b.json").code == 0
+    kept = {each.spec.attack: each for each in read(Path("b.json")).kept}
+    assert (kept["foolbox:LinfPGD"].batch_size, kept["foolbox:LinfPGD"].shard_size) == (30, 40)
+    assert (kept["pgd"].batch_size, kept["pgd"].shard_size) == (None, None)
+    outcome = robench("check", "b.json", "--json", "--max-drop", "0")
+    changed = {line["attack"]: line["fell"] + line["rose"] for line in json.loads(outcome.out)["lines"]}
+    assert (outcome.code, set(changed.values())) == (0, {0})
+    own = {each.spec["attack"]: each.notes() for each in evaluations(store)}
+    assert {note["batch_size"] for note in own["foolbox:LinfPGD"]} == {30}
+    assert {note["batch_size"] for note in own["pgd"]} == {250}
+    assert robench("check", "b.json", "--batch-size", "100", "--alpha", "1e-9").code == 0
+    assert {note["batch_size"] for each in evaluations(store) for note in each.notes()} == {100}
+
+
+def evaluations(store: Path) -> list[EvaluationFolder]:
+    """Those of the only check."""
+    (folder,) = (store / CHECKS).iterdir()
+    own = Store(folder)
+    return [own.evaluation(each) for each in own.evaluation_ids()]
+
+
+def test_no_report_of_an_earlier_check_speaks_for_one_that_is_refused(baseline: str, robench: Run) -> None:
+    reports = ("--junit", "out/j.xml", "--markdown", "out/s.md")
+    assert robench("check", baseline, *reports).code == 0
+    assert len(list(Path("out").iterdir())) == 2
+    assert robench("check", baseline, "--model", "missing", *reports).code == 2
+    assert not list(Path("out").iterdir())
+    before = Path(baseline).read_bytes()
+    assert_refused(robench("check", baseline, "--junit", f"./{baseline}"), ("b.json", "would replace the baseline"))
+    assert Path(baseline).read_bytes() == before
+    Path("folder").mkdir()
+    assert_refused(robench("check", baseline, "--junit", "folder"), ("folder",))
 
 
 def test_what_bad_input_ends_is_begun_anew(tmp_path: Path) -> None:

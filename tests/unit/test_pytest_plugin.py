@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 import robench
 from robench.baseline import make, write
+from robench.cli.app import main
+from robench.jobs import Request
+from robench.scheduler import evaluate
 from robench.store import Store
+from robench.threat import ThreatModel
 
 HEAD = """
 import pytest
@@ -136,6 +140,21 @@ def test_notes_are_warnings(pytester: pytest.Pytester, files: Path) -> None:
     found.stdout.fnmatch_lines(["*RobustnessWarning: Small rose on *; make the baseline anew to hold the gain."])
     strict = outcome(pytester, files, told, "-W", "error::robench.pytest_plugin.RobustnessWarning")
     strict.assert_outcomes(failed=1)
+
+
+def test_a_trained_surrogate_is_found_where_it_is(
+    pytester: pytest.Pytester, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = ["--runs", str(files / "runs")]
+    assert main(["train", "standard", "--epochs", "1", "--name", "trained", *runs]) == 0
+    request = Request(
+        [Small()], ["fgsm"], ThreatModel.of("linf", "0.03"), dataset="digits", count=50, surrogates=["trained"]
+    )
+    (row,) = evaluate(request, Store(files / "runs")).rows
+    write(make([row["evaluation"]], Store(files / "runs")), files / "crafted.json")
+    monkeypatch.setenv("ROBENCH_RUNS", str(files / "runs"))
+    told = ["assert robench.check(Small(), files / 'crafted.json').exit_code == 0"]
+    outcome(pytester, files, told).assert_outcomes(passed=1)
 
 
 def test_the_marker(pytester: pytest.Pytester, files: Path) -> None:
