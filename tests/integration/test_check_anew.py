@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,15 @@ def load():
 """
 ROUNDS = "def defend(x):\n    return (x * 16).round() / 16  # digits have 17 shades\n"
 NOTHING = "def defend(x):\n    return x\n"
+FAILS = """
+from pathlib import Path
+
+
+def defend(x):
+    if Path("broken").exists() and x.requires_grad:
+        raise TypeError("cannot be attacked")
+    return (x * 16).round() / 16
+"""
 INVERTS = "def defend(x):\n    return x.where(x.sum((1, 2, 3), keepdim=True) < {limit}, 1 - x)\n"
 EVALUATE = ("evaluate", "defended.py:load", "-a", "fgsm", "--eps", "0.1", "-n", "200", "--dataset", "digits")
 SLOW = ("plain", "-a", "pgd", "--eps", "0.1", "-n", "120", "-o", "restarts=2")
@@ -134,6 +144,19 @@ def test_a_check_survives_being_stopped(sent: int, store: Path, robench: Run) ->
     assert not before.items() & shards(store).items()
 
 
+def test_a_check_that_could_not_be_finished_goes_on(baseline: str, robench: Run) -> None:
+    Path("helper.py").write_text(FAILS)
+    Path("broken").touch()
+    first = run_module("check", baseline)
+    assert first.code == 3, first.err
+    Path("broken").unlink()
+    told = "Going on with the check of b.json that was interrupted."
+    again = run_module("check", baseline)
+    assert (again.code, told in again.err) == (0, True), again.err
+    once_more = run_module("check", baseline)
+    assert (once_more.code, told in once_more.err) == (0, False), once_more.err
+
+
 def stop(check: tuple[str, ...], store: Path, sent: int) -> None:
     """Begin a check and send it a signal after the first shards of its own."""
     shutil.rmtree(store / CHECKS, ignore_errors=True)
@@ -151,7 +174,7 @@ def stop(check: tuple[str, ...], store: Path, sent: int) -> None:
 
 def shards(store: Path) -> dict[str, int]:
     """The manifests of a check's shards, with the times they were written at."""
-    return {path.name: path.stat().st_mtime_ns for path in store.glob(f"{CHECKS}/*/evaluations/*/shard-*.json")}
+    return {str(path): path.stat().st_mtime_ns for path in store.glob(f"{CHECKS}/*/evaluations/*/shard-*.json")}
 
 
 def test_a_check_of_the_same_waits_its_turn(baseline: str, store: Path, robench: Run) -> None:
@@ -160,11 +183,16 @@ def test_a_check_of_the_same_waits_its_turn(baseline: str, store: Path, robench:
     with claim(store, f"check-{folder.name}") as mine:
         assert mine
         process = start_module("check", baseline)
-        said = iter(process.stderr or ())
-        assert "Another process checks b.json" in next(said)
-        assert process.poll() is None
+        wait_for(lambda: "Another process checks b.json" in said(process), process)
     assert process.wait(60) == 0
     process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """A line of its stderr, if there is one now."""
+    assert process.stderr is not None
+    ready, _, _ = select.select([process.stderr], [], [], 0)
+    return process.stderr.readline() if ready else ""
 
 
 def test_an_attack_that_depends_on_batches_has_those_of_the_baseline(store: Path, robench: Run) -> None:

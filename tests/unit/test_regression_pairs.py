@@ -149,6 +149,24 @@ def test_what_cannot_be_trusted_fails_the_check() -> None:
     assert both.verdict == "Of 3 comparisons with b, 1 cannot be trusted and 1 could not be made."
 
 
+def compared(monkeypatch: pytest.MonkeyPatch, root: Path, pairs: list[Pair], done: list[Evaluated]) -> Checked:
+    """What a check makes of these pairs and of what evaluating them found."""
+    found, left = iter(done), iter(pairs)
+    monkeypatch.setattr(regression, "evaluate", lambda request, store: next(found))
+    monkeypatch.setattr(Pair, "of", lambda *_: next(left))
+    plan: Any = [(pair.kept, None) for pair in pairs]
+    return regression._compare("b.json", plan, Store(root), Terms())
+
+
+def test_no_gain_is_held_of_a_model_that_cannot_be_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for flags, gains in (([], 3), (["zero-gradient 50%"], 0)):
+        pairs = [a_pair("c" * 40, "r" * 40, flags=([], flags)), a_pair("c" * 40, "r" * 40, "fgsm")]
+        found = compared(monkeypatch, tmp_path / str(gains), pairs, [Evaluated([dict(pair.row)]) for pair in pairs])
+        assert sum("hold the gain" in note for note in found.notes) == gains
+        assert found.exit_code == (1 if flags else 0)
+        monkeypatch.undo()
+
+
 def test_every_diagnostic_that_fired_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also where the same gate did not fire on other evidence, or fired before in what a later list holds too."""
 
@@ -161,23 +179,16 @@ def test_every_diagnostic_that_fired_is_told_once(monkeypatch: pytest.MonkeyPatc
         [finding("pgd", True), finding("fgsm", False)],
         [finding("l2", True), finding("l2 small", False)],
     ]
-    done = iter([Evaluated([dict(pair.row)], findings=found) for pair, found in zip(pairs, lists, strict=True)])
-    left = iter(pairs)
-    monkeypatch.setattr(regression, "evaluate", lambda request, store: next(done))
-    monkeypatch.setattr(Pair, "of", lambda *_: next(left))
-    plan: Any = [(pair.kept, None) for pair in pairs]
-    found = regression._compare("b.json", plan, Store(tmp_path), Terms())
+    done = [Evaluated([dict(pair.row)], findings=found) for pair, found in zip(pairs, lists, strict=True)]
+    found = compared(monkeypatch, tmp_path, pairs, done)
     assert found.notes == ("plain: zero gradient (pgd); look.", "plain: zero gradient (l2); look.")
 
 
 def test_lines_of_one_model_are_of_one_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pairs = [a_pair("rr", "rr"), a_pair("rr", "rr", "fgsm")]
-    rows = iter([{**pair.row, "model_digest": digest * 16} for pair, digest in zip(pairs, "ab", strict=True)])
-    monkeypatch.setattr(regression, "evaluate", lambda request, store: Evaluated([next(rows)]))
-    monkeypatch.setattr(Pair, "of", lambda *_: pairs[0])
-    plan: Any = [(pair.kept, None) for pair in pairs]
+    done = [Evaluated([{**pair.row, "model_digest": digest * 16}]) for pair, digest in zip(pairs, "ab", strict=True)]
     with pytest.raises(BadInput, match=r"'plain' is another one each time it is loaded \(digests a{16}, b{16}\)"):
-        regression._compare("b.json", plan, Store(tmp_path), Terms())
+        compared(monkeypatch, tmp_path, pairs, done)
 
 
 def test_labels_that_would_collide_are_told_apart() -> None:
