@@ -59,7 +59,8 @@ class Kept(BaseModel):
     """One evaluation of a baseline: how to do it again, what came of it, and what it was made with.
 
     `spec` is the evaluation's; `surrogate` the reference of the model its images are crafted on, if any. The share that
-    the attack left standing, or with targeted attacks the share it reached, is `figure`.
+    the attack left standing, or with targeted attacks the share it reached, is `figure`. `batch_size` and `shard_size`
+    are those of an attack whose outcome depends on which images share a batch, None for all others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -72,6 +73,8 @@ class Kept(BaseModel):
     given_options: dict[str, Any]
     against: str
     surrogate: str | None = None
+    batch_size: int | None = None
+    shard_size: int | None = None
     spec: EvalSpec
     clean_accuracy: float
     clean_interval: tuple[float, float]
@@ -113,10 +116,19 @@ class Baseline:
         """The part about these models."""
         return Baseline(self.name, tuple(each for each in self.kept if each.model in models))
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the file says, as JSON types."""
+        return {"format": FORMAT, "evaluations": [each.to_json() for each in self.kept]}
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256, in hex, of the content, whatever its layout."""
+        return digest(self.content)
+
     def text(self) -> str:
-        """The file's content: indented JSON with sorted keys and a checksum of everything else, whatever its layout."""
-        content = {"format": FORMAT, "evaluations": [each.to_json() for each in self.kept]}
-        return json.dumps({**content, "checksum": digest(content)}, indent=1, sort_keys=True) + "\n"
+        """The file: indented JSON with sorted keys, and the checksum of everything else."""
+        return json.dumps({**self.content, "checksum": self.checksum}, indent=1, sort_keys=True) + "\n"
 
 
 def read(path: Path) -> Baseline:
@@ -152,9 +164,13 @@ def write(baseline: Baseline, path: Path) -> None:
 
 
 def make(names: Sequence[str], store: Store, name: str = "baseline") -> Baseline:
-    """The baseline of the named evaluations. Raises BadInput where one cannot be found or compared with a later run."""
+    """The baseline of the named evaluations, the same in whatever order they are named.
+
+    Raises BadInput where one cannot be found or compared with a later run.
+    """
     folders = {folder.job_id: folder for each in names for folder in find(each, store)}
-    kept = sorted((keep(folder, store) for folder in folders.values()), key=lambda each: (each.model, each.label))
+    found = (keep(folder, store) for folder in folders.values())
+    kept = sorted(found, key=lambda each: (each.model, each.label, each.evaluation))
     digests: dict[str, set[str]] = {}
     for each in kept:
         digests.setdefault(each.model, set()).add(each.spec.model_digest)
@@ -243,7 +259,22 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         flags=result["flags"],
         environment={key: about["environment"].get(key) for key in ENVIRONMENT},
         outcomes=encode(folder, spec),
+        **_batches(folder, spec),
     )
+
+
+def _batches(folder: EvaluationFolder, spec: EvalSpec) -> dict[str, int]:
+    """The sizes of batches and shards that an evaluation depends on, as far as they are known.
+
+    An attack of a library, which has its version among its options, draws random numbers for a whole batch.
+    """
+    sizes: set[Any] = {note.get("batch_size") for note in folder.notes()}
+    ranges = folder.ranges()
+    stop, size = spec.start + spec.count, ranges[0][1] - ranges[0][0]
+    regular = ranges == [(start, min(start + size, stop)) for start in range(spec.start, stop, size)]
+    if "library" not in spec.attack_options or len(sizes) > 1 or None in sizes or not regular:
+        return {}
+    return {"batch_size": sizes.pop(), "shard_size": size}
 
 
 def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:

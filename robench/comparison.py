@@ -20,16 +20,18 @@ from robench.statistics import holm, mcnemar, paired_interval
 
 # per example, whether it stands: classified correctly, or left standing by an attack
 Marks = NDArray[np.bool_]
-Verdict = Literal["fell", "rose", "same", "incomplete"]
+Verdict = Literal["fell", "untrusted", "rose", "same", "incomplete"]
 
-CLEAN = "clean"
+CLEAN, WORST = "clean", "worst case"
+CLEAN_METRIC = "clean accuracy"
 HEADERS = ("attack", "n", "then", "now", "change", "fell", "rose", "stayed", "p", "verdict")
 CAPTION = (
     "then, now: clean or robust accuracy in percent, or, marked †, attack success rate. change: of the share that "
     "stands, in points, and its paired 95% interval. fell, rose, stayed: images that stood only then, only now, both "
-    "times. p: exact McNemar, then with Holm's correction over all lines, which the verdict goes by."
+    "times. p: exact McNemar, then with Holm's correction over all lines, which the verdict goes by. "
+    "untrusted: flagged with trouble of gradients that the baseline did not have."
 )
-STYLES = {"fell": "red", "incomplete": "yellow", "rose": "green"}
+STYLES = {"fell": "red", "untrusted": "magenta", "incomplete": "yellow", "rose": "green"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,13 @@ class Terms:
 class Line:
     """One comparison: a model's clean accuracy, or what an attack leaves standing, on the same n images then and now.
 
+    `attack` begins with `WORST` where it is what several attacks leave standing together, image by image; such a line
+    has no evaluation of its own.
+
     then, now: the printed figures, of `metric`; now None where the evaluation is incomplete. fell, rose, stayed: how
     many images stood only then, only now, and both times. p: exact McNemar; `adjusted`: with Holm's correction over all
     lines of the check. model is the baseline's name for it, `subject` that of what stands in for it now; flags, seconds
-    and evaluation are of now.
+    and evaluation are of now. doubts: those flags, with the share then, that say more of the attack than of the model.
     """
 
     model: str
@@ -77,6 +82,7 @@ class Line:
     verdict: Verdict = "incomplete"
     subject: str = ""
     flags: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     seconds: float = 0.0
     evaluation: str = ""
 
@@ -99,18 +105,31 @@ class Line:
     @property
     def sentence(self) -> str:
         """What happened, in words."""
-        where = "on clean images" if self.attack == CLEAN else f"under {self.attack}"
+        where = f"in the {self.attack}" if self.attack.startswith(WORST) else f"under {self.attack}"
+        where = f"on clean images{self.attack.removeprefix(CLEAN)}" if self.metric == CLEAN_METRIC else where
         if self.now is None:
             return f"{self.model} {where}: the evaluation is incomplete; run the same command again."
         return (
             f"{self.model} {where}: {self.metric} {100 * self.then:.1f}% then, {100 * self.now:.1f}% now; of "
             f"{self.n:,} images {self.fell:,} fell, {self.rose:,} rose and {self.stayed:,} stayed "
-            f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g})."
+            f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g}){self._distrust}."
         )
+
+    @property
+    def _distrust(self) -> str:
+        """What the doubts mean for the figures, as the end of a sentence."""
+        flagged = f"flagged {', '.join(self.doubts)}"
+        if self.verdict == "untrusted":
+            return (
+                f"; today's figure cannot be trusted, as it is {flagged}: look at what 'robench diagnose MODEL' finds, "
+                "and where the figure is right, make the baseline anew"
+            )
+        return f"; it may have fallen further, as it is {flagged}" if self.doubts else ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields, with the change and its interval as fractions; null where there is no figure."""
-        found = {**asdict(self), "flags": list(self.flags), "change": self.change, "interval": list(self.interval)}
+        lists = {"flags": list(self.flags), "doubts": list(self.doubts), "interval": list(self.interval)}
+        found = {**asdict(self), **lists, "change": self.change}
         unknown = ("fell", "rose", "stayed", "p", "adjusted", "change", "interval") if self.now is None else ()
         return found | dict.fromkeys(unknown)
 
@@ -141,8 +160,10 @@ def _verdict(line: Line, adjusted: float, terms: Terms) -> Verdict:
     drop, significant = line.fell - line.rose, adjusted < terms.alpha
     if line.now is None:
         return "incomplete"
-    if drop > 0 and (significant or (line.attack != CLEAN and terms.too_far(drop, line.n))):
+    if drop > 0 and (significant or (line.metric != CLEAN_METRIC and terms.too_far(drop, line.n))):
         return "fell"
+    if line.doubts:
+        return "untrusted"
     return "rose" if drop < 0 and significant else "same"
 
 
@@ -157,8 +178,13 @@ class Checked:
 
     @property
     def fell(self) -> list[Line]:
-        """The lines that fail the check."""
+        """The lines with a loss."""
         return [line for line in self.lines if line.verdict == "fell"]
+
+    @property
+    def untrusted(self) -> list[Line]:
+        """The lines whose figure may be the attack's failure; they fail the check as a loss does."""
+        return [line for line in self.lines if line.verdict == "untrusted"]
 
     @property
     def incomplete(self) -> list[Line]:
@@ -167,22 +193,22 @@ class Checked:
 
     @property
     def exit_code(self) -> int:
-        """1 where something fell, else 3 where something is incomplete, else 0."""
-        return 1 if self.fell else 3 if self.incomplete else 0
+        """1 where something fell or cannot be trusted, else 3 where something is incomplete, else 0."""
+        return 1 if self.fell or self.untrusted else 3 if self.incomplete else 0
 
     @property
     def verdict(self) -> str:
         """The outcome in one sentence."""
         if self.exit_code == 0:
             return f"Nothing fell in {len(self.lines)} comparisons with {self.name}."
-        parts = [f"{len(self.fell)} fell"] if self.fell else []
-        parts += [f"{len(self.incomplete)} could not be made"] if self.incomplete else []
+        counts = {"fell": self.fell, "cannot be trusted": self.untrusted, "could not be made": self.incomplete}
+        parts = [f"{len(lines)} {what}" for what, lines in counts.items() if lines]
         return f"Of {len(self.lines)} comparisons with {self.name}, {' and '.join(parts)}."
 
     @property
     def told(self) -> list[str]:
-        """A sentence per line that fell or is incomplete, then the notes."""
-        return [*(line.sentence for line in [*self.fell, *self.incomplete]), *self.notes]
+        """A sentence per line that fell, cannot be trusted or is incomplete, then the notes."""
+        return [*(line.sentence for line in [*self.fell, *self.untrusted, *self.incomplete]), *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """{"baseline", "verdict", "exit_code", "alpha", "max_drop", "lines": [...], "notes": [...]}."""
@@ -204,8 +230,13 @@ class Checked:
         return "\n\n".join([*parts, CAPTION]) + "\n"
 
     def junit(self) -> str:
-        """JUnit XML: a suite per model and a test per line, with an error where the evaluation is incomplete."""
-        return document([self._suite(model, lines) for model, lines in self._by_model()], package=self.name)
+        """JUnit XML: a suite per model and a test per line, with an error where the evaluation is incomplete.
+
+        The first suite has the notes as its output.
+        """
+        suites = [self._suite(model, lines) for model, lines in self._by_model()]
+        suites[:1] = [replace(suite, output="\n".join(self.notes)) for suite in suites[:1]]
+        return document(suites, package=self.name)
 
     def _suite(self, model: str, lines: Sequence[Line]) -> Suite:
         facts: dict[str, object] = {"baseline": self.name, **asdict(self.terms)}
@@ -215,7 +246,8 @@ class Checked:
             facts |= {f"{line.attack}: {name}": found[name] for name in names}
         told = {line: line.sentence for line in lines}
         cases = [
-            Case(line.attack, model, line.seconds, failure=told[line] if line.verdict == "fell" else "",
+            Case(line.attack, model, line.seconds,
+                 failure=told[line] if line.verdict in ("fell", "untrusted") else "",
                  error=told[line] if line.verdict == "incomplete" else "")
             for line in lines
         ]  # fmt: skip

@@ -30,11 +30,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tests under one name, with properties that hold for all of them."""
+    """Tests under one name, with properties that hold for all of them; output: text that goes with no single test."""
 
     name: str
     cases: Sequence[Case]
     properties: Mapping[str, object] = field(default_factory=dict)
+    output: str = ""
 
 
 def document(suites: Sequence[Suite], package: str) -> str:
@@ -58,8 +59,8 @@ def document(suites: Sequence[Suite], package: str) -> str:
             Tree.SubElement(facts, "property", {"name": _clean(name) or "-", "value": _clean(str(value))})
         for case in suite.cases:
             _add(node, case)
-        for stream in ("system-out", "system-err"):  # Ant's schema wants both
-            Tree.SubElement(node, stream)
+        Tree.SubElement(node, "system-out").text = _clean(suite.output) or None
+        Tree.SubElement(node, "system-err")  # Ant's schema wants both
     Tree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Tree.tostring(root, encoding="unicode") + "\n"
 

@@ -6,6 +6,7 @@ Everything heavy is imported when a test asks for it, so that pytest starts as f
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from robench.regression import Model
 
 MARKER = "robustness: attacks a model, which may be slow; every test with robench's own `robench` fixture has it"
+
+
+class RobustnessWarning(UserWarning):
+    """What a check that passed has to tell besides: a gain, a flag, a diagnostic that fired."""
 
 
 class Robench:
@@ -44,11 +49,11 @@ class Robench:
         trained model's name), in place of the baseline's only model. With several models in the file: {name: model} for
         those to be checked, the name being the file's; a name alone for one model as the file refers to it; None for
         all of them. max_drop, alpha, data, dataset: as on the command line. runs: where evaluations are kept; by
-        default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model is named. how: batch_size,
-        shard_size, device.
+        default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model or surrogate is named. how:
+        batch_size, shard_size, device, and reuse=True to take what other commands stored there, whatever code made it.
 
-        Returns the comparison. Raises AssertionError, with the table, where something fell or could not be finished,
-        and BadInput for input that cannot be used.
+        Returns the comparison, its notes given as RobustnessWarning. Raises AssertionError, with the table, where
+        something fell, cannot be trusted or could not be finished, and BadInput for input that cannot be used.
         """
         __tracebackhide__ = True
         from robench.errors import BadInput
@@ -60,6 +65,8 @@ class Robench:
             raise BadInput(str(error)) from None  # the sentence says it all; robench's own lines would hide it
         if checked.exit_code:
             raise AssertionError(_text(checked))
+        for note in checked.notes:
+            warnings.warn(note, RobustnessWarning, stacklevel=2)
         return checked
 
     def _compare(
@@ -77,6 +84,7 @@ class Robench:
 
         part, models = substitutes(model, read(baseline))
         references = [models.get(name, reference) for name, reference in part.models.items()]
+        references += [each.surrogate for each in part.kept if each.surrogate]
         trained = any(isinstance(reference, str) and ":" not in reference for reference in references)
         root = runs or (runs_root() if trained else self._folder())
         return check(part, Store(root), Rerun(models, **how), Terms(*terms))

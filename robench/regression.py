@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from robench.baseline import UNSTABLE, Baseline, Kept, Outcomes, encode
-from robench.comparison import CLEAN, Checked, Line, Terms, judge
+from robench.baseline import Baseline, Kept
+from robench.checks import finish, own_store
+from robench.comparison import Checked, Terms, judge
 from robench.errors import BadInput, require, unknown
+from robench.files import digest
 from robench.jobs import Request, Target, attacks_of, make_job, open_target
 from robench.models import load_model
+from robench.pairs import Pair, lines_of
 from robench.scheduler import evaluate
 from robench.store import Store
 
 # a model by reference, or itself
 Model = str | nn.Module
+# images per batch and per shard where nothing else is said
+SIZE = 250
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """How to evaluate again: which models stand in for the baseline's, by its names for them, and on what to run."""
+    """How to evaluate again: which models stand in for the baseline's, by its names for them, and on what to run.
+
+    batch_size, shard_size: None for what the baseline says an evaluation depends on, else 250, where they are speed.
+    reuse: whether rows that earlier commands stored are taken. They are as old as the code that they were made with,
+    and a change that a model's digest and its clean answers do not show goes unseen.
+    """
 
     models: Mapping[str, Model] = field(default_factory=dict)
     dataset: str | None = None
-    batch_size: int = 250
-    shard_size: int = 250
+    batch_size: int | None = None
+    shard_size: int | None = None
     device: str = "auto"
     data_root: Path | None = None
+    reuse: bool = False
 
     def request(self, kept: Kept) -> Request:
         """The evaluation of a baseline as it is asked for today."""
@@ -43,8 +54,8 @@ class Rerun:
             count=spec.count,
             options=kept.given_options,
             seed=spec.seed,
-            batch_size=self.batch_size,
-            shard_size=self.shard_size,
+            batch_size=_first(self.batch_size, kept.batch_size, SIZE),
+            shard_size=_first(self.shard_size, kept.shard_size, SIZE),
             device=self.device,
             data_root=self.data_root,
             surrogates=[kept.surrogate] if kept.surrogate else [],
@@ -53,28 +64,61 @@ class Rerun:
         )
 
 
-def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: Terms | None = None) -> Checked:
-    """Evaluate a baseline's models as it says, what is in the store not again, and compare example by example.
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
 
-    Raises BadInput before anything is computed where a model is missing, the data are others, or robench would no
-    longer attack in the same way; and for a model whose answers cannot be compared.
+
+def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: Terms | None = None) -> Checked:
+    """Evaluate a baseline's models anew, as it says, and compare example by example.
+
+    The evaluations lie in a folder of the check's own under the store's checks/, where an interrupted check of the same
+    baseline, models and code goes on; with `rerun.reuse` they are the store's. Raises BadInput before anything is
+    computed where a model is missing, the data are others, or robench would no longer attack in the same way; and for a
+    model whose answers cannot be compared.
     """
     rerun, terms = rerun or Rerun(), terms or Terms()
     _known(rerun.models, baseline)
-    pairs: list[_Pair] = []
-    findings: dict[tuple[str, str], dict[str, Any]] = {}
-    for kept, request in _plan(baseline, rerun, store):
+    plan = _plan(baseline, rerun, store)
+    if rerun.reuse:
+        return _compare(baseline.name, plan, store, terms)
+    with own_store(store, _key(baseline, rerun), baseline.name) as own:
+        checked = _compare(baseline.name, plan, own, terms)
+        if not checked.incomplete:
+            finish(own)
+        return checked
+
+
+def _key(baseline: Baseline, rerun: Rerun) -> str:
+    """What a check is of: the baseline, and the models in place of its own; 12 hex digits."""
+    models = {name: model if isinstance(model, str) else type(model).__name__ for name, model in rerun.models.items()}
+    return digest([baseline.checksum, models])[:12]
+
+
+def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, terms: Terms) -> Checked:
+    """Evaluate what the plan says and compare."""
+    pairs: list[Pair] = []
+    findings: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    digests: dict[str, set[str]] = {}
+    for kept, request in plan:
         done = evaluate(request, store)
         (row,) = done.rows
-        pairs.append(_Pair.of(kept, row, store))
-        for found in done.findings:  # the later ones know of more runs
-            findings[kept.model, found["gate"]] = found
-    lines = judge([*_clean(pairs), *(pair.attacked() for pair in pairs)], terms)
+        _one_model(kept.model, row["model_digest"], digests)
+        pairs.append(Pair.of(kept, row, store))
+        if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
+            findings[kept.model, kept.spec.data_digest, kept.spec.norm, kept.spec.count] = done.findings
+    lines = judge(lines_of(pairs), terms)
+    doubted = {line.model for line in lines if line.doubts}
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
-             if line.verdict == "rose"]  # fmt: skip
-    fired = [f"{model}: {found['gate']} ({found['evidence']}); {found['advice']}"
-             for (model, _), found in findings.items() if found["fired"]]  # fmt: skip
-    return Checked(baseline.name, lines, terms, (*gains, *_flags(pairs), *fired))
+             if line.verdict == "rose" and line.model not in doubted]  # fmt: skip
+    news = [pair.news for pair in pairs if pair.news]
+    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
+
+
+def _fired(findings: Mapping[tuple[object, ...], Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A sentence per diagnostic that fired, each once; the keys begin with the model."""
+    told = [f"{key[0]}: {found['gate']} ({found['evidence']}); {found['advice']}."
+            for key, group in findings.items() for found in group if found["fired"]]  # fmt: skip
+    return list(dict.fromkeys(told))
 
 
 def substitutes(model: Model | Mapping[str, Model] | None, baseline: Baseline) -> tuple[Baseline, Mapping[str, Model]]:
@@ -113,22 +157,42 @@ def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Re
     """Each evaluation as today's request; raises BadInput for the first that would not be the same evaluation."""
     plan = [(kept, rerun.request(kept)) for kept in baseline.kept]
     opened: dict[tuple[str, str], Target] = {}
+    digests: dict[str, set[str]] = {}
     for kept, request in plan:
         key = (kept.model, kept.dataset)
         if key not in opened:
-            _find(kept, request, store, baseline.name)
-            opened[key] = open_target(request.models[0], request, store)
+            _one_model(kept.model, _find(kept, request, store, baseline.name), digests)
+            opened[key] = _loaded(open_target(request.models[0], request, store))
+            _one_model(kept.model, opened[key].model.digest, digests)
         _same_evaluation(kept, request, opened[key], store, baseline.name)
     return plan
 
 
-def _find(kept: Kept, request: Request, store: Store, name: str) -> None:
-    """Raise BadInput where the model cannot be loaded."""
+def _loaded(target: Target) -> Target:
+    """The target, its module's code imported, as what a check has loaded is to be told from what it had another day."""
+    if target.model.module is not None and target.model.data is not None:
+        target.model.release()
+    return target
+
+
+def _one_model(name: str, digest: str, digests: dict[str, set[str]]) -> None:
+    """Note the digest of a model; raise BadInput where it had another before in this check."""
+    found = digests.setdefault(name, set())
+    found.add(digest)
+    if len(found) > 1:
+        raise BadInput(
+            f"The model {name!r} is another one each time it is loaded (digests {', '.join(sorted(found))}), so its "
+            "lines would be about different models; seed the numbers that its factory draws."
+        )
+
+
+def _find(kept: Kept, request: Request, store: Store, name: str) -> str:
+    """The digest of the model; raises BadInput where it cannot be loaded."""
     advice = f"say where it is with --model {kept.model}=REFERENCE"
     if not request.models[0]:
         raise BadInput(f"The model {kept.model!r} of {name} was handed over in a program; {advice}.")
     try:
-        load_model(request.models[0], store)
+        return load_model(request.models[0], store).digest
     except BadInput as error:
         raise BadInput(f"The model {kept.model!r} of {name} cannot be loaded; {advice}. {error}") from error
 
@@ -141,7 +205,7 @@ def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store,
             "--data or --dataset, or make the baseline anew."
         )
     (named,) = attacks_of(request)
-    sources = [open_target(reference, request, store) for reference in request.surrogates]
+    sources = [_loaded(open_target(reference, request, store)) for reference in request.surrogates]
     now = make_job(request, store, target, named, sources[0] if sources else None).spec.to_json()
     then = kept.spec.to_json()
     for field_name in sorted({*then, *now} - {"model_digest"}):
@@ -151,68 +215,3 @@ def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store,
                 f"{then.get(field_name)} in {name}, so figures cannot be compared; make the baseline anew with "
                 "'robench baseline'."
             )
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """An evaluation then and now: outcomes per example, now None where it is incomplete."""
-
-    kept: Kept
-    row: Mapping[str, Any]
-    then: Outcomes
-    now: Outcomes | None
-
-    @classmethod
-    def of(cls, kept: Kept, row: Mapping[str, Any], store: Store) -> _Pair:
-        """The pair, today's outcomes read from the store. Raises BadInput where they are no basis for a comparison."""
-        then = Outcomes.of(kept.outcomes, kept.metric)
-        if row["status"] != "complete":
-            return cls(kept, row, then, None)
-        unstable = [flag for flag in UNSTABLE if flag in row["flags"]]
-        if unstable:
-            raise BadInput(
-                f"The model {kept.model!r} is now flagged {', '.join(unstable)} under {kept.label}, so its outcomes "
-                "cannot be compared with the baseline's; make its answers repeatable first."
-            )
-        letters = encode(store.evaluation(row["evaluation"]), kept.spec)
-        return cls(kept, row, then, Outcomes.of(letters, kept.metric))
-
-    def attacked(self) -> Line:
-        """What the attack left standing, not yet judged."""
-        kept = self.kept
-        line = self._line(kept.label, kept.metric, kept.figure)
-        if self.now is None:
-            return line
-        figure = self.row["attack_success_rate" if kept.metric == "attack success rate" else "robust_accuracy"]
-        line = replace(line, flags=tuple(self.row["flags"]), seconds=self.row["seconds"])
-        return line.counted(self.then.stood, self.now.stood, figure)
-
-    def clean(self) -> Line:
-        """The clean images classified correctly, not yet judged."""
-        line = self._line(CLEAN, "clean accuracy", self.kept.clean_accuracy)
-        return line.counted(self.then.correct, self.now.correct, self.row["clean_accuracy"]) if self.now else line
-
-    def _line(self, attack: str, metric: str, then: float) -> Line:
-        kept, row = self.kept, self.row
-        return Line(
-            kept.model, attack, kept.spec.count, metric, then, subject=row["model"], evaluation=row["evaluation"]
-        )
-
-
-def _clean(pairs: Sequence[_Pair]) -> Iterator[Line]:
-    """One clean line per model and data, on the most images that any of its evaluations has."""
-    widest: dict[tuple[str, str], _Pair] = {}
-    for pair in pairs:
-        key = (pair.kept.model, pair.kept.spec.data_digest)
-        if key not in widest or pair.kept.spec.count > widest[key].kept.spec.count:
-            widest[key] = pair
-    return (pair.clean() for pair in widest.values())
-
-
-def _flags(pairs: Sequence[_Pair]) -> Iterator[str]:
-    """What is flagged now and was not then."""
-    for pair in pairs:
-        before = {flag.partition(" ")[0] for flag in pair.kept.flags}
-        new = [flag for flag in pair.row["flags"] if flag.partition(" ")[0] not in before]
-        if new:
-            yield f"{pair.kept.model} under {pair.kept.label} has flags it did not have: {', '.join(new)}."

@@ -31,14 +31,15 @@ def runs_root(given: Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Store:
-    """Everything under one runs folder."""
+    """Everything under one runs folder; with `trained`, the models of that runs folder instead."""
 
     root: Path
+    trained: Path | None = None
 
     @property
     def models(self) -> Path:
         """The folder of trained models."""
-        return self.root / "models"
+        return (self.trained or self.root) / "models"
 
     @property
     def evaluations(self) -> Path:

@@ -41,25 +41,49 @@ def check(
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="The same data under another name.")] = None,
-    batch_size: shared.BatchSize = 250,
-    shard_size: shared.ShardSize = 250,
+    reuse: Annotated[
+        bool,
+        typer.Option(
+            "--reuse",
+            help="Take what evaluate and other commands stored: saves those attacks, but hides changes of code that "
+            "no digest sees.",
+        ),
+    ] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            parser=shared.whole,
+            metavar="N",
+            help="Rows per batch (default: 250, or the baseline's for attacks of libraries, which depend on it).",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; the same default."),
+    ] = None,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Evaluate a baseline's models in the same way and compare example by example; exit code 1 where one fell."""
+    """Evaluate a baseline's models anew, in the same way, and compare example by example; exit code 1 where one fell.
+
+    Every attack runs again, so a check costs as much as its evaluations did; only one that was interrupted goes on
+    where it stopped, as long as no loaded code has changed.
+    """
     from robench.baseline import read
     from robench.comparison import Terms
     from robench.files import write_text
 
+    _clear(file, junit, markdown)
     terms, known = Terms(alpha, max_drop), read(file)
     models = _models(model or [], known)
     from robench.regression import Rerun
     from robench.regression import check as run
     from robench.store import Store, runs_root
 
-    rerun = Rerun(models, dataset, batch_size, shard_size, device, data)
+    rerun = Rerun(models, dataset, batch_size, shard_size, device, data, reuse)
     checked = run(known, Store(runs_root(runs)), rerun, terms)
     for path, text in ((junit, checked.junit), (markdown, checked.markdown)):
         if path is not None:
@@ -76,6 +100,19 @@ def check(
         for sentence in checked.told:
             console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
     return checked.exit_code
+
+
+def _clear(baseline: Path, *targets: Path | None) -> None:
+    """Remove reports of an earlier check, which would speak for this one if it failed. Raises BadInput, DiskError."""
+    from robench.errors import BadInput, disk_error
+
+    for path in filter(None, targets):
+        if path.resolve() == baseline.resolve():
+            raise BadInput(f"The report {path} would replace the baseline; give it another name.")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, path) from error
 
 
 def _models(texts: list[str], baseline: Baseline) -> dict[str, str]:

@@ -19,6 +19,7 @@ import yaml
 from robench.baseline import read
 from robench.cli.app import main
 from robench.files import digest
+from robench.results import worst_case
 from robench.statistics import mcnemar
 from robench.store import Store
 from tests.integration.conftest import Outcome, Run, assert_refused
@@ -69,6 +70,7 @@ class Rounded(Fragile):
 
 
 def rounded(): return Rounded().eval()
+def unseeded(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
 def fragile(): return Fragile().eval()
 def noisy(): return Noisy().eval()
 """
@@ -124,15 +126,17 @@ def test_an_unchanged_model_passes(baseline: Path, robench: Run, monkeypatch: py
         content = found(robench("check", baseline, "--max-drop", "0", "--json", *arguments), 0)
         assert [line["attack"] for line in content["lines"]] == [
             "clean",
+            "worst case, linf eps 0.1",
             "fgsm, linf eps 0.1",
             "pgd (steps=10), linf eps 0.1",
         ]
         assert {line["verdict"] for line in content["lines"]} == {"same"}
         assert all((line["fell"], line["rose"], line["p"]) == (0, 0, 1.0) for line in content["lines"])
+    shutil.rmtree("runs/checks")
     before = sorted(Path("runs").rglob("*"))
-    shown = robench("check", baseline)
+    shown = robench("check", baseline, "--reuse")
     assert shown.code == 0
-    assert "Nothing fell in 3 comparisons with b.json." in shown.out
+    assert "Nothing fell in 4 comparisons with b.json." in shown.out
     assert shown.err.count("was in the store") == 2
     assert sorted(Path("runs").rglob("*")) == before
 
@@ -153,15 +157,25 @@ def test_a_worse_model_fails(baseline: Path, robench: Run) -> None:
     assert "Traceback" not in shown.err
     assert "plain, now versions.py:worse" in shown.out
     content = found(robench(*arguments, "--json"), 1)
-    pgd = content["lines"][2]
+    pgd = content["lines"][3]
     assert pgd["verdict"] == "fell"
     kept = read(baseline).kept[1]
-    store = Store(Path("runs"))
-    then, now = store.evaluation(kept.evaluation).rows(), store.evaluation(pgd["evaluation"]).rows()
+    (own,) = Path("runs/checks").iterdir()
+    stores = {Path("runs"): kept.evaluation, own: pgd["evaluation"]}
+    then, now = (Store(root).evaluation(each).rows() for root, each in stores.items())
     stood = [rows["clean_correct"] & ~rows["success"] for rows in (then, now)]
     counts = pd.crosstab(*stood)
     assert (pgd["fell"], pgd["rose"], pgd["stayed"]) == (counts[False][True], counts[True][False], counts[True][True])
     assert pgd["p"] == mcnemar(pgd["fell"], pgd["rose"])
+    together = [
+        [Store(root).evaluation(name).rows() for name in names]
+        for root, names in (
+            (Path("runs"), [each.evaluation for each in read(baseline).kept]),
+            (own, [line["evaluation"] for line in content["lines"][2:]]),
+        )
+    ]
+    worst = content["lines"][1]
+    assert [worst["then"], worst["now"]] == [worst_case(tables).value for tables in together]
     assert (pgd["then"], pgd["now"]) == (stood[0].mean(), stood[1].mean())
     assert pgd["interval"][0] < pgd["change"] < pgd["interval"][1] < 0
     assert f"of 200 images {pgd['fell']} fell, {pgd['rose']} rose and {pgd['stayed']} stayed" in shown.out
@@ -169,7 +183,7 @@ def test_a_worse_model_fails(baseline: Path, robench: Run) -> None:
     (suite,) = Tree.parse("out/j.xml").getroot()
     fell = [line["attack"] for line in content["lines"] if line["verdict"] == "fell"]
     assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None] == fell
-    assert Path("out/s.md").read_text().count("\n| plain |") == 3
+    assert Path("out/s.md").read_text().count("\n| plain |") == 4
 
 
 def test_a_limit_on_the_drop(baseline: Path, robench: Run) -> None:
@@ -179,7 +193,7 @@ def test_a_limit_on_the_drop(baseline: Path, robench: Run) -> None:
     limited = ("check", baseline, "--json", "--alpha", "1e-9", "--model", "versions.py:worse", "--max-drop")
     assert found(robench(*limited, str(max(drops))), 0)["exit_code"] == 0
     content = found(robench(*limited, str(min(drops) - 0.001)), 1)
-    assert [line["verdict"] for line in content["lines"]] == ["same", "fell", "fell"]
+    assert [line["verdict"] for line in content["lines"]] == ["same", "fell", "fell", "fell"]
 
 
 def test_an_unfinished_evaluation_is_no_pass(baseline: Path, robench: Run) -> None:
@@ -189,7 +203,7 @@ def test_an_unfinished_evaluation_is_no_pass(baseline: Path, robench: Run) -> No
     assert "incomplete" in shown.out
     assert "run the same command again" in shown.out
     (suite,) = Tree.parse("j.xml").getroot()
-    assert (suite.get("errors"), suite.get("failures")) == ("3", "0")
+    assert (suite.get("errors"), suite.get("failures")) == ("4", "0")
     xmlschema.validate("j.xml", str(ROOT / "tests/junit.xsd"))
     assert "incomplete" in Path("s.md").read_text()
     assert found(robench(*fragile, "--json", "--batch-size", "50"), 0)["exit_code"] == 0
@@ -208,15 +222,19 @@ def test_a_model_that_now_answers_at_random_is_refused(baseline: Path, robench: 
     assert not Path("n.json").exists()
 
 
-def test_a_gain_by_hidden_gradients_is_told(baseline: Path, robench: Run) -> None:
-    content = found(robench("check", baseline, "--model", "versions.py:rounded", "--json"), 0)
-    clean, *attacked = content["lines"]
-    assert (clean["verdict"], [line["verdict"] for line in attacked]) == ("same", ["rose", "rose"])
-    notes = "\n".join(content["notes"])
-    assert "plain rose on pgd (steps=10), linf eps 0.1; make the baseline anew" in notes
-    assert "flags it did not have: zero-gradient" in notes
-    shown = robench("check", baseline, "--model", "versions.py:rounded")
+def test_a_gain_by_hidden_gradients_fails(baseline: Path, robench: Run) -> None:
+    check = ("check", baseline, "--model", "versions.py:rounded", "--junit", "j.xml")
+    content = found(robench(*check, "--json"), 1)
+    assert [line["verdict"] for line in content["lines"]] == ["same", *3 * ["untrusted"]]
+    assert not [note for note in content["notes"] if "hold the gain" in note]
+    assert sum("zero gradient (" in note for note in content["notes"]) == 2  # under each attack
+    shown = robench(*check)
+    assert "Of 4 comparisons with b.json, 3 cannot be trusted." in shown.out
     assert all(f"- {note}" in shown.out for note in content["notes"])
+    assert shown.out.count("flagged zero-gradient") == 3
+    xmlschema.validate("j.xml", str(ROOT / "tests/junit.xsd"))
+    (suite,) = Tree.parse("j.xml").getroot()
+    assert (suite.get("failures"), suite.findtext("system-out") or "") == ("3", "\n".join(content["notes"]))
 
 
 def resealed(change: Callable[[dict[str, Any]], object]) -> None:
@@ -256,6 +274,7 @@ def test_a_baseline_that_no_longer_fits_is_refused(
     assert_refused(robench("check", baseline, "--junit", "j.xml"), names)
     assert not Path("j.xml").exists()
     assert not Path("runs/evaluations").exists()
+    assert not Path("runs/checks").exists()
 
 
 @pytest.mark.parametrize(
@@ -267,6 +286,7 @@ def test_a_baseline_that_no_longer_fits_is_refused(
         (("check", "b.json", "--model", "plain=plain", "--model", "plain"), ("twice", "'plain'")),
         (("check", "b.json", "--model", "missing"), ("'plain'", "'missing'", "--model plain=REFERENCE")),
         (("check", "b.json", "--model", "versions.py:nothing"), ("'nothing'", "--model plain=REFERENCE")),
+        (("check", "b.json", "--model", "versions.py:unseeded"), ("'plain'", "digests", "seed")),
         (("check", "b.json", "--alpha", "0"), ("--alpha", "0")),
         (("check", "b.json", "--max-drop", "2"), ("--max-drop", "2")),
         (("check", "b.json", "--max-drop", "much"), ("--max-drop", "much")),
@@ -298,6 +318,21 @@ def test_what_a_baseline_refuses(baseline: Path, robench: Run) -> None:
     assert_refused(robench("baseline", "versions.py:plain", "-o", "c.json"), (first, second))
     assert_refused(robench("baseline", first, second, "-o", "c.json"), ("2 different models", "'versions.py:plain'"))
     assert robench("baseline", first, "plain", "-o", "c.json").code == 0
+
+
+def test_the_order_of_arguments_does_not_matter(baseline: Path, robench: Run) -> None:
+    """Not even of evaluations that only their seeds tell apart."""
+    ids = [
+        robench("evaluate", "plain", "-a", "pgd", "--eps", "0.1", "-n", "40", "--seed", seed, "--json").json["rows"][0][
+            "evaluation"
+        ]
+        for seed in ("1", "2", "3")
+    ]
+    for name, order in (("c.json", ids), ("d.json", ids[::-1])):
+        assert robench("baseline", *order, "-o", name).code == 0
+    assert Path("c.json").read_bytes() == Path("d.json").read_bytes()
+    names = [line["attack"] for line in found(robench("check", "c.json", "--json"), 0)["lines"][2:]]
+    assert sorted(names) == [f"pgd, linf eps 0.1, seed {seed}" for seed in (1, 2, 3)]
 
 
 def test_targeted_and_transferred_attacks_are_compared_too(baseline: Path, robench: Run) -> None:
@@ -342,4 +377,6 @@ def test_the_workflow_in_the_docs(baseline: Path, robench: Run) -> None:
     arguments = command.partition(" || ")[0].split()[1:]
     arguments[1] = str(baseline)
     assert robench(*arguments).code == 0
+    assert not [step for step in steps if "cache" in step.get("uses", "")]
+    assert "--reuse" not in command
     assert all(step.get("if") == "always()" for step in steps if "upload-artifact" in step.get("uses", ""))

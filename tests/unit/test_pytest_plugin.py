@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 import robench
 from robench.baseline import make, write
+from robench.cli.app import main
+from robench.jobs import Request
+from robench.scheduler import evaluate
 from robench.store import Store
+from robench.threat import ThreatModel
 
 HEAD = """
 import pytest
@@ -87,13 +91,16 @@ class Noisy(Small):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one.json, of a Small, and two.json, of a Small and another model."""
+    """A folder with one.json, of a Small, two.json, of a Small and another model, and weak.json, of a Small turned."""
     folder = tmp_path_factory.mktemp("files")
     report = robench.evaluate(Small(), "digits", ["fgsm"], "0.03", count=120, runs=folder / "runs")
     (first,) = (row["evaluation"] for row in report.rows)
     (folder / "flat.py").write_text("from tests.unit.test_pytest_plugin import Small\ndef load(): return Small()\n")
     report = robench.evaluate(f"{folder / 'flat.py'}:load", "digits", ["fgsm"], "0.05", count=120, runs=folder / "runs")
     (second,) = (row["evaluation"] for row in report.rows)
+    report = robench.evaluate(Small(-1.0), "digits", ["fgsm"], "0.03", count=120, runs=folder / "runs")
+    (third,) = (row["evaluation"] for row in report.rows)
+    write(make([third], Store(folder / "runs")), folder / "weak.json")
     write(make([first], Store(folder / "runs")), folder / "one.json")
     write(make([first, second], Store(folder / "runs")), folder / "two.json")
     return folder
@@ -124,6 +131,30 @@ def test_what_fails(pytester: pytest.Pytester, files: Path) -> None:
         assert f">       {body}".replace("       ", "   ") in part.replace("       ", "   "), part
         assert "robench/" not in part
     assert "McNemar p" in parts[0]
+
+
+def test_notes_are_warnings(pytester: pytest.Pytester, files: Path) -> None:
+    told = ["robench.check(Small(), files / 'weak.json')"]
+    found = outcome(pytester, files, told)
+    found.assert_outcomes(passed=1, warnings=2)
+    found.stdout.fnmatch_lines(["*RobustnessWarning: Small rose on *; make the baseline anew to hold the gain."])
+    strict = outcome(pytester, files, told, "-W", "error::robench.pytest_plugin.RobustnessWarning")
+    strict.assert_outcomes(failed=1)
+
+
+def test_a_trained_surrogate_is_found_where_it_is(
+    pytester: pytest.Pytester, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = ["--runs", str(files / "runs")]
+    assert main(["train", "standard", "--epochs", "1", "--name", "trained", *runs]) == 0
+    request = Request(
+        [Small()], ["fgsm"], ThreatModel.of("linf", "0.03"), dataset="digits", count=50, surrogates=["trained"]
+    )
+    (row,) = evaluate(request, Store(files / "runs")).rows
+    write(make([row["evaluation"]], Store(files / "runs")), files / "crafted.json")
+    monkeypatch.setenv("ROBENCH_RUNS", str(files / "runs"))
+    told = ["assert robench.check(Small(), files / 'crafted.json').exit_code == 0"]
+    outcome(pytester, files, told).assert_outcomes(passed=1)
 
 
 def test_the_marker(pytester: pytest.Pytester, files: Path) -> None:

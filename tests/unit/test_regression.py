@@ -97,6 +97,7 @@ def line(
     fell: int, rose: int, n: int = 1000, attack: str = "pgd, linf eps 0.1", metric: str = "robust accuracy"
 ) -> Line:
     then, now = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    metric = "clean accuracy" if attack == CLEAN else metric
     then[: fell + 300], now[fell : fell + 300 + rose] = True, True
     found = Line("plain", attack, n, metric, then=float(then.mean())).counted(then, now, float(now.mean()))
     assert (found.fell, found.rose, found.stayed) == (fell, rose, 300)

@@ -1,0 +1,184 @@
+"""A baseline's evaluations beside the same ones of today: pairs of outcomes per image, and the lines they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from robench.baseline import UNSTABLE, Kept, Outcomes, encode
+from robench.comparison import CLEAN, CLEAN_METRIC, WORST, Line, Marks
+from robench.errors import BadInput
+from robench.store import Store
+
+# flags that say that an attack may have failed where the model would not have stood
+TROUBLE = ("zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference")
+# a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
+GROWTH, POINTS = 1.5, 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An evaluation then and now: outcomes per example, now None where it is incomplete; row: today's summary."""
+
+    kept: Kept
+    row: Mapping[str, Any]
+    then: Outcomes
+    now: Outcomes | None
+
+    @classmethod
+    def of(cls, kept: Kept, row: Mapping[str, Any], store: Store) -> Pair:
+        """The pair, today's outcomes read from the store. Raises BadInput where they are no basis for a comparison."""
+        then = Outcomes.of(kept.outcomes, kept.metric)
+        if row["status"] != "complete":
+            return cls(kept, row, then, None)
+        unstable = [flag for flag in UNSTABLE if flag in row["flags"]]
+        if unstable:
+            raise BadInput(
+                f"The model {kept.model!r} is now flagged {', '.join(unstable)} under {kept.label}, so its outcomes "
+                "cannot be compared with the baseline's; make its answers repeatable first."
+            )
+        letters = encode(store.evaluation(row["evaluation"]), kept.spec)
+        return cls(kept, row, then, Outcomes.of(letters, kept.metric))
+
+    def attacked(self) -> Line:
+        """What the attack left standing, not yet judged."""
+        kept = self.kept
+        line = replace(self.line(kept.label, kept.metric, kept.figure), evaluation=self.row["evaluation"])
+        if self.now is None:
+            return line
+        figure = self.row["attack_success_rate" if kept.metric == "attack success rate" else "robust_accuracy"]
+        line = replace(line, flags=tuple(self.row["flags"]), doubts=self.doubts, seconds=self.row["seconds"])
+        return line.counted(self.then.stood, self.now.stood, figure)
+
+    def clean(self) -> Line:
+        """The clean images classified correctly, not yet judged."""
+        line = self.line(CLEAN, CLEAN_METRIC, self.kept.clean_accuracy)
+        line = replace(line, evaluation=self.row["evaluation"])
+        return line.counted(self.then.correct, self.now.correct, self.row["clean_accuracy"]) if self.now else line
+
+    def line(self, attack: str, metric: str, then: float) -> Line:
+        """A line about this model and these images, without today's figure."""
+        return Line(self.kept.model, attack, self.kept.spec.count, metric, then, subject=self.row["model"])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What may tell two evaluations with the same label apart."""
+        kept, spec = self.kept, self.kept.spec
+        return {
+            "n": f"n {spec.count}",
+            "seed": f"seed {spec.seed}",
+            "data": f"on {kept.dataset}",
+            "evaluation": f"evaluation {kept.evaluation}",
+        }
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Flags of gradient trouble that are new, or whose share of the images grew much, each with what it was."""
+        then = dict(map(_share, self.kept.flags))
+        found = []
+        for flag in self.row["flags"]:
+            name, share = _share(flag)
+            before = then.get(name)
+            if name in TROUBLE and before is None:
+                found.append(f"{flag} (not in the baseline)")
+            elif name in TROUBLE and before is not None and share > GROWTH * before and share >= before + POINTS:
+                found.append(f"{flag} ({before:.0f}% in the baseline)")
+        return tuple(found)
+
+    @property
+    def news(self) -> str:
+        """A sentence on what else is flagged now and was not then; "" where nothing is."""
+        before = {*TROUBLE, *(_share(flag)[0] for flag in self.kept.flags)}
+        new = [flag for flag in self.row["flags"] if _share(flag)[0] not in before]
+        told = f"{self.kept.model} under {self.kept.label} has flags it did not have: {', '.join(new)}."
+        return told if new else ""
+
+    @property
+    def in_worst_case(self) -> bool:
+        """Whether it is of an attack that the worst case is over: white-box, on the model itself, at any class."""
+        access, metric = self.row["access"], self.kept.metric
+        return bool(access == "white-box" and metric == "robust accuracy" and self.kept.spec.surrogate is None)
+
+
+def _share(flag: str) -> tuple[str, float]:
+    """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%"."""
+    name, _, share = flag.rpartition(" ")
+    if not name or not share.endswith("%"):
+        return flag, 0.0
+    return name, 0.0 if share.startswith("<") else float(share.rstrip("%"))
+
+
+def lines_of(pairs: Sequence[Pair]) -> list[Line]:
+    """Every comparison that pairs allow: clean accuracies, worst cases, attacks; not yet judged.
+
+    Where lines of one model would have the same label, what they differ in is appended.
+    """
+    of_attacks = (_Made(pair.attacked(), pair, ("n", "seed", "data")) for pair in pairs)
+    return _told_apart([*_clean(pairs), *_worst(pairs), *of_attacks])
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A line, a pair behind it, and which of that pair's facts may tell it from others."""
+
+    line: Line
+    pair: Pair
+    facts: tuple[str, ...]
+
+
+def _told_apart(made: Sequence[_Made]) -> list[Line]:
+    groups: dict[tuple[str, str], list[_Made]] = {}
+    for each in made:
+        groups.setdefault((each.line.model, each.line.attack), []).append(each)
+    lines = []
+    for each in made:
+        facts = [one.pair.facts for one in groups[each.line.model, each.line.attack]]
+        names = [name for name in each.facts if len({one[name] for one in facts}) > 1]
+        if len({tuple(one[name] for name in names) for one in facts}) < len(facts):
+            names.append("evaluation")
+        label = ", ".join([each.line.attack, *(each.pair.facts[name] for name in names)])
+        lines.append(replace(each.line, attack=label))
+    return lines
+
+
+def _clean(pairs: Sequence[Pair]) -> Iterator[_Made]:
+    """One clean line per model and data, on the most images that any of its evaluations has."""
+    widest: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        key = (pair.kept.model, pair.kept.spec.data_digest)
+        if key not in widest or pair.kept.spec.count > widest[key].kept.spec.count:
+            widest[key] = pair
+    return (_Made(pair.clean(), pair, ("data",)) for pair in widest.values())
+
+
+def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
+    """A line per model, images and threat model under several attacks: what all of them together leave standing."""
+    groups: dict[tuple[object, ...], list[Pair]] = {}
+    for pair in pairs:
+        if pair.in_worst_case:
+            spec = pair.kept.spec
+            key = (pair.kept.model, spec.data_digest, spec.norm, spec.eps, spec.start, spec.count)
+            groups.setdefault(key, []).append(pair)
+    for group in groups.values():
+        if len(group) > 1:
+            then = _all([pair.then.stood for pair in group])
+            line = group[0].line(f"{WORST}, {group[0].kept.threat}", "robust accuracy", float(then.mean()))
+            outcomes = [pair.now for pair in group if pair.now is not None]
+            if len(outcomes) == len(group):
+                now = _all([each.stood for each in outcomes])
+                line = line.counted(then, now, float(now.mean()))
+                line = replace(line, doubts=_shared([pair.doubts for pair in group]))
+            yield _Made(line, group[0], ("n", "data"))
+
+
+def _shared(doubts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Those of all attacks, if all have some: one that can be trusted bounds the worst case."""
+    return tuple(dict.fromkeys(doubt for each in doubts for doubt in each)) if all(doubts) else ()
+
+
+def _all(marks: Sequence[Marks]) -> Marks:
+    return reduce(np.logical_and, marks)
