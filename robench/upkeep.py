@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robench.checks import CHECKS, STATE
 from robench.claims import LOCKS, held
 from robench.errors import BadInput, disk_error
-from robench.files import read_json
+from robench.files import Damaged, read_json, read_sealed
 from robench.folder import EvaluationFolder
 from robench.progress import say
 from robench.specs import CraftSpec
@@ -20,7 +21,7 @@ from robench.store import Store
 
 PART = re.compile(r"\..+\.(\d+)\.part")
 SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.\w+")
-KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics")
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def _all(store: Store) -> Iterator[Leftover]:
         training = store.models / name / "training"
         if training.is_dir():
             yield _leftover([training], f"checkpoints of model {name!r}, which is finished", f"train-{name}")
+    yield from _checks(store)
     kept: list[EvaluationFolder] = []
     digests = _digests(store)
     damaged = list(digests.values()).count(None)
@@ -168,6 +170,17 @@ def _unneeded(folder: EvaluationFolder, store: Store, digests: dict[str, str | N
     if (store.models / reference).exists():
         return ""  # unfinished or damaged: it may come back
     return f"an evaluation of model {reference!r}, which is gone"
+
+
+def _checks(store: Store) -> Iterator[Leftover]:
+    """Folders of checks that are finished: the next check begins anew."""
+    for path in sorted((store.root / CHECKS).glob("[!.]*")):
+        try:
+            done = read_sealed(path / STATE).value.get("finished")
+        except Damaged:
+            done = True  # cut short before anything was computed
+        if done:
+            yield _leftover([path], "a check that is finished", f"check-{path.name}")
 
 
 def _shards(folder: EvaluationFolder) -> Iterator[Leftover]:

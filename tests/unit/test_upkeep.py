@@ -17,7 +17,7 @@ import torch
 from robench.claims import claim
 from robench.cli.app import main
 from robench.errors import DiskError
-from robench.files import write_json, write_text
+from robench.files import write_json, write_sealed, write_text
 from robench.folder import EvaluationFolder
 from robench.specs import CraftSpec, EvalSpec
 from robench.store import Store
@@ -86,6 +86,7 @@ def store(tmp_path: Path) -> Store:
     evaluation(store, "unfinished", "later", seed=1)
     write_text(store.models / "unfinished" / "training" / "last.ckpt", "checkpoint")
     evaluation(store, "mine", mine, detector="behind")
+    write_sealed(store.root / "checks" / "interrupted" / "check.json", {"code": "c", "finished": False})
     detector(store, "behind", "a model that is gone")
     write_text(detector(store, "watching", mine) / f"scores-{plain.job_id}.json", "{}")
     detector(store, "of-a-stranger", "stranger")
@@ -162,6 +163,12 @@ def _shards_that_do_not_count(store: Store) -> list[Path]:
     return [folder.path / name for name in ("shard-000000-000002.json", "shard-000004-000008.parquet")]
 
 
+def _finished_check(store: Store) -> list[Path]:
+    write_sealed(store.root / "checks" / "one" / "check.json", {"finished": True})
+    write_text(store.root / "checks" / "one" / "evaluations" / "abc" / "spec.json", "{}")
+    return [store.root / "checks" / "one"]
+
+
 UNNEEDED: dict[str, tuple[Callable[[Store], list[Path]], str]] = {
     "part": (_part, "half-written"),
     "training": (_training, "checkpoints of model 'mine'"),
@@ -174,6 +181,7 @@ UNNEEDED: dict[str, tuple[Callable[[Store], list[Path]], str]] = {
     "detector": (_detector, "a detector of a model that is gone"),
     "damaged detector": (_damaged_detector, "a detector of a model that is gone"),
     "scores": (_scores, "scores on an evaluation that is gone"),
+    "finished check": (_finished_check, "a check that is finished"),
     "shards": (_shards_that_do_not_count, "do not count"),
 }
 
@@ -253,7 +261,7 @@ def test_a_folder_that_cannot_be_removed_is_a_sentence(store: Store, monkeypatch
 def test_sizes(store: Store) -> None:
     found = sizes(store)
     assert {kind: count for kind, (count, _) in found.items()} == {
-        "models": 3, "evaluations": 7, "crafted": 1, "detectors": 3, "diagnostics": 4,
+        "models": 3, "evaluations": 7, "crafted": 1, "detectors": 3, "diagnostics": 4, "checks": 1,
     }  # fmt: skip
     assert sum(size for _, size in found.values()) == sum(size for _, size in _sized(store))
 
@@ -292,6 +300,7 @@ def test_sizes_are_told(store: Store, capsys: pytest.CaptureFixture[str]) -> Non
         "crafted",
         "detectors",
         "diagnostics",
+        "checks",
         "all",
     ]
     assert json.loads(run(capsys, store, "size", "--json"))["evaluations"]["count"] == 7
