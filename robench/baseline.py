@@ -15,7 +15,7 @@ from robench.comparison import Marks
 from robench.errors import BadInput, unknown
 from robench.files import digest, read_json, write_text
 from robench.progress import say
-from robench.results import label, summarise
+from robench.results import UNSTABLE, label, summarise
 from robench.specs import HARNESS, CraftSpec, EvalSpec
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
@@ -24,8 +24,6 @@ FORMAT = 1
 # an example's outcome as a letter, in the order of 2 * clean_correct + success: wrong, wrong and taken for the class
 # that was aimed at, robust, correct and broken
 LETTERS = "-xrc"
-# a model with one of these gives other rows in the next run, or in other batches
-UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers")
 # those of an environment's facts that a baseline keeps
 ENVIRONMENT = ("packages", "python", "machine")
 

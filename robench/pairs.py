@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from robench.baseline import UNSTABLE, Kept, Outcomes, encode
+from robench.baseline import Kept, Outcomes, encode
 from robench.comparison import CLEAN, CLEAN_METRIC, WORST, Line, Marks
 from robench.errors import BadInput
+from robench.results import UNSTABLE
 from robench.store import Store
 
 # flags that say that an attack may have failed where the model would not have stood

@@ -12,11 +12,12 @@ from robench.errors import Changed
 from robench.folder import Shard
 from robench.inspection import clean_logits, predictions
 from robench.jobs import Job, Request
+from robench.results import UNSTABLE
 
 # of an evaluation's images, about as many are looked at
 LOOKED = 500
-# clean predictions that may differ, by rounding, as a share of those looked at and at the least
-SHARE, LEAST = 200, 2
+# of so many clean predictions one may differ, by rounding; of fewer than FEW none
+SHARE, FEW = 200, 20
 
 
 class Recall:
@@ -31,7 +32,7 @@ class Recall:
         stride = math.ceil(job.spec.count / LOOKED)
         found = [self._compare(job, request, shard, stride) for shard in job.folder.shards()]
         differing, looked = (sum(counts) for counts in zip(*found, strict=True)) if found else (0, 0)
-        if differing > max(LEAST, looked // SHARE):
+        if differing > (math.ceil(looked / SHARE) if looked >= FEW else 0):
             raise Changed(
                 f"The model {job.model.name!r} answers {differing} of {looked} clean images differently than when "
                 f"evaluation {job.folder.path} was made; delete that folder, or give another --runs."
@@ -39,8 +40,8 @@ class Recall:
 
     def _compare(self, job: Job, request: Request, shard: Shard, stride: int) -> tuple[int, int]:
         """How many of the clean predictions in a shard differ, of how many that were looked at."""
-        if "randomised" in shard.notes.get("flags", []):
-            return 0, 0  # which its figures are marked with
+        if set(UNSTABLE) & set(shard.notes.get("flags", [])):
+            return 0, 0  # its figures are marked with that
         kept = shard.notes.get("answers")
         key = (*_subject(job), shard.start, shard.stop, stride, kept)
         if kept is None or key not in self._compared:

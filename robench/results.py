@@ -12,6 +12,8 @@ from robench.statistics import wilson
 
 # flags of single images, each shown where more than this share of the attacked images has it
 SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "invalid-proposal": 0.0}
+# a model with one of these flags gives other rows in the next run, or in other batches
+UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers")
 # the columns of rows that clean accuracy, an attack's figure and the worst case are computed from
 COUNTED = ("example_id", "label", "adv_pred", "clean_correct", "success")
 
