@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ COUNT = 120
 MODEL = """
 import torch
 from torch import nn
-import helper
+import helper_of_a_model as helper
 
 
 class Helped(nn.Module):
@@ -92,16 +94,14 @@ def test_rows_of_a_model_that_changed_are_not_mixed_with_new_ones(
 ) -> None:
     """Whether one shard of three was finished before a helper that no digest sees was changed, or all."""
     Path("model.py").write_text(MODEL)
-    monkeypatch.syspath_prepend(str(Path.cwd()))
-    helper = Path("helper.py")
-    helper.write_text("def prepared(x): return x\n")
+    helper = ModuleType("helper_of_a_model")
+    helper.prepared = lambda x: x
+    monkeypatch.setitem(sys.modules, helper.__name__, helper)
     request = _request("model.py:load", dataset="digits", shard_size=COUNT // 3)
     wanted = scheduler.want("model.py:load", attacks_of(request), [], request, Bench(store))
     for node in list(scheduler.nodes(wanted.cells, "0"))[:shards]:
         assert perform(node.task, Bench(store), lambda share: None) == "done"
-    import helper as loaded
-
-    monkeypatch.setattr(loaded, "prepared", lambda x: 1 - x)
+    helper.prepared = lambda x: 1 - x
     with pytest.raises(BadInput, match=r"'model.py:load' answers \d+ of \d+ clean images differently"):
         evaluate(request, store)
     assert len(store.evaluation(wanted.cells[0].job.spec.job_id).shards()) == shards
