@@ -151,7 +151,7 @@ def lines(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
         "ART pgd",
         art_attack(bench, "ProjectedGradientDescent", eps_step=bench.eps / 10, max_iter=STEPS, num_random_init=1,
                    verbose=False))[0]  # fmt: skip
-    yield "apgd-ce", "ours", lambda: bench.ours("apgd-ce")[0]
+    yield "apgd-ce", "ours", lambda: bench.ours("apgd-ce", restarts=5)[0]  # as many as the library's part alone has
     yield "apgd-ce", "pyautoattack", lambda: bench.peer("pyautoattack apgd-ce", autoattack(bench, "apgd-ce"))[0]
     if bench.arguments.autoattack:
         yield "worst case", "pyautoattack standard", lambda: bench.peer("pyautoattack standard", autoattack(bench))[0]
