@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -261,10 +261,11 @@ class Checked:
 def _table(model: str, lines: Sequence[Line]) -> Table:
     subject = lines[0].subject
     shown = Table(title=model if subject in ("", model) else f"{model}, now {subject}", title_justify="left",
-        title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
-    shown.add_column(HEADERS[0], overflow="fold", min_width=12)
+        title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)  # fmt: skip
+    shown.add_column(HEADERS[0], overflow="fold", min_width=8, max_width=24)
     for name in HEADERS[1:]:
-        shown.add_column(name, justify="right", no_wrap=name != "verdict", overflow="fold", min_width=len(name))
+        longest = max(map(len, get_args(Verdict))) if name == "verdict" else len(name)
+        shown.add_column(name, justify="right", no_wrap=True, min_width=longest)
     for line in lines:
         shown.add_row(*line.cells(), style=STYLES.get(line.verdict))
     return shown

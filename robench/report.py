@@ -57,7 +57,8 @@ class Report:
         worst = [_worst(model, group, store) for (model, _), group in kept.items()]
         fired = [finding for finding in findings if finding["fired"]]
         for row in worst:
-            row["flags"] = [f["gate"] for f in fired if f["model"] == row["model"].partition("#")[0]]
+            gates = [f["gate"] for f in fired if f["model"] == row["model"].partition("#")[0]]
+            row["flags"] = list(dict.fromkeys([*row["flags"], *gates]))
         return cls(rows, worst, list(refused), list(detections), _transfer(rows, store), list(findings))
 
     @property
@@ -133,7 +134,7 @@ class Report:
                 *_cells(row, mark), *self._flags(row),
             )  # fmt: skip
         if worst and len(worst["attacks"]) > 1:
-            table.add_row("", "worst case", "", *_cells(worst), style="bold")
+            table.add_row("", "worst case", "", *_cells(worst), *self._flags(worst), style="bold")
         table.add_section()
 
 
@@ -255,6 +256,7 @@ def _worst(model: str, group: Sequence[dict[str, Any]], store: Store) -> dict[st
         "attacks": [label(row["attack"], row["options"]) for row in group],
         "robust_accuracy": None,
         "interval": [0.0, 1.0],
+        "flags": sorted({flag for row in group for flag in row["flags"]}),
         "status": "incomplete",
     }
     if all(row["status"] == "complete" for row in group):

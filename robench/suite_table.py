@@ -15,8 +15,8 @@ from rich.table import Table
 
 from robench.files import write_text
 from robench.leaderboard import render
-from robench.results import Figure
-from robench.suite import ScaledSuite
+from robench.results import Figure, label
+from robench.suite import Column, ScaledSuite
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
@@ -76,6 +76,27 @@ class SuiteTable:
             if row.shown
         ]
 
+    def settings(self) -> list[str]:
+        """A line per column: what its figures were made with, and on how many images of what."""
+        return [f"{column.name}: {self._made(column)}, n = {self._count(column)}" for column in self.suite.columns]
+
+    def _made(self, column: Column) -> str:
+        if not column.attacks:
+            return f"clean accuracy on {self.suite.dataset}"
+        together = " + " if column.combine == "worst case" else " or the lesser of "
+        parts = [f"{label(together.join(column.attacks), column.options)}, {column.norm} eps {column.eps}"]
+        parts += [f"crafted on {column.surrogate}"] if column.surrogate else []
+        detectors = {self.suite.cell(row, column).detector for row in self.suite.rows if row.shown} - {None}
+        parts += [f"behind {', '.join(sorted(map(str, detectors)))}"] if detectors else []
+        parts += [f"{column.figure}"] if column.figure else []
+        parts += [f"eot {column.eot}"] if column.eot > 1 else []
+        parts += [f"bpda {', '.join(column.bpda)}"] if column.bpda else []
+        return ", ".join(parts)
+
+    def _count(self, column: Column) -> str:
+        counts = {e.figure.n for e in self.entries if e.figure is not None and e.column == column.name}
+        return ", ".join(f"{count:,}" for count in sorted(counts)) or "?"
+
     def text(self, row: str, column: str) -> str:
         """One cell: "91.4 [89.5, 93.0] (71.2)", "incomplete", or a dash."""
         printed = self.suite.printed.get(row, {}).get(column)
@@ -94,7 +115,8 @@ class SuiteTable:
     def table(self) -> Table:
         """The table for a terminal."""
         shown = Table(
-            title=self.title, title_justify="left", title_style="bold", caption=NOTE, caption_justify="left",
+            title=self.title, title_justify="left", title_style="bold", caption_justify="left",
+            caption="\n".join([NOTE, *self.settings()]),
             box=box.SIMPLE_HEAD, pad_edge=False,
         )  # fmt: skip
         shown.add_column(self.headers[0], overflow="fold")

@@ -58,7 +58,8 @@ def diagnose(
     rows, findings = battery(request, Store(runs_root(runs)), surrogate or [])
     if any(row["status"] != "complete" for row in rows):
         return 3
-    return _print(findings, as_json)
+    where = f"{model}, {rows[0]['dataset']}, {norm} eps {rows[0]['eps']} and larger, n = {rows[0]['n']:,}"
+    return _print(findings, f"Gradient masking: {where}", as_json)
 
 
 def battery(
@@ -86,7 +87,7 @@ def battery(
     return rows, done.findings
 
 
-def _print(findings: list[dict[str, Any]], as_json: bool) -> int:
+def _print(findings: list[dict[str, Any]], title: str, as_json: bool) -> int:
     if as_json:
         import json
 
@@ -96,5 +97,5 @@ def _print(findings: list[dict[str, Any]], as_json: bool) -> int:
 
         from robench.report import findings_text
 
-        Console().print(findings_text(findings, "Gradient masking"))
+        Console().print(findings_text(findings, title))
     return 1 if any(finding["fired"] for finding in findings) else 0

@@ -119,6 +119,11 @@ def test_the_table(made: Path) -> None:
     cells = {(row[0], row[1]): dict(zip(head, row, strict=True)) for row in rows}
     assert cells["Matched", "Worst"]["printed"] == "70.7"
     assert cells["Plain", "Worst"]["printed"] == ""
+    for kind in ("md", "tex", "html"):
+        text = (made / "tables" / f"two-smoke.{kind}").read_text()
+        assert "Clean: clean accuracy on digits, n = 500" in text
+        assert "Worst: fgsm + pgd + multi-targeted (steps=10), linf eps 0.1, n = 60" in text
+        assert "Black box: fgsm + pgd, linf eps 0.1, crafted on Plain, n = 60" in text
     assert float(cells["Plain", "Worst"]["value"]) <= float(cells["Plain", "FGSM"]["value"])
     assert int(cells["Plain", "Clean"]["n"]) > int(cells["Plain", "Worst"]["n"]) == 60
     text = (made / "tables" / "two-smoke.md").read_text()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Tree
 
 import pytest
+from rich.console import Console
 
 from robench import BadInput, regression
 from robench.baseline import Kept, Outcomes
@@ -217,3 +220,17 @@ def test_labels_that_would_collide_are_told_apart() -> None:
     ]  # fmt: skip
     renamed = a_pair("rr", "rr", data_digest="f" * 16)  # other data of the same name
     assert all("evaluation" in label for label in labels(few, renamed))
+
+
+@pytest.mark.parametrize("width", [80, 79])
+def test_verdicts_are_whole_in_a_narrow_terminal(width: int) -> None:
+    """The label of a worst case and a tiny p leave them the least room."""
+    some = {"n": 10_000, "metric": "robust accuracy", "then": 0.386, "now": 0.896, "fell": 1234, "rose": 5678,
+            "stayed": 1234, "p": 3.5e-277, "adjusted": 3.5e-277}  # fmt: skip
+    verdicts = ("untrusted", "incomplete", "fell", "rose", "same")
+    lines = [Line(model="plain", attack="worst case, linf eps 8/255", verdict=each, **some) for each in verdicts]
+    lines[1] = replace(lines[1], now=None)
+    out = io.StringIO()
+    Console(width=width, file=out).print(Checked("b.json", tuple(lines), Terms()).tables())
+    lasts = [line.split()[-1] for line in out.getvalue().splitlines() if line.strip()]
+    assert [last for last in lasts if last in verdicts] == list(verdicts)
