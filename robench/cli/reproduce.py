@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from robench.scheduler import Wanted
 
 
+# more letters than any table has in a line
+WIDEST = 10_000
+
+
 def reproduce(
     suite: Annotated[str, typer.Argument(help="A suite's name (see 'robench list suites') or its toml file.")],
     scale: Annotated[
@@ -117,8 +121,11 @@ def _print(done: Reproduced, out: Path, as_json: bool) -> int:
 
         from robench.report import findings_text
 
-        console = Console()
-        console.print(done.table.table())
+        console, table = Console(), done.table.table()
+        needed = Console(width=WIDEST).measure(table)
+        if needed.minimum > console.width:  # the terminal may wrap lines, but no figure is cut off
+            console = Console(width=needed.maximum)
+        console.print(table)
         if done.table.warnings:
             console.print(findings_text(done.table.warnings, "Warnings: do not trust these figures yet"))
         console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)

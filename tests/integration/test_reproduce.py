@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -129,6 +130,21 @@ def test_the_table(made: Path) -> None:
     text = (made / "tables" / "two-smoke.md").read_text()
     assert "Nobody, 2026" in text
     assert "(70.7)" in text
+
+
+def test_a_narrow_terminal_cuts_no_figure_off(
+    made: Path, tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    outcome = robench(*COMMAND, "--out", "tables", "--runs", "runs")
+    shown = outcome.out.split("Percent with")[0]
+    with (made / "tables" / "two-smoke.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    for row in rows:
+        assert f"{100 * float(row['value']):.1f}" in shown
+        assert f"{100 * float(row['high']):.1f}]" in shown
 
 
 def test_again_nothing_is_computed(made: Path, tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
