@@ -228,6 +228,7 @@ def _fitting(place: Place, request: Request, bench: Bench, trained: bool) -> tup
 
 
 def cost_of(named: NamedAttack, request: Request, classes: int) -> Cost:
+    """The most passes that an attack of a request takes per example, over all draws of a random model."""
     return named.attack.cost(request.threat, classes).times(request.eot)
 
 

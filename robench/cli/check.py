@@ -12,56 +12,61 @@ from robench.cli import options as shared
 if TYPE_CHECKING:
     from robench.baseline import Baseline
 
+Substitutes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME=REFERENCE",
+        help="What to check in place of the baseline's model NAME; repeatable. REFERENCE alone: of its only model.",
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        parser=shared.number,
+        metavar="X",
+        help="Fail above this drop of robust accuracy too, such as 0.02, even if it could be chance.",
+    ),
+]
+Alpha = Annotated[
+    float,
+    typer.Option("--alpha", parser=shared.number, metavar="X", help="The chance of a false alarm in the whole check."),
+]
+Reuse = Annotated[
+    bool,
+    typer.Option(
+        "--reuse",
+        help="Take what evaluate and other commands stored: saves those attacks, but hides changes of code that "
+        "no digest sees.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        parser=shared.whole,
+        metavar="N",
+        help="Rows per batch (default: 250, or the baseline's for attacks of libraries, which depend on it).",
+    ),
+]
+ShardSize = Annotated[
+    int | None,
+    typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; the same default."),
+]
+
 
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that 'robench baseline' wrote.")],
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="NAME=REFERENCE",
-            help="What to check in place of the baseline's model NAME; repeatable. REFERENCE alone: of its only model.",
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            parser=shared.number,
-            metavar="X",
-            help="Fail above this drop of robust accuracy too, such as 0.02, even if it could be chance.",
-        ),
-    ] = None,
-    alpha: Annotated[
-        float,
-        typer.Option(
-            "--alpha", parser=shared.number, metavar="X", help="The chance of a false alarm in the whole check."
-        ),
-    ] = 0.05,
+    model: Substitutes = None,
+    max_drop: MaxDrop = None,
+    alpha: Alpha = 0.05,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="The same data under another name.")] = None,
-    reuse: Annotated[
-        bool,
-        typer.Option(
-            "--reuse",
-            help="Take what evaluate and other commands stored: saves those attacks, but hides changes of code that "
-            "no digest sees.",
-        ),
-    ] = False,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            parser=shared.whole,
-            metavar="N",
-            help="Rows per batch (default: 250, or the baseline's for attacks of libraries, which depend on it).",
-        ),
-    ] = None,
-    shard_size: Annotated[
-        int | None,
-        typer.Option("--shard-size", parser=shared.whole, metavar="N", help="Images between saves; the same default."),
-    ] = None,
+    reuse: Reuse = False,
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = None,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
     data: shared.Data = None,
