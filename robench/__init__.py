@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from robench.registry import Variant as Variant
     from robench.threat import ThreatModel as ThreatModel
     from robench.threat import expand as expand
+
+# Every process of robench begins here: command line, program, Ray's workers, pytest. MKL sums in an order that depends
+# on where tensors lie in memory, unless it is told not to before its first product; what the user has set stands.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # module -> the public names it holds
 _HOMES = {

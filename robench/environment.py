@@ -16,6 +16,8 @@ from typing import Any
 from robench.errors import BadInput
 
 PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
+# variables that decide in which order kernels sum
+KERNELS = ("MKL_CBWR", "OMP_NUM_THREADS")
 
 
 def environment() -> dict[str, Any]:
@@ -43,6 +45,7 @@ def _environment() -> dict[str, Any]:
         "commit": _commit(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
+        "kernels": {name: os.environ.get(name, "") for name in KERNELS},
     }
 
 

@@ -30,13 +30,15 @@ class Driver:
     """What a worker takes over from the process that sends tasks, so that names mean the same there.
 
     folder, path: where references such as file.py:factory are looked up. argv: the command that is recorded. data:
-    ROBENCH_DATA. token: a file in the runs folder, which a worker must see. cpus, gpus: what is reserved for a task.
+    ROBENCH_DATA. kernels: MKL_CBWR, see `robench`. token: a file in the runs folder, which a worker must see. cpus,
+    gpus: what is reserved for a task.
     """
 
     folder: str
     path: tuple[str, ...]
     argv: tuple[str, ...]
     data: str | None
+    kernels: str | None
     token: str
     cpus: float
     gpus: float
@@ -44,8 +46,8 @@ class Driver:
     @classmethod
     def here(cls, token: Path, cpus: float, gpus: float) -> Driver:
         """This process."""
-        data = os.environ.get("ROBENCH_DATA")
-        return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), data, str(token), cpus, gpus)
+        data, kernels = os.environ.get("ROBENCH_DATA"), os.environ.get("MKL_CBWR")
+        return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), data, kernels, str(token), cpus, gpus)
 
 
 def work(task: Mapping[str, Any], driver: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,10 +106,11 @@ def _settle(driver: Driver) -> None:
         os.chdir(driver.folder)
     sys.path += [place for place in driver.path if place not in sys.path]
     sys.argv = list(driver.argv)
-    if driver.data is not None:
-        os.environ["ROBENCH_DATA"] = driver.data
-    else:
-        os.environ.pop("ROBENCH_DATA", None)
+    for name, value in (("ROBENCH_DATA", driver.data), ("MKL_CBWR", driver.kernels)):
+        if value is not None:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
     threads = max(1, math.floor(driver.cpus))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)

@@ -16,15 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
-import torch
 
 from robench import cluster
 from robench.claims import journal
 from robench.errors import BadInput
 from robench.store import Store
 from tests.integration.conftest import Outcome, Run, assert_refused, wait_for
+from tests.same import assert_same_shards
 
 MODEL = """
 import time
@@ -111,9 +110,7 @@ def test_an_evaluation_survives_the_loss_of_a_machine(store: Path, robench: Run,
     one, two = Store(Path("here")), Store(store)
     assert one.evaluation_ids() == two.evaluation_ids()
     for a, b in ((one.evaluation(i), two.evaluation(i)) for i in one.evaluation_ids()):
-        pd.testing.assert_frame_equal(a.rows(), b.rows(), check_exact=True)
-        for start, stop in a.ranges():
-            assert torch.equal(a.images(start, stop), b.images(start, stop))
+        assert_same_shards(a, b)
     events = [line["event"] for line in journal(store) if line["work"] == lost[0][0]]
     assert events == ["begin", "begin", "end"], "what it was at is begun again elsewhere"
 

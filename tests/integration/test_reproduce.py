@@ -22,6 +22,7 @@ from robench import work
 from robench.claims import journal
 from robench.cli.app import main
 from tests.integration.conftest import Run, assert_refused, start_module, wait_for
+from tests.same import assert_same_rows
 
 SUITE = """
 title = "A table of two"
@@ -91,7 +92,7 @@ def assert_same(root: Path, made: Path) -> None:
     found, expected = rows_of(root / "runs"), rows_of(made / "runs")
     assert found.keys() == expected.keys()
     for name, rows in expected.items():
-        pd.testing.assert_frame_equal(found[name], rows)
+        assert_same_rows(found[name], rows)
     for path in (made / "tables").iterdir():
         assert (root / "tables" / path.name).read_text() == path.read_text()
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from robench.store import Store
 from tests.integration.conftest import Run
+from tests.same import assert_same_rows
 
 SIZE = 30
 ATTACKS = {
@@ -97,4 +97,4 @@ def test_ctrl_c_in_the_middle_of_a_shard(name: str, store: Path, tmp_path: Path,
     other.mkdir()
     (other / "models").symlink_to(store / "models")
     assert robench(*command(other, name)).code == 0
-    pd.testing.assert_frame_equal(rows_of(store, name), rows_of(other, name))
+    assert_same_rows(rows_of(store, name), rows_of(other, name))

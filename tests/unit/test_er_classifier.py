@@ -13,6 +13,7 @@ from robench.data import DataInfo, open_dataset
 from robench.defense import Defense, Recipe
 from robench.training import Fit, _Watch, fit
 from robench_defenses import er_classifier, er_networks
+from tests.same import assert_same_weights
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 INFO = DataInfo("x", 1, 8, 8, 10, (0.5,), (0.25,), "digits")
@@ -265,8 +266,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, s
     resumed, outcome = trained(tmp_path / "parts", "er-classifier-adv", recipe, steps=2, ramp=0.8)
     assert outcome.resumed_from_epoch == 1
     assert [row["epoch"] for row in outcome.history] == [0, 1]
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert_same_weights(resumed.state_dict(), whole.state_dict())
 
 
 def test_schedules_keep_the_learners_shares_and_progress_counts_batches(tmp_path, monkeypatch):

@@ -35,7 +35,9 @@ def test_a_worker_takes_over_what_names_mean_to_the_driver(
     before = torch.get_num_threads()
     try:
         worker._settle(
-            worker.Driver(str(tmp_path), ("mine", "first"), ("robench", "check"), data, str(token), cpus, 0.0)
+            worker.Driver(
+                str(tmp_path), ("mine", "first"), ("robench", "check"), data, "AUTO,STRICT", str(token), cpus, 0.0
+            )
         )
         assert torch.get_num_threads() == threads
     finally:
