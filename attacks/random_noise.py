@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robench import Access, Attack, Batch, Cost, ThreatModel, Trials, check_count
-from robench.classifier import BatchModel
+from robench.attack.classifier import BatchModel
 
 
 class RandomNoise(Attack):

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from robench import DataInfo, ThreatModel, build_backbone, registry
-from robench.attack import Batch
-from robench.classifier import Classifier
+from robench.attack.base import Batch
+from robench.attack.classifier import Classifier
 
 DATA = {
     "cnn": DataInfo("mnist", 1, 28, 28, 10, (0.13,), (0.31,), "mnist"),

@@ -14,9 +14,9 @@ import pandas as pd
 from torch import Tensor
 
 from robench import Batch, Proposal, ThreatModel, open_dataset, registry
-from robench.attack import Attack
-from robench.classifier import BatchModel
-from robench.evaluation import Examples, Settings, attack_shard
+from robench.attack.base import Attack
+from robench.attack.classifier import BatchModel
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
 from robench.store import Store, runs_root
 

@@ -10,17 +10,26 @@ if TYPE_CHECKING:
     from robench import randomness as randomness
     from robench.api import Report as Report
     from robench.api import evaluate as evaluate
-    from robench.attack import Access as Access
-    from robench.attack import Attack as Attack
-    from robench.attack import Batch as Batch
-    from robench.attack import Cost as Cost
-    from robench.attack import Kind as Kind
-    from robench.attack import Metric as Metric
-    from robench.attack import Proposal as Proposal
-    from robench.attack import Trials as Trials
-    from robench.attack import check_count as check_count
-    from robench.attack import misclassified_margin as misclassified_margin
-    from robench.classifier import BatchModel as BatchModel
+    from robench.attack.base import Access as Access
+    from robench.attack.base import Attack as Attack
+    from robench.attack.base import Batch as Batch
+    from robench.attack.base import Cost as Cost
+    from robench.attack.base import Kind as Kind
+    from robench.attack.base import Metric as Metric
+    from robench.attack.base import Proposal as Proposal
+    from robench.attack.base import Trials as Trials
+    from robench.attack.base import check_count as check_count
+    from robench.attack.base import misclassified_margin as misclassified_margin
+    from robench.attack.classifier import BatchModel as BatchModel
+    from robench.attack.gradient import FIRM as FIRM
+    from robench.attack.gradient import Adam as Adam
+    from robench.attack.gradient import GradientAttack as GradientAttack
+    from robench.attack.gradient import Search as Search
+    from robench.attack.gradient import cross_entropy as cross_entropy
+    from robench.attack.gradient import margin as margin
+    from robench.attack.gradient import parse_schedule as parse_schedule
+    from robench.attack.gradient import targeted_cross_entropy as targeted_cross_entropy
+    from robench.attack.gradient import targeted_margin as targeted_margin
     from robench.data import DataInfo as DataInfo
     from robench.data import Split as Split
     from robench.data import open_dataset as open_dataset
@@ -31,15 +40,6 @@ if TYPE_CHECKING:
     from robench.detector import pixel_batches as pixel_batches
     from robench.errors import BadInput as BadInput
     from robench.errors import require as require
-    from robench.gradient import FIRM as FIRM
-    from robench.gradient import Adam as Adam
-    from robench.gradient import GradientAttack as GradientAttack
-    from robench.gradient import Search as Search
-    from robench.gradient import cross_entropy as cross_entropy
-    from robench.gradient import margin as margin
-    from robench.gradient import parse_schedule as parse_schedule
-    from robench.gradient import targeted_cross_entropy as targeted_cross_entropy
-    from robench.gradient import targeted_margin as targeted_margin
     from robench.inner import TrainingPGD as TrainingPGD
     from robench.inner import frozen as frozen
     from robench.inner import perturbed as perturbed
@@ -60,7 +60,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # module -> the public names it holds
 _HOMES = {
     "api": ("Report", "evaluate"),
-    "attack": (
+    "attack.base": (
         "Access",
         "Attack",
         "Batch",
@@ -72,12 +72,12 @@ _HOMES = {
         "check_count",
         "misclassified_margin",
     ),
-    "classifier": ("BatchModel",),
+    "attack.classifier": ("BatchModel",),
     "data": ("DataInfo", "Split", "open_dataset"),
     "defense": ("Defense", "Recipe", "Recipes"),
     "detector": ("Detector", "pixel_batches"),
     "errors": ("BadInput", "require"),
-    "gradient": (
+    "attack.gradient": (
         "FIRM",
         "Adam",
         "GradientAttack",

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robench import randomness, registry
-from robench.attack import Attack
+from robench.attack.base import Attack
+from robench.attack.classifier import full_precision
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.claims import claim
-from robench.classifier import full_precision
 from robench.data import Dataset, Split
 from robench.detector import Guarded, Score
 from robench.environment import command, environment
 from robench.errors import BadInput, require
-from robench.evaluation import Examples, Settings, attack_shard
 from robench.files import Damaged, checksum, read_json, read_sealed, write_file, write_json, write_sealed
 from robench.folder import identity
 from robench.guard import LEAST_BROKEN, Guard

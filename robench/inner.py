@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robench.attack import Batch, Proposal, check_count
-from robench.classifier import BatchModel, Classifier
+from robench.attack.base import Batch, Proposal, check_count
+from robench.attack.classifier import BatchModel, Classifier
+from robench.attack.gradient import GradientAttack, Search, cross_entropy
 from robench.errors import require
-from robench.gradient import GradientAttack, Search, cross_entropy
 from robench.threat import ThreatModel
 
 

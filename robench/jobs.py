@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from robench import registry
-from robench.attack import Attack
-from robench.classifier import check_eval_mode
+from robench.attack.base import Attack
+from robench.attack.classifier import check_eval_mode
+from robench.attack.gradient import GradientAttack
+from robench.attack.judge import Settings
 from robench.data import Dataset, Split, open_dataset
 from robench.detection import Subject, Watch, explain, watch
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
-from robench.evaluation import Settings
-from robench.gradient import GradientAttack
 from robench.guard import Guard
 from robench.models import LoadedModel, load_model
 from robench.specs import CraftSpec, EvalSpec

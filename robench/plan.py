@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robench.attack import Cost
+from robench.attack.base import Cost
 from robench.cost import training_cost
 from robench.detection import Subject, fitting
 from robench.errors import BadInput

@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from robench.classifier import Classifier
+from robench.attack.classifier import Classifier
+from robench.attack.inspection import clean_logits, predictions
 from robench.environment import choose_device
 from robench.errors import Changed
 from robench.folder import Shard
-from robench.inspection import clean_logits, predictions
 from robench.jobs import Job, Request
 from robench.results import UNSTABLE
 

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robench.attack import Attack, Batch, Metric, Trials
+from robench.attack.base import Attack, Batch, Metric, Trials
+from robench.attack.classifier import BatchModel
+from robench.attack.judge import Examples, Progress, Settings, Shard, attack_shard
 from robench.claims import claim
-from robench.classifier import BatchModel
 from robench.data import Split
-from robench.evaluation import Examples, Progress, Settings, Shard, attack_shard
 from robench.specs import CraftSpec
 from robench.store import EvaluationFolder
 from robench.threat import ThreatModel

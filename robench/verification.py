@@ -14,13 +14,13 @@ from rich.table import Table
 from torch import Tensor
 
 from robench import detection, registry
-from robench.attack import Attack
-from robench.classifier import Classifier, full_precision
+from robench.attack.base import Attack
+from robench.attack.classifier import Classifier, full_precision
+from robench.attack.inspection import clean_logits, predictions
 from robench.data import Split, open_dataset
 from robench.environment import choose_device
 from robench.errors import BadInput
 from robench.files import Damaged
-from robench.inspection import clean_logits, predictions
 from robench.models import LoadedModel, load_model
 from robench.results import summarise
 from robench.store import EvaluationFolder, Store

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from robench.attack.judge import Examples, Progress, Settings, attack_shard
 from robench.claims import claim, note
 from robench.data import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
-from robench.evaluation import Examples, Progress, Settings, attack_shard
 from robench.files import digest
 from robench.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
 from robench.store import Store

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import Attack, Defense, ThreatModel, registry
-from robench.evaluation import Examples, attack_shard
+from robench.attack.judge import Examples, attack_shard
 from tests.contract.test_plugins import CASES, DATA, Small, batch, built, each_defense, info
 
 COUNT = 5

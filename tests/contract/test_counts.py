@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import Batch, ThreatModel
-from robench.classifier import Classifier
+from robench.attack.classifier import Classifier
 from tests.contract.test_plugins import Small, attack_named, batch, each_case, info
 
 COUNT = 5

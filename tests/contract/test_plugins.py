@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robench import Attack, Batch, Defense, Detector, Split, ThreatModel, registry
-from robench.attack import Proposal
-from robench.classifier import Classifier
+from robench.attack.base import Proposal
+from robench.attack.classifier import Classifier
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.data import DataInfo
 from robench.defense import make_optimizer, make_schedule
-from robench.evaluation import Examples, Settings, attack_shard
 
 # a family of attacks stands in the table with some of its members
 MEMBERS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robench import ThreatModel, open_dataset, registry
-from robench.evaluation import Examples, Settings, attack_shard
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
 from robench.results import attack_figure
 from robench.store import Store

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel, registry
-from robench.classifier import Classifier
-from robench.evaluation import Examples, Settings, Shard, attack_shard
+from robench.attack.classifier import Classifier
+from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from tests.same import assert_same_images, assert_same_rows
 
 

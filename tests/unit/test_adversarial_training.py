@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from robench import BadInput, Batch, ThreatModel, TrainingPGD, perturbed
-from robench.classifier import Classifier
+from robench.attack.classifier import Classifier
 from robench.data import DataInfo
 from robench_attacks.pgd import PGD
 from robench_defenses.adversarial import Inner, Madry, step_length

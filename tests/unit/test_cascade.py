@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
-from robench.evaluation import TAKEN_OVER
 from robench.jobs import Request
 from robench.leaderboard import build
 from robench.results import worst_case

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robench import registry
-from robench.evaluation import Examples, Settings, attack_shard
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.threat import ThreatModel
 
 SHAPE, PIXELS = (1, 6, 6), 36

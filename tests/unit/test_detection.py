@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel, registry
-from robench.attack import Attack
-from robench.classifier import Classifier
+from robench.attack.base import Attack
+from robench.attack.classifier import Classifier
+from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from robench.data import Split
 from robench.detection import noisy
 from robench.detector import Detector, Guarded, Score
-from robench.evaluation import Examples, Settings, Shard, attack_shard
 from robench.guard import Guard
 from robench.measuring import figures
 from robench.specs import EvalSpec

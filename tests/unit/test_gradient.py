@@ -5,10 +5,9 @@ import torch
 from torch import nn
 from torch.optim.adam import adam
 
-from robench.attack import Batch, misclassified_margin
-from robench.classifier import Classifier
-from robench.errors import BadInput
-from robench.gradient import (
+from robench.attack.base import Batch, misclassified_margin
+from robench.attack.classifier import Classifier
+from robench.attack.gradient import (
     Adam,
     GradientAttack,
     Search,
@@ -18,6 +17,7 @@ from robench.gradient import (
     parse_schedule,
     targeted_margin,
 )
+from robench.errors import BadInput
 from robench.threat import ThreatModel
 
 LINF = ThreatModel.of("linf", "0.05")

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from robench import registry
-from robench.attack import Attack, Trials
+from robench.attack.base import Attack, Trials
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.errors import BadInput
-from robench.evaluation import Examples, Settings, attack_shard
 from robench.results import attack_figure, clean_figure, evaluation_flags, summarise
 from robench.threat import ThreatModel
 

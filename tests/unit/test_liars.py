@@ -14,7 +14,7 @@ from torch import nn
 
 import robench
 from robench import BadInput, ThreatModel, registry
-from robench.evaluation import Examples, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from tests import liars
 from tests.liars.zoo import Counting as Remembering
 

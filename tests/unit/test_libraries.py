@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, Batch, ThreatModel, registry
-from robench.classifier import Classifier
-from robench.evaluation import Examples, Settings, Shard, attack_shard
+from robench.attack.classifier import Classifier
+from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from robench_attacks.libraries import CountedModel, own_randomness
 from tests import liars
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robench import Attack, BadInput, Batch, ThreatModel, randomness, registry
-from robench.classifier import Classifier
-from robench.evaluation import Examples, Settings, attack_shard
+from robench.attack.classifier import Classifier
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.figures import standing
 from robench_attacks.minimal import CHUNK
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from robench import Attack, BadInput, Batch, Proposal, ThreatModel, randomness, registry
-from robench.classifier import Classifier
-from robench.evaluation import Examples, Settings, attack_shard
-from robench.gradient import targeted_cross_entropy
+from robench.attack.classifier import Classifier
+from robench.attack.gradient import targeted_cross_entropy
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench_attacks.pgd import step_length
 from robench_attacks.random_class import iterations
 

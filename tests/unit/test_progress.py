@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from robench import ThreatModel, evaluation, progress, registry
-from robench.evaluation import Examples, Settings, attack_shard
+from robench import ThreatModel, progress, registry
+from robench.attack import judge as evaluation
+from robench.attack.judge import Examples, Settings, attack_shard
 from robench.jobs import Request
 from robench.scheduler import evaluate
 from robench.store import Store

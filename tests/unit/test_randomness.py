@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from robench import randomness, registry
-from robench.attack import Batch
+from robench.attack.base import Batch
 from robench.threat import ThreatModel
 
 SHAPE = (1, 3, 3)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from robench import BadInput, registry
-from robench.classifier import Classifier
+from robench.attack.classifier import Classifier
+from robench.attack.inspection import clean_logits, inspect
 from robench.data import DataInfo
-from robench.inspection import clean_logits, inspect
 from robench_defenses.rse import RSE, Noise
 
 MNIST = DataInfo("x", 1, 28, 28, 10, (0.13,), (0.31,), "mnist")

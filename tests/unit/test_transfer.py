@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, GradientAttack, Search, ThreatModel, margin
-from robench.evaluation import Examples, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from robench.jobs import Request
 from robench.report import Report
 from robench.scheduler import evaluate

@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robench.attack import Attack, Batch, Proposal, Trials, misclassified_margin
-from robench.classifier import Classifier, full_precision
+from robench.attack.base import Attack, Batch, Proposal, Trials, misclassified_margin
+from robench.attack.classifier import Classifier, full_precision
+from robench.attack.gradient import FIRM
+from robench.attack.inspection import clean_logits, first_answers, inspect, predictions, same
 from robench.errors import BadInput
-from robench.gradient import FIRM
-from robench.inspection import clean_logits, first_answers, inspect, predictions, same
 from robench.threat import ThreatModel, distance
 
 # called with the share of a shard's work that is done, in [0, 1]

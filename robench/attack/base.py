@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robench import randomness
-from robench.classifier import BatchModel
+from robench.attack.classifier import BatchModel
 from robench.errors import require
 from robench.threat import ThreatModel
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.classifier import Classifier
+from robench.attack.classifier import Classifier
 from robench.errors import BadInput
 
 # two answers to one question differ by more than kernels do

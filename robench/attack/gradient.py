@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robench.attack import Attack, Batch, Cost, Proposal, misclassified_margin
-from robench.classifier import BatchModel
+from robench.attack.base import Attack, Batch, Cost, Proposal, misclassified_margin
+from robench.attack.classifier import BatchModel
 from robench.errors import BadInput, require
 from robench.threat import ThreatModel, expand
 
