@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from robench import leaderboard
 from robench.cli.app import main as command_line
-from robench.data import Split, open_dataset
+from robench.data.dataset import Split, open_dataset
 from robench.files import checksum
 from robench.jobs import Job, Request, attacks_of, make_job, open_target
 from robench.models import build_defense

@@ -12,7 +12,7 @@ import time
 import torch
 
 from robench import Defense, registry
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 
 MNIST = DataInfo("mnist", 1, 28, 28, 10, (0.1307,), (0.3081,), "mnist")
 WARM_UP = 2

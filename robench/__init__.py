@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from robench.attack.gradient import parse_schedule as parse_schedule
     from robench.attack.gradient import targeted_cross_entropy as targeted_cross_entropy
     from robench.attack.gradient import targeted_margin as targeted_margin
-    from robench.data import DataInfo as DataInfo
-    from robench.data import Split as Split
-    from robench.data import open_dataset as open_dataset
+    from robench.data.dataset import DataInfo as DataInfo
+    from robench.data.dataset import Split as Split
+    from robench.data.dataset import open_dataset as open_dataset
     from robench.defense import Defense as Defense
     from robench.defense import Recipe as Recipe
     from robench.defense import Recipes as Recipes
@@ -73,7 +73,7 @@ _HOMES = {
         "misclassified_margin",
     ),
     "attack.classifier": ("BatchModel",),
-    "data": ("DataInfo", "Split", "open_dataset"),
+    "data.dataset": ("DataInfo", "Split", "open_dataset"),
     "defense": ("Defense", "Recipe", "Recipes"),
     "detector": ("Detector", "pixel_batches"),
     "errors": ("BadInput", "require"),

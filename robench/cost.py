@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robench import registry
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench.defense import Defense, Recipe
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from robench.augment import augment
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench.errors import BadInput, CheckFailed, require
 
 

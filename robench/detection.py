@@ -16,7 +16,7 @@ from robench.attack.base import Attack
 from robench.attack.classifier import full_precision
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.claims import claim
-from robench.data import Dataset, Split
+from robench.data.dataset import Dataset, Split
 from robench.detector import Guarded, Score
 from robench.environment import command, environment
 from robench.errors import BadInput, require

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor, nn
 
-from robench.data import Split
+from robench.data.dataset import Split
 from robench.errors import BadInput, require
 
 

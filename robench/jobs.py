@@ -15,7 +15,7 @@ from robench.attack.base import Attack
 from robench.attack.classifier import check_eval_mode
 from robench.attack.gradient import GradientAttack
 from robench.attack.judge import Settings
-from robench.data import Dataset, Split, open_dataset
+from robench.data.dataset import Dataset, Split, open_dataset
 from robench.detection import Subject, Watch, explain, watch
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput

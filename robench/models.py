@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench import registry
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench.errors import BadInput, RobenchError, unknown
 from robench.networks import Normalize
 from robench.store import Store, digest_of_card

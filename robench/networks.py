@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robench.errors import require, unknown
 
 if TYPE_CHECKING:
-    from robench.data import DataInfo
+    from robench.data.dataset import DataInfo
 
 MAX_WIDTH = 2**16
 MAX_DEPTH = 1202

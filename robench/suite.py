@@ -12,7 +12,7 @@ from robench.errors import BadInput, unknown
 from robench.suitefile import Column, Row, Scale, SuiteFile, check_names, inside, parsed, validated
 
 if TYPE_CHECKING:
-    from robench.data import DataInfo
+    from robench.data.dataset import DataInfo
 
 __all__ = ["Column", "RowPlan", "ScaledSuite", "Suite", "check", "load", "names"]
 
@@ -251,8 +251,8 @@ def _check_row(row: RowPlan) -> None:
 
 def _data(name: str) -> DataInfo | None:
     """What is known of a dataset without opening it; None of the user's own. Raises BadInput for an unknown name."""
-    from robench.data import DataInfo
-    from robench.datasets import DATASETS, TORCHVISION
+    from robench.data.dataset import DataInfo
+    from robench.data.sources import DATASETS, TORCHVISION
 
     if name.startswith(("npz:", "folder:")):
         return None

@@ -21,7 +21,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from robench.data import Dataset, Split
+from robench.data.dataset import Dataset, Split
 from robench.defense import Defense, Recipe
 from robench.errors import BadInput, CheckFailed, disk_error
 from robench.files import write_file

@@ -13,7 +13,7 @@ from robench.attack.base import Attack, Batch, Metric, Trials
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Progress, Settings, Shard, attack_shard
 from robench.claims import claim
-from robench.data import Split
+from robench.data.dataset import Split
 from robench.specs import CraftSpec
 from robench.store import EvaluationFolder
 from robench.threat import ThreatModel

@@ -17,7 +17,7 @@ from robench import detection, registry
 from robench.attack.base import Attack
 from robench.attack.classifier import Classifier, full_precision
 from robench.attack.inspection import clean_logits, predictions
-from robench.data import Split, open_dataset
+from robench.data.dataset import Split, open_dataset
 from robench.environment import choose_device
 from robench.errors import BadInput
 from robench.files import Damaged

@@ -15,7 +15,7 @@ from torch import nn
 
 from robench.attack.judge import Examples, Progress, Settings, attack_shard
 from robench.claims import claim, note
-from robench.data import Dataset, open_dataset
+from robench.data.dataset import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
 from robench.files import digest

@@ -22,8 +22,8 @@ def fetch(
     data: shared.Data = None,
 ) -> int:
     """Download a dataset through torchvision into the data folder."""
-    from robench.data import default_root
-    from robench.data import fetch as run
+    from robench.data.dataset import default_root
+    from robench.data.dataset import fetch as run
 
     root = data or default_root()
     run(name, root)

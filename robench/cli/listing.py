@@ -63,7 +63,7 @@ def _plugins(kind: str) -> list[dict[str, Any]]:
 
 
 def _datasets() -> list[dict[str, Any]]:
-    from robench.datasets import DATASETS
+    from robench.data.sources import DATASETS
 
     return [{"name": name, "summary": text} for name, text in DATASETS.items()]
 

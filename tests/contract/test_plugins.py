@@ -16,7 +16,7 @@ from robench import Attack, Batch, Defense, Detector, Split, ThreatModel, regist
 from robench.attack.base import Proposal
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, attack_shard
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench.defense import make_optimizer, make_schedule
 
 # a family of attacks stands in the table with some of its members

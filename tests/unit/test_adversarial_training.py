@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from robench import BadInput, Batch, ThreatModel, TrainingPGD, perturbed
 from robench.attack.classifier import Classifier
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench_attacks.pgd import PGD
 from robench_defenses.adversarial import Inner, Madry, step_length
 from robench_defenses.llr import LLR

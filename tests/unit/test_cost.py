@@ -10,7 +10,7 @@ import torch
 
 from robench import Attack, Batch, Cost, DataInfo, ThreatModel, open_dataset, registry
 from robench.cost import training_cost
-from robench.data import Dataset
+from robench.data.dataset import Dataset
 from robench.defense import find_recipe
 from robench.training import Fit, fit
 

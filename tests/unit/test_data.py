@@ -22,8 +22,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional
 
-from robench import data, datasets
-from robench.data import DataInfo, Dataset, default_root, fetch, open_dataset
+from robench.data import dataset as data
+from robench.data import sources as datasets
+from robench.data.dataset import DataInfo, Dataset, default_root, fetch, open_dataset
 from robench.errors import BadInput
 
 RNG = np.random.default_rng(0)
@@ -285,7 +286,7 @@ def test_names_and_paths_and_the_default_root(tmp_path: Path, monkeypatch: pytes
     write_npz(tmp_path / "here.npz")
     monkeypatch.chdir(tmp_path)
     assert len(open_dataset("npz:here.npz").test) == 12
-    script, home = "import sys, robench.datasets; assert 'torch' not in sys.modules", Path(data.__file__).parents[1]
+    script, home = "import sys, robench.data.sources; assert 'torch' not in sys.modules", Path(data.__file__).parents[1]
     subprocess.run([sys.executable, "-c", script], check=True, cwd=home)
     monkeypatch.setenv("HOME", "/home/me")
     for variable in ("ROBENCH_DATA", "XDG_CACHE_HOME"):

@@ -11,7 +11,7 @@ from robench import BadInput, ThreatModel, registry
 from robench.attack.base import Attack
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, Shard, attack_shard
-from robench.data import Split
+from robench.data.dataset import Split
 from robench.detection import noisy
 from robench.detector import Detector, Guarded, Score
 from robench.guard import Guard

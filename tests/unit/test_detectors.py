@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
-from robench.data import Split
+from robench.data.dataset import Split
 from robench.detector import Detector, Guarded, Score
 from robench.errors import BadInput
 from robench_defenses.activations import squared_distances, watching

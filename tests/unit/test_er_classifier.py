@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from robench import BadInput, registry
-from robench.data import DataInfo, open_dataset
+from robench.data.dataset import DataInfo, open_dataset
 from robench.defense import Defense, Recipe
 from robench.training import Fit, _Watch, fit
 from robench_defenses import er_classifier, er_networks

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from robench import BadInput, registry
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench_defenses import divergences
 from robench_defenses.guess_first import GuessFirst
 

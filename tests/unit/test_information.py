@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robench import registry
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench_defenses import information, stochastic
 from robench_defenses.stochastic import Matching
 

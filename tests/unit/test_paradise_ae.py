@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from robench import BadInput, registry
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench_defenses import information
 from robench_defenses.paradise_ae import ParadiseAE
 

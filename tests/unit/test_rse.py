@@ -10,7 +10,7 @@ from torch import nn
 from robench import BadInput, registry
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, inspect
-from robench.data import DataInfo
+from robench.data.dataset import DataInfo
 from robench_defenses.rse import RSE, Noise
 
 MNIST = DataInfo("x", 1, 28, 28, 10, (0.13,), (0.31,), "mnist")

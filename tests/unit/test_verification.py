@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robench.data import open_dataset
+from robench.data.dataset import open_dataset
 from robench.jobs import Request
 from robench.scheduler import evaluate
 from robench.store import Store
@@ -13,7 +13,7 @@ from robench.verification import verify_all
 
 FACTORY = """
 import torch
-from robench.data import open_dataset
+from robench.data.dataset import open_dataset
 
 def nearest_mean():
     train = open_dataset("digits").train

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.datasets import (
+from robench.data.sources import (
     DATASETS,
     TORCHVISION,
     Bytes,

@@ -1,0 +1,1 @@
+"""Datasets: their names, where their pixels come from, splits with stable ids and digests."""
