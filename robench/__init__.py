@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from robench.data.dataset import DataInfo as DataInfo
     from robench.data.dataset import Split as Split
     from robench.data.dataset import open_dataset as open_dataset
-    from robench.defense import Defense as Defense
-    from robench.defense import Recipe as Recipe
-    from robench.defense import Recipes as Recipes
+    from robench.defense.base import Defense as Defense
+    from robench.defense.base import Recipe as Recipe
+    from robench.defense.base import Recipes as Recipes
+    from robench.defense.networks import Backbone as Backbone
+    from robench.defense.networks import ConvNet as ConvNet
+    from robench.defense.networks import Normalize as Normalize
+    from robench.defense.networks import build_backbone as build_backbone
+    from robench.defense.networks import perceptron as perceptron
+    from robench.defense.training_attack import TrainingPGD as TrainingPGD
+    from robench.defense.training_attack import frozen as frozen
+    from robench.defense.training_attack import perturbed as perturbed
     from robench.detector import Detector as Detector
     from robench.detector import pixel_batches as pixel_batches
     from robench.errors import BadInput as BadInput
     from robench.errors import require as require
-    from robench.inner import TrainingPGD as TrainingPGD
-    from robench.inner import frozen as frozen
-    from robench.inner import perturbed as perturbed
-    from robench.networks import Backbone as Backbone
-    from robench.networks import ConvNet as ConvNet
-    from robench.networks import Normalize as Normalize
-    from robench.networks import build_backbone as build_backbone
-    from robench.networks import perceptron as perceptron
     from robench.registry import AttackSet as AttackSet
     from robench.registry import Variant as Variant
     from robench.threat import ThreatModel as ThreatModel
@@ -74,7 +74,7 @@ _HOMES = {
     ),
     "attack.classifier": ("BatchModel",),
     "data.dataset": ("DataInfo", "Split", "open_dataset"),
-    "defense": ("Defense", "Recipe", "Recipes"),
+    "defense.base": ("Defense", "Recipe", "Recipes"),
     "detector": ("Detector", "pixel_batches"),
     "errors": ("BadInput", "require"),
     "attack.gradient": (
@@ -88,8 +88,8 @@ _HOMES = {
         "targeted_cross_entropy",
         "targeted_margin",
     ),
-    "inner": ("TrainingPGD", "frozen", "perturbed"),
-    "networks": ("Backbone", "ConvNet", "Normalize", "build_backbone", "perceptron"),
+    "defense.training_attack": ("TrainingPGD", "frozen", "perturbed"),
+    "defense.networks": ("Backbone", "ConvNet", "Normalize", "build_backbone", "perceptron"),
     "registry": ("AttackSet", "Variant"),
     "threat": ("ThreatModel", "expand"),
 }

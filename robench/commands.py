@@ -52,7 +52,7 @@ def train_command_of(card: Mapping[str, Any]) -> str:
     Where its defense or recipe is no longer what it was, it is the command that was recorded.
     """
     from robench.data.dataset import DataInfo  # these two take seconds, and evaluations do without them
-    from robench.defense import find_recipe
+    from robench.defense.base import find_recipe
 
     try:
         plugin = registry.load("defense", card["defense"])

@@ -9,7 +9,7 @@ import torch
 
 from robench import registry
 from robench.data.dataset import DataInfo
-from robench.defense import Defense, Recipe
+from robench.defense.base import Defense, Recipe
 
 
 def training_cost(defense: str, options: Mapping[str, Any], recipe: Recipe, data: DataInfo, images: int) -> int:

@@ -21,8 +21,8 @@ from torch import nn
 
 from robench import registry
 from robench.data.dataset import DataInfo
+from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, unknown
-from robench.networks import Normalize
 from robench.store import Store, digest_of_card
 
 # values of a module's attributes that enter its digest

@@ -238,7 +238,7 @@ def check(scaled: ScaledSuite) -> None:
 def _check_row(row: RowPlan) -> None:
     import torch  # what trains and attacks takes seconds to import, and a list of suites needs none of it
 
-    from robench.defense import find_recipe
+    from robench.defense.base import find_recipe
 
     plugin = registry.load("defense", row.defense)
     plugin.options(row.options)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from robench import registry
 from robench.claims import claim, held, note
 from robench.data.dataset import Dataset, open_dataset
-from robench.defense import Defense, Recipe, find_recipe
+from robench.defense.base import Defense, Recipe, find_recipe
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
 from robench.files import Damaged, checksum, read_json, write_file, write_json

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from robench.data.dataset import Dataset, Split
-from robench.defense import Defense, Recipe
+from robench.defense.base import Defense, Recipe
 from robench.errors import BadInput, CheckFailed, disk_error
 from robench.files import write_file
 from robench.progress import Bar, bar

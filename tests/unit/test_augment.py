@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robench.augment import _boxes, augment, resized_crop, shifted_crop
+from robench.defense.augment import _boxes, augment, resized_crop, shifted_crop
 from robench.errors import BadInput
 
 

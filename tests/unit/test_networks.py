@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robench.errors import BadInput
-from robench.networks import (
+from robench.defense.networks import (
     PadShortcut,
     PreActBlock,
     PreActResNet,
@@ -17,6 +16,7 @@ from robench.networks import (
     build_backbone,
     resolve,
 )
+from robench.errors import BadInput
 
 
 def info(channels=3, height=32, width=None, family="other"):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from robench.augment import augment
 from robench.data.dataset import DataInfo
+from robench.defense.augment import augment
 from robench.errors import BadInput, CheckFailed, require
 
 

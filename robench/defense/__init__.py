@@ -1,0 +1,1 @@
+"""What a defense author writes: the base class, recipes, networks, augmentation, attacks for training."""
