@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import robench
+from robench.detector.request import Guard
 from robench.errors import RobenchError
-from robench.guard import Guard
 from robench.progress import say
 
 QUICK_CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}

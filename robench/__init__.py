@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from robench.defense.training_attack import TrainingPGD as TrainingPGD
     from robench.defense.training_attack import frozen as frozen
     from robench.defense.training_attack import perturbed as perturbed
-    from robench.detector import Detector as Detector
-    from robench.detector import pixel_batches as pixel_batches
+    from robench.detector.base import Detector as Detector
+    from robench.detector.base import pixel_batches as pixel_batches
     from robench.errors import BadInput as BadInput
     from robench.errors import require as require
     from robench.registry import AttackSet as AttackSet
@@ -75,7 +75,7 @@ _HOMES = {
     "attack.classifier": ("BatchModel",),
     "data.dataset": ("DataInfo", "Split", "open_dataset"),
     "defense.base": ("Defense", "Recipe", "Recipes"),
-    "detector": ("Detector", "pixel_batches"),
+    "detector.base": ("Detector", "pixel_batches"),
     "errors": ("BadInput", "require"),
     "attack.gradient": (
         "FIRM",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robench.guard import Guard
+from robench.detector.request import Guard
 from robench.jobs import Request
 from robench.report import Report as Report
 from robench.scheduler import evaluate as run

@@ -16,10 +16,10 @@ from robench.attack.classifier import check_eval_mode
 from robench.attack.gradient import GradientAttack
 from robench.attack.judge import Settings
 from robench.data.dataset import Dataset, Split, open_dataset
-from robench.detection import Subject, Watch, explain, watch
+from robench.detector.fitting import Subject, Watch, explain, watch
+from robench.detector.request import Guard
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
-from robench.guard import Guard
 from robench.models import LoadedModel, load_model
 from robench.specs import CraftSpec, EvalSpec
 from robench.store import EvaluationFolder, Store

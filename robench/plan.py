@@ -11,10 +11,10 @@ from torch import nn
 
 from robench.attack.base import Cost
 from robench.cost import training_cost
-from robench.detection import Subject, fitting
+from robench.detector.fitting import Subject, fitting
+from robench.detector.request import Guard
 from robench.errors import BadInput
 from robench.executors import Workers
-from robench.guard import Guard
 from robench.jobs import Job, NamedAttack, Request, attacks_of, detector_options
 from robench.scheduler import Cell, Wanted, want
 from robench.store import Store

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from robench import registry
+from robench.detector.measuring import measure
 from robench.diagnostics import record
 from robench.errors import BadInput, Changed, CheckFailed, DiskError
 from robench.graph import Ended, Node
 from robench.jobs import Request, attacks_of
-from robench.measuring import measure
 from robench.models import load_model
 from robench.plan import Place, Plan, Training, cost_of, open_place
 from robench.recall import Recall

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from robench.detector.measuring import measure
 from robench.diagnostics import record
 from robench.errors import BadInput, DiskError
 from robench.executors import Outcome, Workers
@@ -26,7 +27,6 @@ from robench.jobs import (
     references,
     watched,
 )  # fmt: skip
-from robench.measuring import measure
 from robench.progress import Bar, display, say
 from robench.recall import Recall
 from robench.results import summarise

@@ -264,7 +264,7 @@ def _data(name: str) -> DataInfo | None:
 
 
 def _check_column(column: Column, data: DataInfo | None) -> None:
-    from robench.guard import Guard
+    from robench.detector.request import Guard
     from robench.jobs import Request, attacks_of
     from robench.threat import ThreatModel
 

@@ -46,7 +46,7 @@ Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...], Field(min_length=1)]
 Number = Annotated[float, Field(strict=True)]
-# shares a detector is measured by on images made without it, by their names in `robench.measuring.figures`
+# shares a detector is measured by on images made without it, by their names in `robench.detector.measuring.figures`
 Measured = Literal["acc_nadv", "acc_com", "detection_rate", "false_positive_rate", "clean_accuracy", "robust_accuracy"]
 
 
@@ -77,7 +77,7 @@ class Column(_Data):
     attacks: names of attacks or sets; `combine` says whether the figure of several is the share of images that none of
     them breaks, or the smallest of their figures. options: for those attacks that have them. surrogate: the row whose
     model the images are crafted on. detector: stands before every row's model, unless a row has its own;
-    detector_images, trained_on, trained_options and fpr say how it is fitted, as in `robench.detection.Guard`.
+    detector_images, trained_on, trained_options and fpr say how it is fitted, as in `robench.detector.fitting.Guard`.
     figure: what is shown of the detector on images made without it; None: model and detector are attacked as one.
     """
 

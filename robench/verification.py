@@ -13,11 +13,12 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from robench import detection, registry
+from robench import registry
 from robench.attack.base import Attack
 from robench.attack.classifier import Classifier, full_precision
 from robench.attack.inspection import clean_logits, predictions
 from robench.data.dataset import Split, open_dataset
+from robench.detector import fitting as detection
 from robench.environment import choose_device
 from robench.errors import BadInput
 from robench.files import Damaged

@@ -114,8 +114,8 @@ def evaluate(
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
+    from robench.detector.request import Guard
     from robench.executors import Workers
-    from robench.guard import Guard
     from robench.jobs import Request
     from robench.report import Report
     from robench.scheduler import evaluate as run

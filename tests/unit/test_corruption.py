@@ -23,10 +23,10 @@ import pytest
 from robench import leaderboard
 from robench.cli.listing import list_
 from robench.cli.show import show
+from robench.detector.request import Guard
 from robench.errors import RobenchError
 from robench.files import FORMAT, digest
 from robench.folder import identity
-from robench.guard import Guard
 from robench.jobs import Request
 from robench.scheduler import evaluate
 from robench.store import Store

@@ -12,10 +12,10 @@ from robench.attack.base import Attack
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from robench.data.dataset import Split
-from robench.detection import noisy
-from robench.detector import Detector, Guarded, Score
-from robench.guard import Guard
-from robench.measuring import figures
+from robench.detector.base import Detector, Guarded, Score
+from robench.detector.fitting import noisy
+from robench.detector.measuring import figures
+from robench.detector.request import Guard
 from robench.specs import EvalSpec
 
 

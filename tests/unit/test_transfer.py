@@ -131,7 +131,7 @@ def test_replay_proposes_by_example() -> None:
 
 
 def test_a_detector_and_a_surrogate_do_not_go_together() -> None:
-    from robench.guard import Guard
+    from robench.detector.request import Guard
 
     with pytest.raises(BadInput, match="--surrogate"):
         digits_request([Linear(1)], [Linear(2)], guard=Guard("kd"))
