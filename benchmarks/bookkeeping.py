@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from robench import leaderboard
 from robench.cli.app import main as command_line
 from robench.data.dataset import Split, open_dataset
+from robench.evaluation.jobs import Job, Request, attacks_of, make_job, open_target
 from robench.files import checksum
-from robench.jobs import Job, Request, attacks_of, make_job, open_target
 from robench.models import build_defense
 from robench.results import summarise
 from robench.store import Store

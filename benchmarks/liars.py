@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from robench import BadInput, ThreatModel
 from robench.cli.diagnose import battery
-from robench.jobs import Request
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.models import load_model
 from robench.report import Report
-from robench.scheduler import evaluate
 from robench.store import Store, runs_root
 from tests.liars.zoo import TRUTH, ZOO
 

@@ -29,9 +29,9 @@ import torch
 from robench import ThreatModel
 from robench.claims import journal
 from robench.cluster import PLASMA, package
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.executors import Workers
-from robench.jobs import Request
-from robench.scheduler import evaluate
 from robench.store import Store
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from robench.detector.request import Guard
-from robench.jobs import Request
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate as run
 from robench.report import Report as Report
-from robench.scheduler import evaluate as run
 from robench.store import Store, runs_root
 from robench.threat import ThreatModel
 

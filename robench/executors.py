@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from robench.claims import held
 from robench.cluster import Cluster, WorkerDied
 from robench.errors import BadInput, require, unknown
+from robench.evaluation.tasks import Bench, State, Task, perform
 from robench.store import Store
-from robench.work import Bench, State, Task, perform
 from robench.worker import retold
 
 # called with the share of a running task that is done

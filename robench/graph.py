@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from robench.errors import BadInput, DiskError
+from robench.evaluation.tasks import Task
 from robench.executors import Executor, Outcome
-from robench.work import Task
 
 # seconds between two looks at work that another process is doing
 POLL = 0.5

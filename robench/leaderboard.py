@@ -14,8 +14,8 @@ import jinja2
 from rich import box
 from rich.table import Table
 
-from robench.commands import command_of
 from robench.errors import BadInput
+from robench.evaluation.recorded_command import command_of
 from robench.files import write_text
 from robench.results import COUNTED, Figure, attack_figure, clean_figure, label, worst_case
 from robench.store import EvaluationFolder, Store

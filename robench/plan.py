@@ -14,15 +14,15 @@ from robench.cost import training_cost
 from robench.detector.fitting import Subject, fitting
 from robench.detector.request import Guard
 from robench.errors import BadInput
+from robench.evaluation.jobs import Job, NamedAttack, Request, attacks_of, detector_options
+from robench.evaluation.scheduler import Cell, Wanted, want
+from robench.evaluation.tasks import Bench
 from robench.executors import Workers
-from robench.jobs import Job, NamedAttack, Request, attacks_of, detector_options
-from robench.scheduler import Cell, Wanted, want
 from robench.store import Store
 from robench.suite import Column, RowPlan, ScaledSuite
 from robench.threat import ThreatModel
 from robench.trained import TrainJob, TrainRequest, finished
 from robench.trained import plan as plan_training
-from robench.work import Bench
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ from robench import registry
 from robench.detector.measuring import measure
 from robench.diagnostics import record
 from robench.errors import BadInput, Changed, CheckFailed, DiskError
+from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.same_answers import Recall
+from robench.evaluation.scheduler import Wanted, nodes, run, summary
+from robench.evaluation.tasks import Bench, Task
 from robench.graph import Ended, Node
-from robench.jobs import Request, attacks_of
 from robench.models import load_model
 from robench.plan import Place, Plan, Training, cost_of, open_place
-from robench.recall import Recall
 from robench.results import Figure, worst_case
-from robench.scheduler import Wanted, nodes, run, summary
 from robench.store import Store
 from robench.suite_table import Entry, SuiteTable
 from robench.trained import claim_of
 from robench.training import accuracy
-from robench.work import Bench, Task
 
 
 @dataclass

@@ -265,7 +265,7 @@ def _data(name: str) -> DataInfo | None:
 
 def _check_column(column: Column, data: DataInfo | None) -> None:
     from robench.detector.request import Guard
-    from robench.jobs import Request, attacks_of
+    from robench.evaluation.jobs import Request, attacks_of
     from robench.threat import ThreatModel
 
     threat = ThreatModel.of(column.norm, column.eps)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from robench.errors import BadInput, CheckFailed, DiskError, RobenchError
+from robench.evaluation.tasks import Bench, Task, perform
 from robench.store import Store
-from robench.work import Bench, Task, perform
 
 # seconds until a file of the driver's shows up on another machine
 APPEAR = 15.0

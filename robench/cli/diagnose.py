@@ -41,7 +41,7 @@ def diagnose(
 
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
     check_attacks(names)
-    from robench.jobs import Request
+    from robench.evaluation.jobs import Request
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
 
@@ -72,7 +72,7 @@ def battery(
     from dataclasses import replace
 
     from robench.diagnostics import pixels_of, wider
-    from robench.scheduler import evaluate
+    from robench.evaluation.scheduler import evaluate
 
     done = evaluate(request, store)
     rows = done.rows

@@ -115,10 +115,10 @@ def evaluate(
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
     from robench.detector.request import Guard
+    from robench.evaluation.jobs import Request
+    from robench.evaluation.scheduler import evaluate as run
     from robench.executors import Workers
-    from robench.jobs import Request
     from robench.report import Report
-    from robench.scheduler import evaluate as run
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
 

@@ -23,10 +23,10 @@ def quickstart(
 
     from rich.console import Console
 
-    from robench.jobs import Request
+    from robench.evaluation.jobs import Request
+    from robench.evaluation.scheduler import evaluate
     from robench.leaderboard import build, write
     from robench.report import Report
-    from robench.scheduler import evaluate
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel
     from robench.trained import TrainRequest, train

@@ -12,9 +12,9 @@ from robench.cli import options as shared
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from robench.evaluation.scheduler import Wanted
     from robench.plan import Step
     from robench.reproduce import Reproduced
-    from robench.scheduler import Wanted
 
 
 # more letters than any table has in a line

@@ -49,14 +49,14 @@ def _find(store: Store, name: str) -> EvaluationFolder:
 
 
 def _model(card: dict[str, Any]) -> dict[str, Any]:
-    from robench.commands import train_command_of
+    from robench.evaluation.recorded_command import train_command_of
 
     return {**card, "made by": train_command_of(card)}
 
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What there is to tell about an evaluation, as JSON types."""
-    from robench.commands import command_of
+    from robench.evaluation.recorded_command import command_of
 
     spec, about, rows = folder.spec, folder.about, folder.rows()
     found = {

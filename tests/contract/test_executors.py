@@ -21,12 +21,12 @@ from torch import nn
 from robench import ThreatModel, cluster
 from robench.claims import claim, held, journal
 from robench.errors import BadInput, DiskError
+from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.scheduler import Evaluated, evaluate, nodes, want
+from robench.evaluation.tasks import Bench, Task
 from robench.executors import EXECUTORS, Outcome, Workers
-from robench.jobs import Request, attacks_of
-from robench.scheduler import Evaluated, evaluate, nodes, want
 from robench.store import EvaluationFolder, Store
 from robench.trained import TrainRequest, claim_of, train
-from robench.work import Bench, Task
 from tests.same import assert_same_shards, assert_same_weights
 
 MODELS = """

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import robench as harness
-from robench import registry, work
+from robench import registry
+from robench.evaluation import tasks as work
 from robench.store import EvaluationFolder
 from robench.training import _Watch
 from tests.integration.conftest import Run, finished, start_module, wait_for

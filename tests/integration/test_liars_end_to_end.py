@@ -11,7 +11,7 @@ from torch import nn
 
 from robench import BadInput, ThreatModel, open_dataset
 from robench.cli.diagnose import battery
-from robench.jobs import Request
+from robench.evaluation.jobs import Request
 from robench.models import load_model
 from robench.report import Report
 from robench.store import Store

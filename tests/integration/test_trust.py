@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robench import environment, open_dataset, plan, reproduce, scheduler, upkeep, work
+from robench import environment, open_dataset, plan, reproduce, upkeep
 from robench.errors import BadInput
-from robench.jobs import Request, attacks_of
+from robench.evaluation import scheduler
+from robench.evaluation import tasks as work
+from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.scheduler import evaluate
+from robench.evaluation.tasks import Bench, perform
 from robench.results import attack_figure
-from robench.scheduler import evaluate
 from robench.store import Store
 from robench.suite import load
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, train
-from robench.work import Bench, perform
 from tests.integration.conftest import Run, assert_refused
 
 COUNT = 120

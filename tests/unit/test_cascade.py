@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
-from robench.jobs import Request
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.leaderboard import build
 from robench.results import worst_case
-from robench.scheduler import evaluate
 from robench.store import Store
 from robench.threat import ThreatModel
 from robench.verification import verify_all

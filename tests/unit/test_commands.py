@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 from torch import nn
 
-from robench import registry, scheduler, trained
+from robench import registry, trained
 from robench.cli.app import main
-from robench.commands import command_of, portable, train_command_of
 from robench.errors import BadInput
+from robench.evaluation import scheduler
+from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.recorded_command import command_of, portable, train_command_of
+from robench.evaluation.scheduler import Evaluated, want
+from robench.evaluation.tasks import Bench
 from robench.folder import EvaluationFolder
-from robench.jobs import Request, attacks_of
-from robench.scheduler import Evaluated, want
 from robench.store import Store
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, plan, train
-from robench.work import Bench
 
 OWN = """
 import torch
@@ -110,7 +111,7 @@ def test_a_command_is_as_short_as_it_can_be(store: Store) -> None:
 
 def test_what_no_command_says_is_given_as_it_was_recorded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of a program; and a cascade of options that neither one command nor a set has."""
-    monkeypatch.setattr("robench.jobs.command", lambda: "python mine.py --runs 'my runs' --data=/home/me -q")
+    monkeypatch.setattr("robench.evaluation.jobs.command", lambda: "python mine.py --runs 'my runs' --data=/home/me -q")
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     threat = ThreatModel.of("linf", "0.1")
     (own,) = begun(Request([module], ["fgsm"], threat, "digits", count=20, device="cpu"), store).values()

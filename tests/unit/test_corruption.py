@@ -25,10 +25,10 @@ from robench.cli.listing import list_
 from robench.cli.show import show
 from robench.detector.request import Guard
 from robench.errors import RobenchError
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.files import FORMAT, digest
 from robench.folder import identity
-from robench.jobs import Request
-from robench.scheduler import evaluate
 from robench.store import Store
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, train

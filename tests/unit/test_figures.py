@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel, figures
 from robench.cli.app import main
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.figures import Curve, standing
-from robench.jobs import Request
 from robench.results import attack_figure
-from robench.scheduler import evaluate
 from robench.statistics import wilson
 from robench.store import Store
 

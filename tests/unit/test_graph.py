@@ -14,10 +14,10 @@ import pytest
 
 from robench import graph
 from robench.errors import BadInput, DiskError
+from robench.evaluation.tasks import Task
 from robench.executors import Outcome
 from robench.graph import Ended, Node, Run
 from robench.trained import TrainRequest
-from robench.work import Task
 
 REQUEST = TrainRequest("standard", "digits")
 

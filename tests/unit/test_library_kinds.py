@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robench import BadInput, Batch, Proposal, ThreatModel, registry
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, attack_shard
-from robench.jobs import kind_of
+from robench.evaluation.jobs import kind_of
 from robench_attacks.from_art import Toolbox
 from robench_attacks.from_foolbox import Foolbox
 

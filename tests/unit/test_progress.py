@@ -12,8 +12,8 @@ from torch import nn
 from robench import ThreatModel, progress, registry
 from robench.attack import judge as evaluation
 from robench.attack.judge import Examples, Settings, attack_shard
-from robench.jobs import Request
-from robench.scheduler import evaluate
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.store import Store
 from tests import liars
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import robench
 from robench.baseline import make, write
 from robench.cli.app import main
-from robench.jobs import Request
-from robench.scheduler import evaluate
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.store import Store
 from robench.threat import ThreatModel
 

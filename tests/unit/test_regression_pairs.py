@@ -14,8 +14,8 @@ from rich.console import Console
 from robench import BadInput, regression
 from robench.baseline import Kept, Outcomes
 from robench.comparison import Checked, Line, Terms, judge
+from robench.evaluation.scheduler import Evaluated
 from robench.pairs import Pair, lines_of
-from robench.scheduler import Evaluated
 from robench.specs import EvalSpec
 from robench.store import Store
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from robench import BadInput, GradientAttack, Search, ThreatModel, margin
 from robench.attack.judge import Examples, Settings, Shard, attack_shard
-from robench.jobs import Request
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
+from robench.evaluation.transfer import Replay
 from robench.report import Report
-from robench.scheduler import evaluate
 from robench.store import EvaluationFolder, Store
-from robench.transfer import Replay
 
 
 class Linear(nn.Module):
@@ -223,7 +223,7 @@ def test_a_surrogate_needs_the_same_images(tmp_path: Path) -> None:
     arrays |= {f"y_{part}": np.arange(40) % 10 for part in ("train", "test")}
     np.savez(tmp_path / "a.npz", **arrays)
     np.savez(tmp_path / "b.npz", **{**arrays, "x_test": arrays["x_test"] ^ 1})
-    from robench.jobs import Target, attacks_of, make_job, open_target
+    from robench.evaluation.jobs import Target, attacks_of, make_job, open_target
 
     def opened(path: str) -> tuple[Request, Target]:
         request = Request([Linear(1)], ["fgsm"], ThreatModel.of("linf", "0.1"), f"npz:{path}")

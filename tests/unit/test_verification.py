@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from robench.data.dataset import open_dataset
-from robench.jobs import Request
-from robench.scheduler import evaluate
+from robench.evaluation.jobs import Request
+from robench.evaluation.scheduler import evaluate
 from robench.store import Store
 from robench.threat import ThreatModel
 from robench.verification import verify_all

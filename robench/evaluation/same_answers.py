@@ -10,8 +10,8 @@ from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
 from robench.environment import choose_device
 from robench.errors import Changed
+from robench.evaluation.jobs import Job, Request
 from robench.folder import Shard
-from robench.jobs import Job, Request
 from robench.results import UNSTABLE
 
 # of an evaluation's images, about as many are looked at

@@ -18,8 +18,8 @@ from robench.claims import claim, note
 from robench.data.dataset import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
+from robench.evaluation.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
 from robench.files import digest
-from robench.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
 from robench.store import Store
 from robench.trained import TrainRequest, train
 

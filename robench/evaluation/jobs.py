@@ -20,11 +20,11 @@ from robench.detector.fitting import Subject, Watch, explain, watch
 from robench.detector.request import Guard
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
+from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.specs import CraftSpec, EvalSpec
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
-from robench.transfer import Craft
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from torch import nn
 from robench.detector.measuring import measure
 from robench.diagnostics import record
 from robench.errors import BadInput, DiskError
-from robench.executors import Outcome, Workers
-from robench.graph import Ended, Node, Run
-from robench.jobs import (
+from robench.evaluation.jobs import (
     Job,
     NamedAttack,
     Request,
@@ -27,11 +25,13 @@ from robench.jobs import (
     references,
     watched,
 )  # fmt: skip
+from robench.evaluation.same_answers import Recall
+from robench.evaluation.tasks import Bench, Task, begin
+from robench.executors import Outcome, Workers
+from robench.graph import Ended, Node, Run
 from robench.progress import Bar, display, say
-from robench.recall import Recall
 from robench.results import summarise
 from robench.store import Store
-from robench.work import Bench, Task, begin
 
 
 @dataclass
