@@ -28,10 +28,10 @@ import torch
 
 from robench import ThreatModel
 from robench.claims import journal
-from robench.cluster import PLASMA, package
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
-from robench.executors import Workers
+from robench.executors.ray_cluster import PLASMA, package
+from robench.executors.workers import Workers
 from robench.store import Store
 
 

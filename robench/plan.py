@@ -17,7 +17,7 @@ from robench.errors import BadInput
 from robench.evaluation.jobs import Job, NamedAttack, Request, attacks_of, detector_options
 from robench.evaluation.scheduler import Cell, Wanted, want
 from robench.evaluation.tasks import Bench
-from robench.executors import Workers
+from robench.executors.workers import Workers
 from robench.store import Store
 from robench.suite import Column, RowPlan, ScaledSuite
 from robench.threat import ThreatModel

@@ -15,7 +15,7 @@ from robench.evaluation.jobs import Request, attacks_of
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import Wanted, nodes, run, summary
 from robench.evaluation.tasks import Bench, Task
-from robench.graph import Ended, Node
+from robench.executors.graph import Ended, Node
 from robench.models import load_model
 from robench.plan import Place, Plan, Training, cost_of, open_place
 from robench.results import Figure, worst_case

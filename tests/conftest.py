@@ -16,7 +16,7 @@ pytest_plugins = ["pytester"]
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """A Ray cluster of this machine with two cores, started when a test asks for it first."""
-    from robench.cluster import package
+    from robench.executors.ray_cluster import package
 
     package()
     from ray.cluster_utils import Cluster

@@ -117,7 +117,7 @@ def evaluate(
     from robench.detector.request import Guard
     from robench.evaluation.jobs import Request
     from robench.evaluation.scheduler import evaluate as run
-    from robench.executors import Workers
+    from robench.executors.workers import Workers
     from robench.report import Report
     from robench.store import Store, runs_root
     from robench.threat import ThreatModel

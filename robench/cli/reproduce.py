@@ -44,7 +44,7 @@ def reproduce(
     from robench.suite import load
 
     scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
-    from robench.executors import Workers
+    from robench.executors.workers import Workers
     from robench.plan import Setup, estimate, plan
     from robench.reproduce import reproduce as run
     from robench.store import Store, runs_root

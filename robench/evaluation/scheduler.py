@@ -27,8 +27,8 @@ from robench.evaluation.jobs import (
 )  # fmt: skip
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.tasks import Bench, Task, begin
-from robench.executors import Outcome, Workers
-from robench.graph import Ended, Node, Run
+from robench.executors.graph import Ended, Node, Run
+from robench.executors.workers import Outcome, Workers
 from robench.progress import Bar, display, say
 from robench.results import summarise
 from robench.store import Store

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from robench import graph
 from robench.errors import BadInput, DiskError
 from robench.evaluation.tasks import Task
-from robench.executors import Outcome
-from robench.graph import Ended, Node, Run
+from robench.executors import graph
+from robench.executors.graph import Ended, Node, Run
+from robench.executors.workers import Outcome
 from robench.trained import TrainRequest
 
 REQUEST = TrainRequest("standard", "digits")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from robench import worker
 from robench.errors import BadInput, CheckFailed, DiskError
+from robench.executors import ray_worker as worker
+from robench.executors.ray_worker import retold, told
 from robench.files import Damaged
-from robench.worker import retold, told
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1.0, 1), (3.0, 3)])

@@ -22,9 +22,9 @@ from typing import Any
 
 from robench.claims import LOCKS
 from robench.errors import BadInput, RobenchError
+from robench.executors.ray_worker import Driver, work
 from robench.files import write_text
 from robench.progress import say
-from robench.worker import Driver, work
 
 # how often a task is tried again after its worker or its machine died; it may have been done by then, which is harmless
 RETRIES = 3

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from robench.errors import BadInput, DiskError
 from robench.evaluation.tasks import Task
-from robench.executors import Executor, Outcome
+from robench.executors.workers import Executor, Outcome
 
 # seconds between two looks at work that another process is doing
 POLL = 0.5
