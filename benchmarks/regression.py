@@ -22,10 +22,10 @@ from scipy.stats import binomtest
 from torch import nn
 
 import robench
-from robench.baseline import Baseline, make, read, write
-from robench.comparison import Checked, Line
 from robench.models import load_model
-from robench.regression import Rerun, check
+from robench.regression.baseline import Baseline, make, read, write
+from robench.regression.check import Rerun, check
+from robench.regression.verdict import Checked, Line
 from robench.statistics import mcnemar
 from robench.store import Store, runs_root
 

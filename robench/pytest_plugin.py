@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from robench.comparison import Checked
-    from robench.regression import Model
+    from robench.regression.check import Model
+    from robench.regression.verdict import Checked
 
 MARKER = "robustness: attacks a model, which may be slow; every test with robench's own `robench` fixture has it"
 
@@ -77,9 +77,9 @@ class Robench:
         terms: tuple[float, float | None],
         how: Mapping[str, Any],
     ) -> Checked:
-        from robench.baseline import read
-        from robench.comparison import Terms
-        from robench.regression import Rerun, check, substitutes
+        from robench.regression.baseline import read
+        from robench.regression.check import Rerun, check, substitutes
+        from robench.regression.verdict import Terms
         from robench.store import Store, runs_root
 
         part, models = substitutes(model, read(baseline))

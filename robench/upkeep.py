@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robench.checks import CHECKS, STATE
 from robench.claims import LOCKS, held
 from robench.errors import BadInput, disk_error
 from robench.files import Damaged, read_json, read_sealed
 from robench.folder import EvaluationFolder
 from robench.progress import say
+from robench.regression.own_store import CHECKS, STATE
 from robench.specs import CraftSpec
 from robench.store import Store
 

@@ -28,7 +28,7 @@ def baseline(
     as_json: shared.Json = False,
 ) -> int:
     """Keep the outcomes of finished evaluations, example by example, in a small file to be checked against later."""
-    from robench.baseline import make, write
+    from robench.regression.baseline import make, write
     from robench.store import Store, runs_root
 
     store = Store(runs_root(runs))

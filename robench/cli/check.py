@@ -10,7 +10,7 @@ import typer
 from robench.cli import options as shared
 
 if TYPE_CHECKING:
-    from robench.baseline import Baseline
+    from robench.regression.baseline import Baseline
 
 Substitutes = Annotated[
     list[str] | None,
@@ -77,15 +77,15 @@ def check(
     Every attack runs again, so a check costs as much as its evaluations did; only one that was interrupted goes on
     where it stopped, as long as no loaded code has changed.
     """
-    from robench.baseline import read
-    from robench.comparison import Terms
     from robench.files import write_text
+    from robench.regression.baseline import read
+    from robench.regression.verdict import Terms
 
     _clear(file, junit, markdown)
     terms, known = Terms(alpha, max_drop), read(file)
     models = _models(model or [], known)
-    from robench.regression import Rerun
-    from robench.regression import check as run
+    from robench.regression.check import Rerun
+    from robench.regression.check import check as run
     from robench.store import Store, runs_root
 
     rerun = Rerun(models, dataset, batch_size, shard_size, device, data, reuse)

@@ -16,9 +16,9 @@ import pytest
 import xmlschema
 import yaml
 
-from robench.baseline import read
 from robench.cli.app import main
 from robench.files import digest
+from robench.regression.baseline import read
 from robench.results import worst_case
 from robench.statistics import mcnemar
 from robench.store import Store

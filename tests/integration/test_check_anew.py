@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from robench import BadInput, open_dataset
-from robench.baseline import read
-from robench.checks import CHECKS, finish, own_store
 from robench.claims import claim
 from robench.errors import disk_error
+from robench.regression.baseline import read
+from robench.regression.own_store import CHECKS, finish, own_store
 from robench.store import EvaluationFolder, Store
 from tests.integration.conftest import Outcome, Run, assert_refused, run_module, start_module, wait_for
 

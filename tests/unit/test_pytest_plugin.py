@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import robench
-from robench.baseline import make, write
 from robench.cli.app import main
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
+from robench.regression.baseline import make, write
 from robench.store import Store
 from robench.threat import ThreatModel
 
@@ -168,7 +168,7 @@ def test_the_marker(pytester: pytest.Pytester, files: Path) -> None:
 
 def test_loading_the_plugin_imports_nothing_heavy() -> None:
     """It is loaded by every run of pytest in the environment, whether or not a test uses it."""
-    heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'pydantic', 'rich', 'robench.regression', 'robench.errors'}"
+    heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'pydantic', 'rich', 'robench.regression.check', 'robench.errors'}"
     code = (
         "import sys, pytest; before = set(sys.modules); import robench.pytest_plugin; "
         f"assert not {heavy} & (set(sys.modules) - before)"

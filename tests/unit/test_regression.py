@@ -17,10 +17,10 @@ import xmlschema
 from torch import nn
 
 from robench import BadInput
-from robench.baseline import Baseline, Kept, Outcomes, encode, read, write
-from robench.comparison import CLEAN, Checked, Line, Terms, judge
-from robench.junit import Case, Suite, document
-from robench.regression import substitutes
+from robench.regression.baseline import Baseline, Kept, Outcomes, encode, read, write
+from robench.regression.check import substitutes
+from robench.regression.junit import Case, Suite, document
+from robench.regression.verdict import CLEAN, Checked, Line, Terms, judge
 from robench.results import attack_figure
 from robench.specs import EvalSpec
 from robench.statistics import holm, mcnemar, paired_interval

@@ -11,11 +11,12 @@ from xml.etree import ElementTree as Tree
 import pytest
 from rich.console import Console
 
-from robench import BadInput, regression
-from robench.baseline import Kept, Outcomes
-from robench.comparison import Checked, Line, Terms, judge
+from robench import BadInput
 from robench.evaluation.scheduler import Evaluated
-from robench.pairs import Pair, lines_of
+from robench.regression import check as regression
+from robench.regression.baseline import Kept, Outcomes
+from robench.regression.pairs import Pair, lines_of
+from robench.regression.verdict import Checked, Line, Terms, judge
 from robench.specs import EvalSpec
 from robench.store import Store
 

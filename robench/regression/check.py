@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from robench.baseline import Baseline, Kept
-from robench.checks import finish, own_store
-from robench.comparison import Checked, Terms, judge
 from robench.errors import BadInput, require, unknown
 from robench.evaluation.jobs import Request, Target, attacks_of, make_job, open_target
 from robench.evaluation.scheduler import evaluate
 from robench.files import digest
 from robench.models import load_model
-from robench.pairs import Pair, lines_of
+from robench.regression.baseline import Baseline, Kept
+from robench.regression.own_store import finish, own_store
+from robench.regression.pairs import Pair, lines_of
+from robench.regression.verdict import Checked, Terms, judge
 from robench.store import Store
 
 # a model by reference, or itself

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robench.errors import require
-from robench.junit import Case, Suite, document
+from robench.regression.junit import Case, Suite, document
 from robench.statistics import holm, mcnemar, paired_interval
 
 # per example, whether it stands: classified correctly, or left standing by an attack

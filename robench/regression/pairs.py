@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from robench.baseline import Kept, Outcomes, encode
-from robench.comparison import CLEAN, CLEAN_METRIC, WORST, Line, Marks
 from robench.errors import BadInput
+from robench.regression.baseline import Kept, Outcomes, encode
+from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line, Marks
 from robench.results import UNSTABLE
 from robench.store import Store
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robench.comparison import Marks
 from robench.errors import BadInput, unknown
 from robench.files import digest, read_json, write_text
 from robench.progress import say
+from robench.regression.verdict import Marks
 from robench.results import UNSTABLE, label, summarise
 from robench.specs import HARNESS, CraftSpec, EvalSpec
 from robench.store import EvaluationFolder, Store

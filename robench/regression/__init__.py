@@ -1,0 +1,1 @@
+"""A baseline of kept outcomes, and models of today checked against it."""
