@@ -27,7 +27,7 @@ from robench.data.dataset import Split, open_dataset
 from robench.evaluation.jobs import Job, Request, attacks_of, make_job, open_target
 from robench.files import checksum
 from robench.models import build_defense
-from robench.results import summarise
+from robench.results.accuracy import summarise
 from robench.store import Store
 from robench.threat import ThreatModel
 

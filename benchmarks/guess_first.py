@@ -29,7 +29,7 @@ from robench.errors import RobenchError
 from robench.figures import standing
 from robench.files import write_text
 from robench.progress import say
-from robench.results import Figure
+from robench.results.accuracy import Figure
 from robench.store import Store, runs_root
 
 QUICK_CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}

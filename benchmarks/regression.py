@@ -26,7 +26,7 @@ from robench.models import load_model
 from robench.regression.baseline import Baseline, make, read, write
 from robench.regression.check import Rerun, check
 from robench.regression.verdict import Checked, Line
-from robench.statistics import mcnemar
+from robench.results.statistics import mcnemar
 from robench.store import Store, runs_root
 
 HEADERS = ("models", "checks", "exit 0", "exit 1", "drop in points", "fell", "rose", "p", "seconds a check")

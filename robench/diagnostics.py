@@ -17,7 +17,7 @@ import pandas as pd
 
 from robench.errors import BadInput
 from robench.files import Damaged, digest, read_sealed, write_sealed
-from robench.results import label
+from robench.results.accuracy import label
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from robench.errors import BadInput
 from robench.files import write_file, write_text
-from robench.results import Figure, label
+from robench.results.accuracy import Figure, label
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel, parse_norm
 

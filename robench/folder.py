@@ -123,7 +123,7 @@ class EvaluationFolder:
             return None
         if stated.pop("shards", None) == _contents(shards):
             return stated
-        from robench.results import summarise  # pandas takes its time, and is not needed for what is intact
+        from robench.results.accuracy import summarise  # pandas takes its time, and is not needed for what is intact
 
         return summarise(self.rows(), self.about["metric"], self.notes())
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
 from robench.files import write_text
-from robench.results import COUNTED, Figure, attack_figure, clean_figure, label, worst_case
+from robench.results.accuracy import COUNTED, Figure, attack_figure, clean_figure, label, worst_case
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel
 

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robench.results import Figure, label, worst_case
+from robench.results.accuracy import Figure, label, worst_case
 from robench.store import Store
 
 JSON_KEYS = (

@@ -18,7 +18,7 @@ from robench.evaluation.tasks import Bench, Task
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
 from robench.plan import Place, Plan, Training, cost_of, open_place
-from robench.results import Figure, worst_case
+from robench.results.accuracy import Figure, worst_case
 from robench.store import Store
 from robench.suite_table import Entry, SuiteTable
 from robench.trained import claim_of

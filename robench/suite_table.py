@@ -15,7 +15,7 @@ from rich.table import Table
 
 from robench.files import write_text
 from robench.leaderboard import render
-from robench.results import Figure, label
+from robench.results.accuracy import Figure, label
 from robench.suite import Column, ScaledSuite
 
 NOTE = (

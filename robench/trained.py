@@ -21,8 +21,8 @@ from robench.errors import BadInput
 from robench.files import Damaged, checksum, read_json, write_file, write_json
 from robench.folder import identity
 from robench.progress import say
+from robench.results.statistics import wilson
 from robench.specs import TrainSpec
-from robench.statistics import wilson
 from robench.store import Store
 from robench.training import Fit, Outcome, fit
 

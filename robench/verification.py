@@ -23,7 +23,7 @@ from robench.environment import choose_device
 from robench.errors import BadInput
 from robench.files import Damaged
 from robench.models import LoadedModel, load_model
-from robench.results import summarise
+from robench.results.accuracy import summarise
 from robench.store import EvaluationFolder, Store
 from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
 

@@ -121,7 +121,7 @@ COLUMNS = ("model", "attack", "threat", "n", "figure", "status")
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What a line says of an evaluation; raises BadInput where it is damaged."""
-    from robench.results import label
+    from robench.results.accuracy import label
 
     spec, about, result = folder.spec, folder.about, folder.result
     figure = "robust_accuracy" if about["metric"] == "robust accuracy" else "attack_success_rate"

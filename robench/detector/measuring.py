@@ -12,7 +12,7 @@ from robench.attack.classifier import full_precision
 from robench.attack.judge import Examples, Settings
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
 from robench.files import Damaged, checksum, read_sealed, write_file, write_sealed
-from robench.results import Figure
+from robench.results.accuracy import Figure
 from robench.store import EvaluationFolder
 
 

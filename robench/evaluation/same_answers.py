@@ -12,7 +12,7 @@ from robench.environment import choose_device
 from robench.errors import Changed
 from robench.evaluation.jobs import Job, Request
 from robench.folder import Shard
-from robench.results import UNSTABLE
+from robench.results.accuracy import UNSTABLE
 
 # of an evaluation's images, about as many are looked at
 LOOKED = 500

@@ -30,7 +30,7 @@ from robench.evaluation.tasks import Bench, Task, begin
 from robench.executors.graph import Ended, Node, Run
 from robench.executors.workers import Outcome, Workers
 from robench.progress import Bar, display, say
-from robench.results import summarise
+from robench.results.accuracy import summarise
 from robench.store import Store
 
 

@@ -15,7 +15,7 @@ from robench.errors import BadInput, unknown
 from robench.files import digest, read_json, write_text
 from robench.progress import say
 from robench.regression.verdict import Marks
-from robench.results import UNSTABLE, label, summarise
+from robench.results.accuracy import UNSTABLE, label, summarise
 from robench.specs import HARNESS, CraftSpec, EvalSpec
 from robench.store import EvaluationFolder, Store
 from robench.threat import ThreatModel

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from robench.errors import require
 from robench.regression.junit import Case, Suite, document
-from robench.statistics import holm, mcnemar, paired_interval
+from robench.results.statistics import holm, mcnemar, paired_interval
 
 # per example, whether it stands: classified correctly, or left standing by an attack
 Marks = NDArray[np.bool_]

@@ -19,8 +19,8 @@ import yaml
 from robench.cli.app import main
 from robench.files import digest
 from robench.regression.baseline import read
-from robench.results import worst_case
-from robench.statistics import mcnemar
+from robench.results.accuracy import worst_case
+from robench.results.statistics import mcnemar
 from robench.store import Store
 from tests.integration.conftest import Outcome, Run, assert_refused
 

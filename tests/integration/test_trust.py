@@ -19,7 +19,7 @@ from robench.evaluation import tasks as work
 from robench.evaluation.jobs import Request, attacks_of
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.tasks import Bench, perform
-from robench.results import attack_figure
+from robench.results.accuracy import attack_figure
 from robench.store import Store
 from robench.suite import load
 from robench.threat import ThreatModel

@@ -16,7 +16,7 @@ from robench.errors import BadInput
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.leaderboard import build
-from robench.results import worst_case
+from robench.results.accuracy import worst_case
 from robench.store import Store
 from robench.threat import ThreatModel
 from robench.verification import verify_all

@@ -19,8 +19,8 @@ from robench.cli.app import main
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.figures import Curve, standing
-from robench.results import attack_figure
-from robench.statistics import wilson
+from robench.results.accuracy import attack_figure
+from robench.results.statistics import wilson
 from robench.store import Store
 
 

@@ -21,9 +21,9 @@ from robench.regression.baseline import Baseline, Kept, Outcomes, encode, read, 
 from robench.regression.check import substitutes
 from robench.regression.junit import Case, Suite, document
 from robench.regression.verdict import CLEAN, Checked, Line, Terms, judge
-from robench.results import attack_figure
+from robench.results.accuracy import attack_figure
+from robench.results.statistics import holm, mcnemar, paired_interval
 from robench.specs import EvalSpec
-from robench.statistics import holm, mcnemar, paired_interval
 from robench.store import EvaluationFolder
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "junit.xsd"))

@@ -15,7 +15,7 @@ import torch
 from robench.errors import BadInput
 from robench.leaderboard import Board, build, write
 from robench.report import Report
-from robench.results import summarise
+from robench.results.accuracy import summarise
 from robench.specs import EvalSpec
 from robench.store import EvaluationFolder, Store
 

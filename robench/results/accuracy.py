@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robench.statistics import wilson
+from robench.results.statistics import wilson
 
 # flags of single images, each shown where more than this share of the attacked images has it
 SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "invalid-proposal": 0.0}

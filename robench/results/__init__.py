@@ -1,0 +1,1 @@
+"""What rows mean, and the figures made of them."""
