@@ -25,10 +25,10 @@ from robench import leaderboard
 from robench.cli.app import main as command_line
 from robench.data.dataset import Split, open_dataset
 from robench.evaluation.jobs import Job, Request, attacks_of, make_job, open_target
-from robench.files import checksum
 from robench.models import build_defense
 from robench.results.accuracy import summarise
-from robench.store import Store
+from robench.store.files import checksum
+from robench.store.runs import Store
 from robench.threat import ThreatModel
 
 OPTIONS = {"backbone": "auto"}

@@ -30,8 +30,8 @@ import pandas as pd
 from safetensors.torch import load_file
 
 import robench.reproduce  # noqa: F401 - everything is imported before the first fork
-from robench.claims import journal
 from robench.cli.app import main as main_command
+from robench.store.claims import journal
 
 
 @dataclass

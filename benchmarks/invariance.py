@@ -18,7 +18,7 @@ from robench.attack.base import Attack
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
-from robench.store import Store, runs_root
+from robench.store.runs import Store, runs_root
 
 
 def spy(attack: Attack, seen: dict[tuple[int, int], str]) -> Attack:

@@ -27,7 +27,7 @@ import robench
 import robench.threat
 from robench import ThreatModel, open_dataset
 from robench.models import load_model
-from robench.store import Store, runs_root
+from robench.store.runs import Store, runs_root
 
 STEPS = 40
 CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}

@@ -27,7 +27,7 @@ from robench.regression.baseline import Baseline, make, read, write
 from robench.regression.check import Rerun, check
 from robench.regression.verdict import Checked, Line
 from robench.results.statistics import mcnemar
-from robench.store import Store, runs_root
+from robench.store.runs import Store, runs_root
 
 HEADERS = ("models", "checks", "exit 0", "exit 1", "drop in points", "fell", "rose", "p", "seconds a check")
 # how far from the wanted drop a model's may be, as a fraction of it

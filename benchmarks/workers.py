@@ -27,12 +27,12 @@ import pandas as pd
 import torch
 
 from robench import ThreatModel
-from robench.claims import journal
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.executors.ray_cluster import PLASMA, package
 from robench.executors.workers import Workers
-from robench.store import Store
+from robench.store.claims import journal
+from robench.store.runs import Store
 
 
 def spent(processes: Iterable[int]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from robench.detector.request import Guard
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate as run
 from robench.report import Report as Report
-from robench.store import Store, runs_root
+from robench.store.runs import Store, runs_root
 from robench.threat import ThreatModel
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from robench.errors import BadInput
-from robench.files import Damaged, digest, read_sealed, write_sealed
 from robench.results.accuracy import label
-from robench.store import EvaluationFolder, Store
+from robench.store.files import Damaged, digest, read_sealed, write_sealed
+from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
 
 # a share of all images that a weaker attack may break alone, or that more effort may still break, before it is told

@@ -18,9 +18,9 @@ from rich import box
 from rich.table import Table
 
 from robench.errors import BadInput
-from robench.files import write_file, write_text
 from robench.results.accuracy import Figure, label
-from robench.store import EvaluationFolder, Store
+from robench.store.files import write_file, write_text
+from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel, parse_norm
 
 if TYPE_CHECKING:

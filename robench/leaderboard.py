@@ -16,9 +16,9 @@ from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
-from robench.files import write_text
 from robench.results.accuracy import COUNTED, Figure, attack_figure, clean_figure, label, worst_case
-from robench.store import EvaluationFolder, Store
+from robench.store.files import write_text
+from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
 
 INCOMPLETE = "incomplete"

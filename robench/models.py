@@ -23,7 +23,7 @@ from robench import registry
 from robench.data.dataset import DataInfo
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, unknown
-from robench.store import Store, digest_of_card
+from robench.store.runs import Store, digest_of_card
 
 # values of a module's attributes that enter its digest
 PLAIN = (int, float, str, bool, tuple, list, dict, type(None))

@@ -18,7 +18,7 @@ from robench.evaluation.jobs import Job, NamedAttack, Request, attacks_of, detec
 from robench.evaluation.scheduler import Cell, Wanted, want
 from robench.evaluation.tasks import Bench
 from robench.executors.workers import Workers
-from robench.store import Store
+from robench.store.runs import Store
 from robench.suite import Column, RowPlan, ScaledSuite
 from robench.threat import ThreatModel
 from robench.trained import TrainJob, TrainRequest, finished

@@ -80,7 +80,7 @@ class Robench:
         from robench.regression.baseline import read
         from robench.regression.check import Rerun, check, substitutes
         from robench.regression.verdict import Terms
-        from robench.store import Store, runs_root
+        from robench.store.runs import Store, runs_root
 
         part, models = substitutes(model, read(baseline))
         references = [models.get(name, reference) for name, reference in part.models.items()]

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robench.results.accuracy import Figure, label, worst_case
-from robench.store import Store
+from robench.store.runs import Store
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",

@@ -13,9 +13,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from robench.files import write_text
 from robench.leaderboard import render
 from robench.results.accuracy import Figure, label
+from robench.store.files import write_text
 from robench.suite import Column, ScaledSuite
 
 NOTE = (

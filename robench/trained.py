@@ -13,17 +13,17 @@ import pytorch_lightning as pl
 from safetensors.torch import save_file
 
 from robench import registry
-from robench.claims import claim, held, note
 from robench.data.dataset import Dataset, open_dataset
 from robench.defense.base import Defense, Recipe, find_recipe
 from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
-from robench.files import Damaged, checksum, read_json, write_file, write_json
-from robench.folder import identity
 from robench.progress import say
 from robench.results.statistics import wilson
-from robench.specs import TrainSpec
-from robench.store import Store
+from robench.store.claims import claim, held, note
+from robench.store.evaluation_folder import identity
+from robench.store.files import Damaged, checksum, read_json, write_file, write_json
+from robench.store.runs import Store
+from robench.store.specs import TrainSpec
 from robench.training import Fit, Outcome, fit
 
 # letters in a model's name

@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, default_collate
 from robench.data.dataset import Dataset, Split
 from robench.defense.base import Defense, Recipe
 from robench.errors import BadInput, CheckFailed, disk_error
-from robench.files import write_file
 from robench.progress import Bar, bar
+from robench.store.files import write_file
 
 CHECKPOINT = "last.ckpt"
 

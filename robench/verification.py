@@ -21,10 +21,10 @@ from robench.data.dataset import Split, open_dataset
 from robench.detector import fitting as detection
 from robench.environment import choose_device
 from robench.errors import BadInput
-from robench.files import Damaged
 from robench.models import LoadedModel, load_model
 from robench.results.accuracy import summarise
-from robench.store import EvaluationFolder, Store
+from robench.store.files import Damaged
+from robench.store.runs import EvaluationFolder, Store
 from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
 
 # a verdict may change with the batch size only where the two highest logits are this close, relative to their size

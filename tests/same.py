@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robench.store import EvaluationFolder
+from robench.store.runs import EvaluationFolder
 
 # in pixels for distances and images; weights are of the same order
 ROUNDING = 1e-5

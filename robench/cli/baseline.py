@@ -10,7 +10,7 @@ import typer
 from robench.cli import options as shared
 
 if TYPE_CHECKING:
-    from robench.store import Store
+    from robench.store.runs import Store
 
 
 def baseline(
@@ -29,7 +29,7 @@ def baseline(
 ) -> int:
     """Keep the outcomes of finished evaluations, example by example, in a small file to be checked against later."""
     from robench.regression.baseline import make, write
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
     given = [each for name in names for each in _evaluations(name, scale, store, data)]

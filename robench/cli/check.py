@@ -77,16 +77,16 @@ def check(
     Every attack runs again, so a check costs as much as its evaluations did; only one that was interrupted goes on
     where it stopped, as long as no loaded code has changed.
     """
-    from robench.files import write_text
     from robench.regression.baseline import read
     from robench.regression.verdict import Terms
+    from robench.store.files import write_text
 
     _clear(file, junit, markdown)
     terms, known = Terms(alpha, max_drop), read(file)
     models = _models(model or [], known)
     from robench.regression.check import Rerun
     from robench.regression.check import check as run
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     rerun = Rerun(models, dataset, batch_size, shard_size, device, data, reuse)
     checked = run(known, Store(runs_root(runs)), rerun, terms)

@@ -42,7 +42,7 @@ def diagnose(
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
     check_attacks(names)
     from robench.evaluation.jobs import Request
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
     from robench.threat import ThreatModel
 
     request = Request(

@@ -119,7 +119,7 @@ def evaluate(
     from robench.evaluation.scheduler import evaluate as run
     from robench.executors.workers import Workers
     from robench.report import Report
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
     from robench.threat import ThreatModel
 
     short = {"restarts": restarts, "steps": steps}

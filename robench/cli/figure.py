@@ -35,7 +35,7 @@ def curve(
 ) -> int:
     """Accuracy against eps: what every stored evaluation says about each eps up to its own."""
     from robench import figures
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     if out is not None:
         figures.check_out(out)

@@ -17,7 +17,7 @@ def leaderboard(
 ) -> int:
     """Write every finished evaluation into csv, markdown, LaTeX and html tables."""
     from robench.leaderboard import build, write
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     boards = build(Store(runs_root(runs)))
     paths = [path for board in boards for path in write(board, out)]

@@ -12,7 +12,7 @@ from robench.cli import options as shared
 from robench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from robench.store import EvaluationFolder
+    from robench.store.runs import EvaluationFolder
 
 KINDS = "defenses, attacks, sets, detectors, suites, datasets, models or evaluations"
 
@@ -75,7 +75,7 @@ def _suites() -> list[dict[str, Any]]:
 
 
 def _models(runs: Any) -> list[dict[str, Any]]:
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
     items = []
@@ -92,7 +92,7 @@ def _models(runs: Any) -> list[dict[str, Any]]:
 
 def _evaluations(runs: Any, model: str | None, attack: str | None) -> list[dict[str, Any]]:
     """Every evaluation, or those of a model or attack; a damaged one always, since it may be one of them."""
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
     items = []

@@ -27,7 +27,7 @@ def quickstart(
     from robench.evaluation.scheduler import evaluate
     from robench.leaderboard import build, write
     from robench.report import Report
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
     from robench.threat import ThreatModel
     from robench.trained import TrainRequest, train
 

@@ -47,7 +47,7 @@ def reproduce(
     from robench.executors.workers import Workers
     from robench.plan import Setup, estimate, plan
     from robench.reproduce import reproduce as run
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
     from robench.suite import check
 
     check(scaled)

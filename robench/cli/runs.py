@@ -23,8 +23,8 @@ def gc(
     as_json: shared.Json = False,
 ) -> int:
     """List what no table needs, with sizes and reasons; a finished model is never among it."""
-    from robench.store import Store, runs_root
-    from robench.upkeep import leftovers, remove
+    from robench.store.leftovers import leftovers, remove
+    from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
     found = leftovers(store)
@@ -51,8 +51,8 @@ def gc(
 @app.command("size")
 def size(runs: shared.Runs = None, as_json: shared.Json = False) -> int:
     """Say how much of what there is."""
-    from robench.store import Store, runs_root
-    from robench.upkeep import sizes
+    from robench.store.leftovers import sizes
+    from robench.store.runs import Store, runs_root
 
     found = sizes(Store(runs_root(runs)))
     if as_json:

@@ -9,7 +9,7 @@ import typer
 from robench.cli import options as shared
 
 if TYPE_CHECKING:
-    from robench.store import EvaluationFolder, Store
+    from robench.store.runs import EvaluationFolder, Store
 
 # shares of the broken images whose values are shown
 QUANTILES = (0.0, 0.5, 0.9, 1.0)
@@ -22,7 +22,7 @@ def show(
     as_json: shared.Json = False,
 ) -> int:
     """Show a model's card; or an evaluation's spec, record, rows in short, shards, and the command that made it."""
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
     trained = name in store.model_names()

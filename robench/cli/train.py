@@ -32,7 +32,7 @@ def train(
     from robench.registry import check_names, parse_options
 
     check_names("defense", [defense])  # before the seconds it takes to import what trains
-    from robench.store import Store, runs_root
+    from robench.store.runs import Store, runs_root
     from robench.trained import TrainRequest
     from robench.trained import train as run
 

@@ -15,17 +15,17 @@ from robench import randomness, registry
 from robench.attack.base import Attack
 from robench.attack.classifier import full_precision
 from robench.attack.judge import Examples, Settings, attack_shard
-from robench.claims import claim
 from robench.data.dataset import Dataset, Split
 from robench.detector.base import Guarded, Score
 from robench.detector.request import LEAST_BROKEN, Guard
 from robench.environment import command, environment
 from robench.errors import BadInput, require
-from robench.files import Damaged, checksum, read_json, read_sealed, write_file, write_json, write_sealed
-from robench.folder import identity
 from robench.progress import bar, say
-from robench.specs import DetectorSpec
-from robench.store import Store
+from robench.store.claims import claim
+from robench.store.evaluation_folder import identity
+from robench.store.files import Damaged, checksum, read_json, read_sealed, write_file, write_json, write_sealed
+from robench.store.runs import Store
+from robench.store.specs import DetectorSpec
 from robench.threat import ThreatModel
 
 # of the validation images, this share fits the regression; the others set the threshold

@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from robench.attack.classifier import full_precision
 from robench.attack.judge import Examples, Settings
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
-from robench.files import Damaged, checksum, read_sealed, write_file, write_sealed
 from robench.results.accuracy import Figure
-from robench.store import EvaluationFolder
+from robench.store.files import Damaged, checksum, read_sealed, write_file, write_sealed
+from robench.store.runs import EvaluationFolder
 
 
 def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: Settings) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from robench.environment import choose_device, command, environment
 from robench.errors import BadInput
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
-from robench.specs import CraftSpec, EvalSpec
-from robench.store import EvaluationFolder, Store
+from robench.store.runs import EvaluationFolder, Store
+from robench.store.specs import CraftSpec, EvalSpec
 from robench.threat import ThreatModel
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from robench import registry
 from robench.errors import BadInput
-from robench.files import Damaged, read_json
-from robench.folder import EvaluationFolder
-from robench.specs import CraftSpec
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import Damaged, read_json
+from robench.store.specs import CraftSpec
 
 # the kinds of values that can be written as -o KEY=VALUE
 WRITABLE = (bool, int, float, str)

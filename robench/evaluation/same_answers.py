@@ -11,8 +11,8 @@ from robench.attack.inspection import clean_logits, predictions
 from robench.environment import choose_device
 from robench.errors import Changed
 from robench.evaluation.jobs import Job, Request
-from robench.folder import Shard
 from robench.results.accuracy import UNSTABLE
+from robench.store.evaluation_folder import Shard
 
 # of an evaluation's images, about as many are looked at
 LOOKED = 500

@@ -31,7 +31,7 @@ from robench.executors.graph import Ended, Node, Run
 from robench.executors.workers import Outcome, Workers
 from robench.progress import Bar, display, say
 from robench.results.accuracy import summarise
-from robench.store import Store
+from robench.store.runs import Store
 
 
 @dataclass

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from robench.attack.judge import Examples, Progress, Settings, attack_shard
-from robench.claims import claim, note
 from robench.data.dataset import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
 from robench.evaluation.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
-from robench.files import digest
-from robench.store import Store
+from robench.store.claims import claim, note
+from robench.store.files import digest
+from robench.store.runs import Store
 from robench.trained import TrainRequest, train
 
 # "done": computed now; "there": it was in the store already; "busy": another process is at it

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from robench.attack.base import Attack, Batch, Metric, Trials
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Progress, Settings, Shard, attack_shard
-from robench.claims import claim
 from robench.data.dataset import Split
-from robench.specs import CraftSpec
-from robench.store import EvaluationFolder
+from robench.store.claims import claim
+from robench.store.runs import EvaluationFolder
+from robench.store.specs import CraftSpec
 from robench.threat import ThreatModel
 
 

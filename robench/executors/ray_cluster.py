@@ -20,11 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robench.claims import LOCKS
 from robench.errors import BadInput, RobenchError
 from robench.executors.ray_worker import Driver, work
-from robench.files import write_text
 from robench.progress import say
+from robench.store.claims import LOCKS
+from robench.store.files import write_text
 
 # how often a task is tried again after its worker or its machine died; it may have been done by then, which is harmless
 RETRIES = 3

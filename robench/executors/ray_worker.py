@@ -17,7 +17,7 @@ import torch
 
 from robench.errors import BadInput, CheckFailed, DiskError, RobenchError
 from robench.evaluation.tasks import Bench, Task, perform
-from robench.store import Store
+from robench.store.runs import Store
 
 # seconds until a file of the driver's shows up on another machine
 APPEAR = 15.0

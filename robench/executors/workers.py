@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from robench.claims import held
 from robench.errors import BadInput, require, unknown
 from robench.evaluation.tasks import Bench, State, Task, perform
 from robench.executors.ray_cluster import Cluster, WorkerDied
 from robench.executors.ray_worker import retold
-from robench.store import Store
+from robench.store.claims import held
+from robench.store.runs import Store
 
 # called with the share of a running task that is done
 Show = Callable[[Task, float], None]

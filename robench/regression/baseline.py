@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robench.errors import BadInput, unknown
-from robench.files import digest, read_json, write_text
 from robench.progress import say
 from robench.regression.verdict import Marks
 from robench.results.accuracy import UNSTABLE, label, summarise
-from robench.specs import HARNESS, CraftSpec, EvalSpec
-from robench.store import EvaluationFolder, Store
+from robench.store.files import digest, read_json, write_text
+from robench.store.runs import EvaluationFolder, Store
+from robench.store.specs import HARNESS, CraftSpec, EvalSpec
 from robench.threat import ThreatModel
 
 FORMAT = 1

@@ -12,13 +12,13 @@ from torch import nn
 from robench.errors import BadInput, require, unknown
 from robench.evaluation.jobs import Request, Target, attacks_of, make_job, open_target
 from robench.evaluation.scheduler import evaluate
-from robench.files import digest
 from robench.models import load_model
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lines_of
 from robench.regression.verdict import Checked, Terms, judge
-from robench.store import Store
+from robench.store.files import digest
+from robench.store.runs import Store
 
 # a model by reference, or itself
 Model = str | nn.Module

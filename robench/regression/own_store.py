@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from robench.claims import claim
 from robench.errors import BadInput, DiskError, disk_error
-from robench.files import Damaged, read_sealed, write_sealed
 from robench.progress import say
-from robench.store import Store
+from robench.store.claims import claim
+from robench.store.files import Damaged, read_sealed, write_sealed
+from robench.store.runs import Store
 
 CHECKS, STATE = "checks", "check.json"
 # folders of installed packages, whose files are told by size and time, since there are thousands

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench import ThreatModel
-from robench.claims import claim, held, journal
 from robench.errors import BadInput, DiskError
 from robench.evaluation.jobs import Request, attacks_of
 from robench.evaluation.scheduler import Evaluated, evaluate, nodes, want
 from robench.evaluation.tasks import Bench, Task
 from robench.executors import ray_cluster as cluster
 from robench.executors.workers import EXECUTORS, Outcome, Workers
-from robench.store import EvaluationFolder, Store
+from robench.store.claims import claim, held, journal
+from robench.store.runs import EvaluationFolder, Store
 from robench.trained import TrainRequest, claim_of, train
 from tests.same import assert_same_shards, assert_same_weights
 

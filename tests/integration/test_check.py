@@ -17,11 +17,11 @@ import xmlschema
 import yaml
 
 from robench.cli.app import main
-from robench.files import digest
 from robench.regression.baseline import read
 from robench.results.accuracy import worst_case
 from robench.results.statistics import mcnemar
-from robench.store import Store
+from robench.store.files import digest
+from robench.store.runs import Store
 from tests.integration.conftest import Outcome, Run, assert_refused
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ import torch
 from pathlib import Path
 from torch import nn
 from robench.models import load_model
-from robench.store import Store
+from robench.store.runs import Store
 
 
 def plain():

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from robench import BadInput, open_dataset
-from robench.claims import claim
 from robench.errors import disk_error
 from robench.regression.baseline import read
 from robench.regression.own_store import CHECKS, finish, own_store
-from robench.store import EvaluationFolder, Store
+from robench.store.claims import claim
+from robench.store.runs import EvaluationFolder, Store
 from tests.integration.conftest import Outcome, Run, assert_refused, run_module, start_module, wait_for
 
 # a model whose defense is in another file, which the model's digest does not see
@@ -27,7 +27,7 @@ from pathlib import Path
 from torch import nn
 from robench.models import load_model
 from robench.errors import disk_error
-from robench.store import Store
+from robench.store.runs import Store
 
 sys.modules.pop("helper", None)
 import helper
@@ -49,7 +49,7 @@ OWN = """
 import helper
 from pathlib import Path
 from robench.models import load_model
-from robench.store import Store
+from robench.store.runs import Store
 
 
 def load():

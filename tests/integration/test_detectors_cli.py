@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from robench.store import Store
+from robench.store.runs import Store
 from tests.integration.conftest import Run, assert_refused
 
 EVALUATE = ("evaluate", "plain", "-a", "pgd", "--steps", "5", "--eps", "0.1", "-n", "60")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robench.store import Store
+from robench.store.runs import Store
 from tests.integration.conftest import Run, assert_refused
 
 PGD = ("evaluate", "plain", "-a", "pgd", "--steps", "3", "--eps", "0.2", "-n", "20", "--shard-size", "10", "--eot", "2")

@@ -14,7 +14,7 @@ from robench.cli.diagnose import battery
 from robench.evaluation.jobs import Request
 from robench.models import load_model
 from robench.report import Report
-from robench.store import Store
+from robench.store.runs import Store
 from tests.integration.conftest import Run
 from tests.liars.zoo import TRUTH, ZOO
 

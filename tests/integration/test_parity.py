@@ -12,7 +12,7 @@ from robench import ThreatModel, open_dataset, registry
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
 from robench.results.accuracy import attack_figure
-from robench.store import Store
+from robench.store.runs import Store
 
 EPS, STEP, STEPS = 0.1, 0.01, 40
 

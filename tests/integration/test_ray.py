@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from robench.claims import journal
 from robench.errors import BadInput
 from robench.executors import ray_cluster as cluster
-from robench.store import Store
+from robench.store.claims import journal
+from robench.store.runs import Store
 from tests.integration.conftest import Outcome, Run, assert_refused, wait_for
 from tests.same import assert_same_shards
 

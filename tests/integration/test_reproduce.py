@@ -18,9 +18,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from robench.claims import journal
 from robench.cli.app import main
 from robench.evaluation import tasks as work
+from robench.store.claims import journal
 from tests.integration.conftest import Run, assert_refused, start_module, wait_for
 from tests.same import assert_same_rows
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from robench.store import Store
+from robench.store.runs import Store
 from tests.integration.conftest import Run
 from tests.same import assert_same_rows
 

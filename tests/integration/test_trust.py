@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robench import environment, open_dataset, plan, reproduce, upkeep
+from robench import environment, open_dataset, plan, reproduce
 from robench.errors import BadInput
 from robench.evaluation import scheduler
 from robench.evaluation import tasks as work
@@ -20,7 +20,8 @@ from robench.evaluation.jobs import Request, attacks_of
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.tasks import Bench, perform
 from robench.results.accuracy import attack_figure
-from robench.store import Store
+from robench.store import leftovers as upkeep
+from robench.store.runs import Store
 from robench.suite import load
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, train

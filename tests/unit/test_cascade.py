@@ -17,7 +17,7 @@ from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.leaderboard import build
 from robench.results.accuracy import worst_case
-from robench.store import Store
+from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.verification import verify_all
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from robench.errors import RobenchError
-from robench.store import Store
+from robench.store.runs import Store
 from robench.trained import TrainRequest, train
 from robench.training import _Watch
 

@@ -17,8 +17,8 @@ from robench.evaluation.jobs import Request, attacks_of
 from robench.evaluation.recorded_command import command_of, portable, train_command_of
 from robench.evaluation.scheduler import Evaluated, want
 from robench.evaluation.tasks import Bench
-from robench.folder import EvaluationFolder
-from robench.store import Store
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, plan, train
 

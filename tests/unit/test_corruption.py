@@ -27,9 +27,9 @@ from robench.detector.request import Guard
 from robench.errors import RobenchError
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
-from robench.files import FORMAT, digest
-from robench.folder import identity
-from robench.store import Store
+from robench.store.evaluation_folder import identity
+from robench.store.files import FORMAT, digest
+from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, train
 from robench.verification import verify_all

@@ -16,7 +16,7 @@ from robench.detector.base import Detector, Guarded, Score
 from robench.detector.fitting import noisy
 from robench.detector.measuring import figures
 from robench.detector.request import Guard
-from robench.specs import EvalSpec
+from robench.store.specs import EvalSpec
 
 
 class Linear(nn.Module):

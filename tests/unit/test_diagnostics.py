@@ -14,8 +14,8 @@ import torch
 
 from robench import ThreatModel
 from robench.diagnostics import GATES, Finding, Run, collect, diagnose, grey, record, wider
-from robench.folder import identity
-from robench.store import EvaluationFolder, Store
+from robench.store.evaluation_folder import identity
+from robench.store.runs import EvaluationFolder, Store
 
 N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
 LEAST = 3

@@ -21,7 +21,7 @@ from robench.evaluation.scheduler import evaluate
 from robench.figures import Curve, standing
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson
-from robench.store import Store
+from robench.store.runs import Store
 
 
 def table() -> pd.DataFrame:

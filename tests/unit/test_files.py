@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robench import files
 from robench.errors import BadInput
-from robench.files import (
+from robench.store import files
+from robench.store.files import (
     FORMAT,
     Damaged,
     checksum,
@@ -52,7 +52,7 @@ def test_a_full_or_locked_disk_is_one_sentence(tmp_path, monkeypatch, number, sa
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(f"robench.files.os.{call}", fail)
+    monkeypatch.setattr(f"robench.store.files.os.{call}", fail)
     with pytest.raises(BadInput, match=said):
         write_text(tmp_path / "file", "text")
     assert list(tmp_path.iterdir()) == []

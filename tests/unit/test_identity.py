@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import robench
 from robench.errors import BadInput
 from robench.models import digest_of, load_model
-from robench.store import Store
+from robench.store.runs import Store
 
 
 class Quantise(nn.Module):

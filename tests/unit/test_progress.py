@@ -14,7 +14,7 @@ from robench.attack import judge as evaluation
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
-from robench.store import Store
+from robench.store.runs import Store
 from tests import liars
 
 ATTACKS = [

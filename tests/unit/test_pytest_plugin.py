@@ -17,7 +17,7 @@ from robench.cli.app import main
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.regression.baseline import make, write
-from robench.store import Store
+from robench.store.runs import Store
 from robench.threat import ThreatModel
 
 HEAD = """

@@ -23,8 +23,8 @@ from robench.regression.junit import Case, Suite, document
 from robench.regression.verdict import CLEAN, Checked, Line, Terms, judge
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import holm, mcnemar, paired_interval
-from robench.specs import EvalSpec
-from robench.store import EvaluationFolder
+from robench.store.runs import EvaluationFolder
+from robench.store.specs import EvalSpec
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "junit.xsd"))
 

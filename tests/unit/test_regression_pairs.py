@@ -17,8 +17,8 @@ from robench.regression import check as regression
 from robench.regression.baseline import Kept, Outcomes
 from robench.regression.pairs import Pair, lines_of
 from robench.regression.verdict import Checked, Line, Terms, judge
-from robench.specs import EvalSpec
-from robench.store import Store
+from robench.store.runs import Store
+from robench.store.specs import EvalSpec
 
 
 def a_pair(

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from robench import files
 from robench.errors import BadInput
-from robench.files import (
+from robench.store import files
+from robench.store.files import (
     Damaged,
     read_sealed,
     write_json,
     write_text,
 )
-from robench.specs import EvalSpec
-from robench.store import EvaluationFolder, Store, runs_root
+from robench.store.runs import EvaluationFolder, Store, runs_root
+from robench.store.specs import EvalSpec
 
 
 class Killed(BaseException):
@@ -203,7 +203,7 @@ def test_a_damaged_shard_is_missing(tmp_path, kind, suffix):
 
 def test_a_shard_without_its_manifest_is_missing(tmp_path, monkeypatch):
     folder = EvaluationFolder(tmp_path / "job")
-    monkeypatch.setattr("robench.folder.write_sealed", lambda *_: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr("robench.store.evaluation_folder.write_sealed", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         save(folder, 0, 10)
     assert folder.ranges() == []
@@ -239,7 +239,7 @@ def test_intact_shards_are_read_once(tmp_path, hashed, settled, monkeypatch):
         save(folder, start, start + 10)
     hashed.clear()
     parsed = []
-    monkeypatch.setattr("robench.folder.read_sealed", lambda *a: parsed.append(a) or read_sealed(*a))
+    monkeypatch.setattr("robench.store.evaluation_folder.read_sealed", lambda *a: parsed.append(a) or read_sealed(*a))
     for _ in range(3):
         assert folder.missing(0, 20, 10) == []
         assert len(folder.notes()) == len(folder.rows()) // 10 == 2
@@ -287,7 +287,7 @@ def test_a_summary_is_believed_as_long_as_the_shards_are_those_it_was_made_of(fi
 
 
 def test_a_summary_is_written_once(finished, monkeypatch):
-    monkeypatch.setattr("robench.folder.write_sealed", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr("robench.store.evaluation_folder.write_sealed", lambda *_: pytest.fail("written again"))
     finished.finish(FIGURES)
 
 

@@ -16,8 +16,8 @@ from robench.errors import BadInput
 from robench.leaderboard import Board, build, write
 from robench.report import Report
 from robench.results.accuracy import summarise
-from robench.specs import EvalSpec
-from robench.store import EvaluationFolder, Store
+from robench.store.runs import EvaluationFolder, Store
+from robench.store.specs import EvalSpec
 
 N = 10
 

@@ -15,7 +15,7 @@ from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.transfer import Replay
 from robench.report import Report
-from robench.store import EvaluationFolder, Store
+from robench.store.runs import EvaluationFolder, Store
 
 
 class Linear(nn.Module):

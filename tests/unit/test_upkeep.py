@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 import torch
 
-from robench.claims import claim
 from robench.cli.app import main
 from robench.errors import DiskError
-from robench.files import write_json, write_sealed, write_text
-from robench.folder import EvaluationFolder
-from robench.specs import CraftSpec, EvalSpec
-from robench.store import Store
-from robench.upkeep import leftovers, remove, sizes
+from robench.store.claims import claim
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import write_json, write_sealed, write_text
+from robench.store.leftovers import leftovers, remove, sizes
+from robench.store.runs import Store
+from robench.store.specs import CraftSpec, EvalSpec
 
 CARD = {
     "spec_id": "0" * 12, "defense": "standard", "options": {}, "seconds": 1.0, "data": {"name": "digits"},
@@ -253,7 +253,9 @@ def test_a_model_whose_card_is_damaged_is_not_gone(store: Store) -> None:
 
 def test_a_folder_that_cannot_be_removed_is_a_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _detector(store)
-    monkeypatch.setattr("robench.upkeep.os.replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+    monkeypatch.setattr(
+        "robench.store.leftovers.os.replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no"))
+    )
     with pytest.raises(DiskError, match="forgotten"):
         remove(store, leftovers(store))
 

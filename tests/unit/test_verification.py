@@ -7,7 +7,7 @@ import torch
 from robench.data.dataset import open_dataset
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
-from robench.store import Store
+from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.verification import verify_all
 

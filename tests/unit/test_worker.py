@@ -17,7 +17,7 @@ import torch
 from robench.errors import BadInput, CheckFailed, DiskError
 from robench.executors import ray_worker as worker
 from robench.executors.ray_worker import retold, told
-from robench.files import Damaged
+from robench.store.files import Damaged
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1.0, 1), (3.0, 3)])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import BadInput, unknown
-from robench.files import Damaged, Record, Required, checksum, read_sealed, write_sealed, write_text
-from robench.folder import EvaluationFolder as EvaluationFolder
+from robench.store.evaluation_folder import EvaluationFolder as EvaluationFolder
+from robench.store.files import Damaged, Record, Required, checksum, read_sealed, write_sealed, write_text
 
 # what readers rely on in a model's card
 CARD: Required = {

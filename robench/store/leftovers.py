@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robench.claims import LOCKS, held
 from robench.errors import BadInput, disk_error
-from robench.files import Damaged, read_json, read_sealed
-from robench.folder import EvaluationFolder
 from robench.progress import say
 from robench.regression.own_store import CHECKS, STATE
-from robench.specs import CraftSpec
-from robench.store import Store
+from robench.store.claims import LOCKS, held
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import Damaged, read_json, read_sealed
+from robench.store.runs import Store
+from robench.store.specs import CraftSpec
 
 PART = re.compile(r"\..+\.(\d+)\.part")
 SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.\w+")

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from robench.files import (
+from robench.store.files import (
     Damaged,
     Memory,
     Record,
