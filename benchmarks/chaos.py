@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas as pd
 from safetensors.torch import load_file
 
-import robench.reproduce  # noqa: F401 - everything is imported before the first fork
+import robench.suites.reproduce  # noqa: F401 - everything is imported before the first fork
 from robench.cli.app import main as main_command
 from robench.store.claims import journal
 

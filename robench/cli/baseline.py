@@ -50,12 +50,12 @@ def baseline(
 
 def _evaluations(name: str, scale: str, store: Store, data: Path | None) -> list[str]:
     """The evaluations of a suite, or the name as it is."""
-    from robench.suite import load
-    from robench.suite import names as suites
+    from robench.suites.suite import load
+    from robench.suites.suite import names as suites
 
     if name in store.model_names() or not (name in suites() or name.endswith(".toml")):
         return [name]
-    from robench.plan import Setup, plan
-    from robench.reproduce import evaluations
+    from robench.suites.plan import Setup, plan
+    from robench.suites.reproduce import evaluations
 
     return evaluations(plan(load(name).at(scale), Setup(data), store), store)

@@ -69,7 +69,7 @@ def _datasets() -> list[dict[str, Any]]:
 
 
 def _suites() -> list[dict[str, Any]]:
-    from robench.suite import names
+    from robench.suites.suite import names
 
     return [{"name": name, "summary": title} for name, title in names().items()]
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from robench.evaluation.scheduler import Wanted
-    from robench.plan import Step
-    from robench.reproduce import Reproduced
+    from robench.suites.plan import Step
+    from robench.suites.reproduce import Reproduced
 
 
 # more letters than any table has in a line
@@ -41,14 +41,14 @@ def reproduce(
     as_json: shared.Json = False,
 ) -> int:
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
-    from robench.suite import load
+    from robench.suites.suite import load
 
     scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
     from robench.executors.workers import Workers
-    from robench.plan import Setup, estimate, plan
-    from robench.reproduce import reproduce as run
     from robench.store.runs import Store, runs_root
-    from robench.suite import check
+    from robench.suites.plan import Setup, estimate, plan
+    from robench.suites.reproduce import reproduce as run
+    from robench.suites.suite import check
 
     check(scaled)
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)

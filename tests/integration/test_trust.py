@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robench import environment, open_dataset, plan, reproduce
+from robench import environment, open_dataset
 from robench.errors import BadInput
 from robench.evaluation import scheduler
 from robench.evaluation import tasks as work
@@ -22,7 +22,8 @@ from robench.evaluation.tasks import Bench, perform
 from robench.results.accuracy import attack_figure
 from robench.store import leftovers as upkeep
 from robench.store.runs import Store
-from robench.suite import load
+from robench.suites import plan, reproduce
+from robench.suites.suite import load
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, train
 from tests.integration.conftest import Run, assert_refused

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from robench import Attack, Batch, Cost, DataInfo, ThreatModel, open_dataset, registry
-from robench.cost import training_cost
 from robench.data.dataset import Dataset
 from robench.defense.base import find_recipe
+from robench.suites.cost import training_cost
 from robench.training import Fit, fit
 
 CIFAR = DataInfo("cifar10", 3, 32, 32, 10, (0.5,) * 3, (0.25,) * 3, "cifar10")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from robench import BadInput, registry
-from robench.suite import check, load, names
+from robench.suites.suite import check, load, names
 
 GOOD = """
 title = "A table"
@@ -236,7 +236,7 @@ def test_whatever_stands_anywhere_is_read_or_refused(monkeypatch: pytest.MonkeyP
         raw = tomllib.loads(GOOD)
         *parents, last = path
         reduce(lambda inside, key: inside[key], parents, raw)[last] = strange
-        monkeypatch.setattr("robench.suite.parsed", lambda _, raw=raw: raw)
+        monkeypatch.setattr("robench.suites.suite.parsed", lambda _, raw=raw: raw)
         try:
             load("any.toml").at("small")
         except BadInput as fault:
@@ -367,7 +367,7 @@ def test_scales_are_what_they_are_called(name: str) -> None:
 
 def test_names_and_loading_need_no_torch() -> None:
     code = (
-        "import sys; from robench.suite import load, names; "
+        "import sys; from robench.suites.suite import load, names; "
         "[load(name) for name in names()]; print('torch' in sys.modules, len(names()))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from robench.attack.base import Cost
-from robench.cost import training_cost
 from robench.detector.fitting import Subject, fitting
 from robench.detector.request import Guard
 from robench.errors import BadInput
@@ -19,7 +18,8 @@ from robench.evaluation.scheduler import Cell, Wanted, want
 from robench.evaluation.tasks import Bench
 from robench.executors.workers import Workers
 from robench.store.runs import Store
-from robench.suite import Column, RowPlan, ScaledSuite
+from robench.suites.cost import training_cost
+from robench.suites.suite import Column, RowPlan, ScaledSuite
 from robench.threat import ThreatModel
 from robench.trained import TrainJob, TrainRequest, finished
 from robench.trained import plan as plan_training

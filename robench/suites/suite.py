@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from robench import registry
 from robench.errors import BadInput, unknown
-from robench.suitefile import Column, Row, Scale, SuiteFile, check_names, inside, parsed, validated
+from robench.suites.schema import Column, Row, Scale, SuiteFile, check_names, inside, parsed, validated
 
 if TYPE_CHECKING:
     from robench.data.dataset import DataInfo
 
 __all__ = ["Column", "RowPlan", "ScaledSuite", "Suite", "check", "load", "names"]
 
-BUNDLED = Path(__file__).parent / "suites"
+BUNDLED = Path(__file__).parent / "bundled"
 # tables of options, which a scale's lie over a row's or column's own key by key; any other field replaces it
 OPTIONS = ("options", "detector_options", "trained_options")
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from robench.leaderboard import render
 from robench.results.accuracy import Figure, label
 from robench.store.files import write_text
-from robench.suite import Column, ScaledSuite
+from robench.suites.suite import Column, ScaledSuite
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "

@@ -17,10 +17,10 @@ from robench.evaluation.scheduler import Wanted, nodes, run, summary
 from robench.evaluation.tasks import Bench, Task
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
-from robench.plan import Place, Plan, Training, cost_of, open_place
 from robench.results.accuracy import Figure, worst_case
 from robench.store.runs import Store
-from robench.suite_table import Entry, SuiteTable
+from robench.suites.plan import Place, Plan, Training, cost_of, open_place
+from robench.suites.table import Entry, SuiteTable
 from robench.trained import claim_of
 from robench.training import accuracy
 

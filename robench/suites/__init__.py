@@ -1,0 +1,1 @@
+"""A paper's table as data, and how it is reproduced."""
