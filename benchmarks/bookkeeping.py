@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from robench import leaderboard
 from robench.cli.app import main as command_line
 from robench.data.dataset import Split, open_dataset
 from robench.evaluation.jobs import Job, Request, attacks_of, make_job, open_target
@@ -29,6 +28,7 @@ from robench.models import build_defense
 from robench.results.accuracy import summarise
 from robench.store.files import checksum
 from robench.store.runs import Store
+from robench.tables import leaderboard
 from robench.threat import ThreatModel
 
 OPTIONS = {"backbone": "auto"}

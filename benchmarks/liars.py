@@ -27,8 +27,8 @@ from robench.cli.diagnose import battery
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.models import load_model
-from robench.report import Report
 from robench.store.runs import Store, runs_root
+from robench.tables.report import Report
 from tests.liars.zoo import TRUTH, ZOO
 
 HEADERS = ("model", "clean", "truly robust", "CE-PGD, 40 steps", "final", "outcome", "gates and flags")

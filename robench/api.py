@@ -12,8 +12,8 @@ from torch import nn
 from robench.detector.request import Guard
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate as run
-from robench.report import Report as Report
 from robench.store.runs import Store, runs_root
+from robench.tables.report import Report as Report
 from robench.threat import ThreatModel
 
 

@@ -95,7 +95,7 @@ def _print(findings: list[dict[str, Any]], title: str, as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        from robench.report import findings_text
+        from robench.tables.report import findings_text
 
         Console().print(findings_text(findings, title))
     return 1 if any(finding["fired"] for finding in findings) else 0

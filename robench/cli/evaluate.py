@@ -9,7 +9,7 @@ import typer
 from robench.cli import options as shared
 
 if TYPE_CHECKING:
-    from robench.report import Report
+    from robench.tables.report import Report
 
 Models = Annotated[
     list[str] | None,
@@ -118,8 +118,8 @@ def evaluate(
     from robench.evaluation.jobs import Request
     from robench.evaluation.scheduler import evaluate as run
     from robench.executors.workers import Workers
-    from robench.report import Report
     from robench.store.runs import Store, runs_root
+    from robench.tables.report import Report
     from robench.threat import ThreatModel
 
     short = {"restarts": restarts, "steps": steps}

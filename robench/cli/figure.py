@@ -34,8 +34,8 @@ def curve(
     as_json: shared.Json = False,
 ) -> int:
     """Accuracy against eps: what every stored evaluation says about each eps up to its own."""
-    from robench import figures
     from robench.store.runs import Store, runs_root
+    from robench.tables import curves as figures
 
     if out is not None:
         figures.check_out(out)

@@ -16,8 +16,8 @@ def leaderboard(
     as_json: shared.Json = False,
 ) -> int:
     """Write every finished evaluation into csv, markdown, LaTeX and html tables."""
-    from robench.leaderboard import build, write
     from robench.store.runs import Store, runs_root
+    from robench.tables.leaderboard import build, write
 
     boards = build(Store(runs_root(runs)))
     paths = [path for board in boards for path in write(board, out)]

@@ -25,9 +25,9 @@ def quickstart(
 
     from robench.evaluation.jobs import Request
     from robench.evaluation.scheduler import evaluate
-    from robench.leaderboard import build, write
-    from robench.report import Report
     from robench.store.runs import Store, runs_root
+    from robench.tables.leaderboard import build, write
+    from robench.tables.report import Report
     from robench.threat import ThreatModel
     from robench.trained import TrainRequest, train
 

@@ -119,7 +119,7 @@ def _print(done: Reproduced, out: Path, as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        from robench.report import findings_text
+        from robench.tables.report import findings_text
 
         console, table = Console(), done.table.table()
         needed = Console(width=WIDEST).measure(table)

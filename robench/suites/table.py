@@ -13,10 +13,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from robench.leaderboard import render
 from robench.results.accuracy import Figure, label
 from robench.store.files import write_text
 from robench.suites.suite import Column, ScaledSuite
+from robench.tables.leaderboard import render
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "

@@ -13,8 +13,8 @@ from robench import BadInput, ThreatModel, open_dataset
 from robench.cli.diagnose import battery
 from robench.evaluation.jobs import Request
 from robench.models import load_model
-from robench.report import Report
 from robench.store.runs import Store
+from robench.tables.report import Report
 from tests.integration.conftest import Run
 from tests.liars.zoo import TRUTH, ZOO
 

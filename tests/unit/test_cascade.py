@@ -15,9 +15,9 @@ from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
-from robench.leaderboard import build
 from robench.results.accuracy import worst_case
 from robench.store.runs import Store
+from robench.tables.leaderboard import build
 from robench.threat import ThreatModel
 from robench.verification import verify_all
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from robench import leaderboard
 from robench.cli.listing import list_
 from robench.cli.show import show
 from robench.detector.request import Guard
@@ -30,6 +29,7 @@ from robench.evaluation.scheduler import evaluate
 from robench.store.evaluation_folder import identity
 from robench.store.files import FORMAT, digest
 from robench.store.runs import Store
+from robench.tables import leaderboard
 from robench.threat import ThreatModel
 from robench.trained import TrainRequest, train
 from robench.verification import verify_all

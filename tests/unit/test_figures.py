@@ -14,14 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench import BadInput, ThreatModel, figures
+from robench import BadInput, ThreatModel
 from robench.cli.app import main
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
-from robench.figures import Curve, standing
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson
 from robench.store.runs import Store
+from robench.tables import curves as figures
+from robench.tables.curves import Curve, standing
 
 
 def table() -> pd.DataFrame:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from robench.errors import BadInput
-from robench.leaderboard import Board, build, write
-from robench.report import Report
 from robench.results.accuracy import summarise
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import EvalSpec
+from robench.tables.leaderboard import Board, build, write
+from robench.tables.report import Report
 
 N = 10
 

@@ -14,8 +14,8 @@ from robench.attack.judge import Examples, Settings, Shard, attack_shard
 from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.transfer import Replay
-from robench.report import Report
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.report import Report
 
 
 class Linear(nn.Module):
@@ -165,7 +165,7 @@ def test_bpda_is_part_of_a_craft(tmp_path: Path) -> None:
 
 
 def test_bpda_and_plain_runs_have_columns_of_their_own(tmp_path: Path) -> None:
-    from robench.leaderboard import build
+    from robench.tables.leaderboard import build
 
     model, store = Rounded(5), Store(tmp_path)
     plain = evaluate(digits_request([model], []), store).rows

@@ -170,9 +170,13 @@ def write(board: Board, folder: Path) -> list[Path]:
 def render(template: str, **values: Any) -> str:
     """One of the templates, filled."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("robench"), autoescape=jinja2.select_autoescape(["html.j2"]), trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("robench.tables"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
     environment.filters["tex"] = _tex
     environment.filters["option"] = _option
     return environment.get_template(template).render(**values)

@@ -1,0 +1,1 @@
+"""Rows as tables and curves, for terminals, files and papers."""
