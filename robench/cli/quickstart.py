@@ -29,7 +29,7 @@ def quickstart(
     from robench.tables.leaderboard import build, write
     from robench.tables.report import Report
     from robench.threat import ThreatModel
-    from robench.trained import TrainRequest, train
+    from robench.training.jobs import TrainRequest, train
 
     store = Store(runs_root(runs))
     names = []

@@ -33,8 +33,8 @@ def train(
 
     check_names("defense", [defense])  # before the seconds it takes to import what trains
     from robench.store.runs import Store, runs_root
-    from robench.trained import TrainRequest
-    from robench.trained import train as run
+    from robench.training.jobs import TrainRequest
+    from robench.training.jobs import train as run
 
     options: dict[str, Any] = dict(parse_options(option or []))
     if backbone is not None:

@@ -21,7 +21,7 @@ from robench.evaluation.jobs import Job, Request, Target, attacks_of, make_job, 
 from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
-from robench.trained import TrainRequest, train
+from robench.training.jobs import TrainRequest, train
 
 # "done": computed now; "there": it was in the store already; "busy": another process is at it
 State = Literal["done", "there", "busy"]

@@ -21,8 +21,8 @@ from robench.store.runs import Store
 from robench.suites.cost import training_cost
 from robench.suites.suite import Column, RowPlan, ScaledSuite
 from robench.threat import ThreatModel
-from robench.trained import TrainJob, TrainRequest, finished
-from robench.trained import plan as plan_training
+from robench.training.jobs import TrainJob, TrainRequest, finished
+from robench.training.jobs import plan as plan_training
 
 
 @dataclass(frozen=True)

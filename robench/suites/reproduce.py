@@ -21,8 +21,8 @@ from robench.results.accuracy import Figure, worst_case
 from robench.store.runs import Store
 from robench.suites.plan import Place, Plan, Training, cost_of, open_place
 from robench.suites.table import Entry, SuiteTable
-from robench.trained import claim_of
-from robench.training import accuracy
+from robench.training.fit import accuracy
+from robench.training.jobs import claim_of
 
 
 @dataclass

@@ -27,7 +27,7 @@ from robench.executors import ray_cluster as cluster
 from robench.executors.workers import EXECUTORS, Outcome, Workers
 from robench.store.claims import claim, held, journal
 from robench.store.runs import EvaluationFolder, Store
-from robench.trained import TrainRequest, claim_of, train
+from robench.training.jobs import TrainRequest, claim_of, train
 from tests.same import assert_same_shards, assert_same_weights
 
 MODELS = """

@@ -340,7 +340,7 @@ def test_no_space_left_for_the_weights(workshop: Path, robench: Run, monkeypatch
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("robench.trained.save_file", full)
+    monkeypatch.setattr("robench.training.jobs.save_file", full)
     check(workshop, lambda: robench("train", "standard", "--epochs", "1", "--name", "new"), ("model.safetensors",))
 
 
@@ -349,7 +349,7 @@ def test_no_space_left_for_a_checkpoint(workshop: Path, robench: Run) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("robench.training.torch.save", full)
+        patch.setattr("robench.training.fit.torch.save", full)
         check(
             workshop, lambda: robench("train", "standard", "--epochs", "2", "--name", "new"), ("No space left", "new")
         )

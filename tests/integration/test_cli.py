@@ -22,7 +22,7 @@ import robench as harness
 from robench import registry
 from robench.evaluation import tasks as work
 from robench.store.runs import EvaluationFolder
-from robench.training import _Watch
+from robench.training.fit import _Watch
 from tests.integration.conftest import Run, finished, start_module, wait_for
 from tests.same import assert_same_rows, assert_same_shards, assert_same_weights
 

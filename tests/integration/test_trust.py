@@ -25,7 +25,7 @@ from robench.store.runs import Store
 from robench.suites import plan, reproduce
 from robench.suites.suite import load
 from robench.threat import ThreatModel
-from robench.trained import TrainRequest, train
+from robench.training.jobs import TrainRequest, train
 from tests.integration.conftest import Run, assert_refused
 
 COUNT = 120
@@ -178,7 +178,7 @@ def test_seeds_of_a_model_with_a_long_name_are_models_of_their_own(store: Store)
 
 def test_two_trainings_of_one_name_are_refused(store: Store, robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("table.toml").write_text(SUITE.replace('"standard"', '"standard"\nseeds = [0, 1]'))
-    monkeypatch.setattr("robench.trained._default_name", lambda request, job_id: "one-for-all")
+    monkeypatch.setattr("robench.training.jobs._default_name", lambda request, job_id: "one-for-all")
     outcome = robench("reproduce", "table.toml", "--scale", "smoke", "--runs", "runs")
     assert_refused(outcome, ("'one-for-all'", "'Plain'", "change an option"))
 

@@ -13,8 +13,8 @@ import pytest
 
 from robench.errors import RobenchError
 from robench.store.runs import Store
-from robench.trained import TrainRequest, train
-from robench.training import _Watch
+from robench.training.fit import _Watch
+from robench.training.jobs import TrainRequest, train
 
 HALF = TrainRequest("standard", "digits", epochs=2, name="half", device="cpu")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from robench import registry, trained
+from robench import registry
 from robench.cli.app import main
 from robench.errors import BadInput
 from robench.evaluation import scheduler
@@ -20,7 +20,8 @@ from robench.evaluation.tasks import Bench
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
 from robench.threat import ThreatModel
-from robench.trained import TrainRequest, plan, train
+from robench.training import jobs as trained
+from robench.training.jobs import TrainRequest, plan, train
 
 OWN = """
 import torch

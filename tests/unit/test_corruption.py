@@ -31,7 +31,7 @@ from robench.store.files import FORMAT, digest
 from robench.store.runs import Store
 from robench.tables import leaderboard
 from robench.threat import ThreatModel
-from robench.trained import TrainRequest, train
+from robench.training.jobs import TrainRequest, train
 from robench.verification import verify_all
 
 PLAIN = Request(["plain"], ["fgsm"], ThreatModel.of("linf", "0.1"), count=20, shard_size=10, device="cpu")

@@ -12,7 +12,7 @@ from robench import Attack, Batch, Cost, DataInfo, ThreatModel, open_dataset, re
 from robench.data.dataset import Dataset
 from robench.defense.base import find_recipe
 from robench.suites.cost import training_cost
-from robench.training import Fit, fit
+from robench.training.fit import Fit, fit
 
 CIFAR = DataInfo("cifar10", 3, 32, 32, 10, (0.5,) * 3, (0.25,) * 3, "cifar10")
 LINF = ThreatModel.of("linf", "8/255")

@@ -11,7 +11,7 @@ from torch import nn
 from robench import BadInput, registry
 from robench.data.dataset import DataInfo, open_dataset
 from robench.defense.base import Defense, Recipe
-from robench.training import Fit, _Watch, fit
+from robench.training.fit import Fit, _Watch, fit
 from robench_defenses import er_classifier, er_networks
 from tests.same import assert_same_weights
 

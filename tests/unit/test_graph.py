@@ -17,7 +17,7 @@ from robench.evaluation.tasks import Task
 from robench.executors import graph
 from robench.executors.graph import Ended, Node, Run
 from robench.executors.workers import Outcome
-from robench.trained import TrainRequest
+from robench.training.jobs import TrainRequest
 
 REQUEST = TrainRequest("standard", "digits")
 

@@ -24,7 +24,7 @@ from robench.store.evaluation_folder import identity
 from robench.store.files import Damaged, checksum, read_json, write_file, write_json
 from robench.store.runs import Store
 from robench.store.specs import TrainSpec
-from robench.training import Fit, Outcome, fit
+from robench.training.fit import Fit, Outcome, fit
 
 # letters in a model's name
 LONGEST = 100

@@ -1,0 +1,1 @@
+"""Training a defense, and what becomes of it in the store."""
