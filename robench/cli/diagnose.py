@@ -71,8 +71,8 @@ def battery(
     """
     from dataclasses import replace
 
-    from robench.diagnostics import pixels_of, wider
     from robench.evaluation.scheduler import evaluate
+    from robench.trust.gates import pixels_of, wider
 
     done = evaluate(request, store)
     rows = done.rows

@@ -29,7 +29,7 @@ def verify(
 ) -> int:
     """Re-check stored adversarial examples: norm, box, NaN, label and verdict, in batches of another size."""
     from robench.store.runs import Store, runs_root
-    from robench.verification import table, verify_all
+    from robench.trust.verification import table, verify_all
 
     checks = verify_all(Store(runs_root(runs)), evaluations or [], model, batch_size, device, data)
     if as_json:

@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from robench.detector.measuring import measure
-from robench.diagnostics import record
 from robench.errors import BadInput, DiskError
 from robench.evaluation.jobs import (
     Job,
@@ -32,6 +31,7 @@ from robench.executors.workers import Outcome, Workers
 from robench.progress import Bar, display, say
 from robench.results.accuracy import summarise
 from robench.store.runs import Store
+from robench.trust.gates import record
 
 
 @dataclass

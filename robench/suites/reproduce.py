@@ -9,7 +9,6 @@ from typing import Any
 
 from robench import registry
 from robench.detector.measuring import measure
-from robench.diagnostics import record
 from robench.errors import BadInput, Changed, CheckFailed, DiskError
 from robench.evaluation.jobs import Request, attacks_of
 from robench.evaluation.same_answers import Recall
@@ -23,6 +22,7 @@ from robench.suites.plan import Place, Plan, Training, cost_of, open_place
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
 from robench.training.jobs import claim_of
+from robench.trust.gates import record
 
 
 @dataclass

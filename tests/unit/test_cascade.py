@@ -19,7 +19,7 @@ from robench.results.accuracy import worst_case
 from robench.store.runs import Store
 from robench.tables.leaderboard import build
 from robench.threat import ThreatModel
-from robench.verification import verify_all
+from robench.trust.verification import verify_all
 
 SMALL = "tests.unit.test_cascade:small"
 ATTACKS = ("fgsm", "r-fgsm", "step-rand")

@@ -32,7 +32,7 @@ from robench.store.runs import Store
 from robench.tables import leaderboard
 from robench.threat import ThreatModel
 from robench.training.jobs import TrainRequest, train
-from robench.verification import verify_all
+from robench.trust.verification import verify_all
 
 PLAIN = Request(["plain"], ["fgsm"], ThreatModel.of("linf", "0.1"), count=20, shard_size=10, device="cpu")
 TRANSFER = replace(PLAIN, surrogates=["other"])

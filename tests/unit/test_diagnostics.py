@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from robench import ThreatModel
-from robench.diagnostics import GATES, Finding, Run, collect, diagnose, grey, record, wider
 from robench.store.evaluation_folder import identity
 from robench.store.runs import EvaluationFolder, Store
+from robench.trust.gates import GATES, Finding, Run, collect, diagnose, grey, record, wider
 
 N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
 LEAST = 3

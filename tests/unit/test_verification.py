@@ -9,7 +9,7 @@ from robench.evaluation.jobs import Request
 from robench.evaluation.scheduler import evaluate
 from robench.store.runs import Store
 from robench.threat import ThreatModel
-from robench.verification import verify_all
+from robench.trust.verification import verify_all
 
 FACTORY = """
 import torch

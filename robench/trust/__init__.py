@@ -1,0 +1,1 @@
+"""Whether a figure can be believed: gradient-masking gates, and stored images checked again."""
