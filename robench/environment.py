@@ -15,6 +15,7 @@ from typing import Any
 
 from robench.errors import BadInput
 
+__version__ = version("robench")
 PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
 # variables that decide in which order kernels sum
 KERNELS = ("MKL_CBWR", "OMP_NUM_THREADS")
