@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robench import Access, Attack, Batch, Cost, ThreatModel, Trials, check_count
-from robench.attack.classifier import BatchModel
+from robench import Access, Attack, Batch, BatchModel, Cost, ThreatModel, Trials, check_count
 
 
 class RandomNoise(Attack):

@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 
 from robench.cli.app import main as command_line
 from robench.data.dataset import Split, open_dataset
-from robench.evaluation.jobs import Job, Request, attacks_of, make_job, open_target
+from robench.evaluation.jobs import Job, attacks_of, make_job, open_target
+from robench.evaluation.request import Request
 from robench.models import build_defense
-from robench.results.accuracy import summarise
+from robench.results.summary import summarise
 from robench.store.files import checksum
 from robench.store.runs import Store
 from robench.tables import leaderboard

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import robench
-from robench.detector.request import Guard
+from robench.detector.request import DetectorRequest
 from robench.errors import RobenchError
 from robench.progress import say
 
@@ -56,7 +56,7 @@ def measure(model: str, detector: str, learnt: str, tested: str, arguments: argp
     """One line of the table."""
     attack, options, norm, eps, n = TESTED[tested]
     source, source_options = LEARNT[learnt]
-    guard = Guard(detector, {}, source, source_options, images=arguments.images, adaptive=False)
+    guard = DetectorRequest(detector, {}, source, source_options, images=arguments.images, adaptive=False)
     report = robench.evaluate(
         model, attacks=[attack], eps=eps, norm=norm, options=options, count=n, detector=guard, runs=arguments.runs,
         data=arguments.data,

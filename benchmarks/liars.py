@@ -23,8 +23,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from robench import BadInput, ThreatModel
-from robench.cli.diagnose import battery
-from robench.evaluation.jobs import Request
+from robench.evaluation.battery import battery
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.models import load_model
 from robench.store.runs import Store, runs_root

@@ -25,7 +25,8 @@ import robench
 from robench.models import load_model
 from robench.regression.baseline import Baseline, make, read, write
 from robench.regression.check import Rerun, check
-from robench.regression.verdict import Checked, Line
+from robench.regression.report import Checked
+from robench.regression.verdict import Line
 from robench.results.statistics import mcnemar
 from robench.store.runs import Store, runs_root
 

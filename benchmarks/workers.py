@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from robench import ThreatModel
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.executors.ray_cluster import PLASMA, package
 from robench.executors.workers import Workers

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from robench.detector.request import Guard
-from robench.evaluation.jobs import Request
+from robench.detector.request import DetectorRequest
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate as run
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report as Report
@@ -24,7 +24,7 @@ def evaluate(
     eps: str | float | Fraction | None = None,
     norm: str = "linf",
     *,
-    detector: str | Guard | None = None,
+    detector: str | DetectorRequest | None = None,
     runs: str | Path | None = None,
     data: str | Path | None = None,
     **settings: Any,
@@ -32,9 +32,9 @@ def evaluate(
     """Attack one or several models and judge the result, as `robench evaluate` does; returns a Report.
 
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
-    the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a Guard with
-    what it learns from. settings: count (of test images), options, seed, batch_size, shard_size, device. Raises
-    BadInput for input that cannot be used.
+    the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a
+    DetectorRequest with what it learns from. settings: count (of test images), options, seed, batch_size, shard_size,
+    device. Raises BadInput for input that cannot be used.
     """
     request = Request(
         models=[model] if isinstance(model, str | nn.Module) else list(model),
@@ -42,7 +42,7 @@ def evaluate(
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,
         data_root=Path(data) if data else None,
-        guard=Guard(detector) if isinstance(detector, str) else detector,
+        guard=DetectorRequest(detector) if isinstance(detector, str) else detector,
         **settings,
     )
     store = Store(runs_root(Path(runs) if runs else None))

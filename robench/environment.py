@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from robench.errors import BadInput
-
 __version__ = version("robench")
 PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
 # variables that decide in which order kernels sum
@@ -54,23 +52,6 @@ def command() -> str:
     """The command line of this process, as a user would type it."""
     name = Path(sys.argv[0]).name
     return shlex.join([*([name] if name != "__main__.py" else ["python", "-m", "robench"]), *sys.argv[1:]])
-
-
-def choose_device(name: str) -> str:
-    """The torch device for "auto", "cpu", "cuda" or "cuda:N". Raises BadInput for one that is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise BadInput(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"The device {name!r} is not available on this machine; choose auto or cpu.")
-    return name
 
 
 def _commit() -> str:

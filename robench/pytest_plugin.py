@@ -15,7 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from robench.regression.check import Model
-    from robench.regression.verdict import Checked
+    from robench.regression.report import Checked
 
 MARKER = "robustness: attacks a model, which may be slow; every test with robench's own `robench` fixture has it"
 

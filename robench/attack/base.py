@@ -153,17 +153,6 @@ class Attack(ABC):
         """Propose images [B, C, H, W] for the rows of `batch`. They are projected and judged by the harness."""
 
 
-def misclassified_margin(logits: Tensor, y: Tensor, goal: Tensor | None = None) -> Tensor:
-    """How far an example is past the decision boundary, [B]: positive where the attack has succeeded.
-
-    max_{s != y} f_s - f_y without a goal; f_goal - max_{s != goal} f_s where `goal` [B] is given.
-    """
-    target = y if goal is None else goal
-    chosen = logits.gather(1, target[:, None])[:, 0]
-    others = logits.scatter(1, target[:, None], -torch.inf).amax(1)
-    return others - chosen if goal is None else chosen - others
-
-
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raise BadInput unless a count option is an integer of at least `least`."""
     require(value >= least, name, value, f"an integer of at least {least}")

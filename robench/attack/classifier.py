@@ -153,19 +153,6 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 without TensorFloat-32, whose rounding to about 1e-3 would make verdicts depend on the batch."""
-    before, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-        torch.set_float32_matmul_precision(precision)
-
-
 def check_eval_mode(module: nn.Module) -> None:
     """Raise BadInput if any part of the module is in train mode."""
     training = next((name or type(m).__name__ for name, m in module.named_modules() if m.training), None)

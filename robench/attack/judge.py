@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robench.attack.base import Attack, Batch, Proposal, Trials, misclassified_margin
-from robench.attack.classifier import Classifier, full_precision
-from robench.attack.gradient import FIRM
+from robench.attack.base import Attack, Batch, Proposal, Trials
+from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, first_answers, inspect, predictions, same
+from robench.attack.objectives import FIRM, misclassified_margin
+from robench.device import full_precision
 from robench.errors import BadInput
 from robench.threat import ThreatModel, distance
 
@@ -67,7 +68,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardOutcome:
     """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model."""
 
     rows: pd.DataFrame
@@ -83,7 +84,7 @@ def attack_shard(
     examples: Examples,
     settings: Settings | None = None,
     progress: Progress | None = None,
-) -> Shard:
+) -> ShardOutcome:
     """Attack `examples` within `threat` and judge the result.
 
     Success is decided on the projected images, in float32 and eager mode, on `module` itself, in a forward pass of its
@@ -149,7 +150,7 @@ class _Judge:
         self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
         self.invalid = torch.zeros(n, dtype=torch.bool)
 
-    def run(self, before: _Before) -> Shard:
+    def run(self, before: _Before) -> ShardOutcome:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
         clean = first_answers(self.model, x, self.settings.batch_size)
@@ -177,7 +178,7 @@ class _Judge:
             if not same(clean, again) or not self._repeats(before.module, final):
                 flags.append("changes-its-answers")
         rows = self._rows(clean_pred, predictions(final), attacked)
-        return Shard(rows, self.images, tuple(flags))
+        return ShardOutcome(rows, self.images, tuple(flags))
 
     def _take_over(self, prior: Tensor) -> None:
         """Begin with the images an earlier attack made; the examples they break are not attacked again."""

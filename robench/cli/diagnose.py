@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from robench.cli import options as shared
+from robench.evaluation.battery import battery
 
 Model = Annotated[
     str, typer.Argument(help="A trained model, file.py:factory, package.module:factory or torchvision:NAME.")
@@ -41,7 +41,7 @@ def diagnose(
 
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
     check_attacks(names)
-    from robench.evaluation.jobs import Request
+    from robench.evaluation.request import Request
     from robench.store.runs import Store, runs_root
     from robench.threat import ThreatModel
 
@@ -60,31 +60,6 @@ def diagnose(
         return 3
     where = f"{model}, {rows[0]['dataset']}, {norm} eps {rows[0]['eps']} and larger, n = {rows[0]['n']:,}"
     return _print(findings, f"Gradient masking: {where}", as_json)
-
-
-def battery(
-    request: Any, store: Any, surrogates: Sequence[str] = ()
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the command runs on the one model of a Request: its attacks, transfer from each surrogate, larger eps.
-
-    Returns the summaries of all evaluations and what the gates make of them; stops where one is incomplete.
-    """
-    from dataclasses import replace
-
-    from robench.evaluation.scheduler import evaluate
-    from robench.trust.gates import pixels_of, wider
-
-    done = evaluate(request, store)
-    rows = done.rows
-    steps = [replace(request, attacks=["transfer"], surrogates=[source]) for source in surrogates]
-    if all(row["status"] == "complete" for row in rows):
-        larger = wider(request.threat, pixels_of(store.evaluation(rows[0]["evaluation"])))
-        steps += [replace(request, attacks=["diagnosis-wide"], threat=threat) for threat in larger]
-    for step in steps:
-        if all(row["status"] == "complete" for row in rows):
-            done = evaluate(step, store)
-            rows = rows + done.rows
-    return rows, done.findings
 
 
 def _print(findings: list[dict[str, Any]], title: str, as_json: bool) -> int:

@@ -114,8 +114,8 @@ def evaluate(
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
-    from robench.detector.request import Guard
-    from robench.evaluation.jobs import Request
+    from robench.detector.request import DetectorRequest
+    from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate as run
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root
@@ -139,7 +139,9 @@ def evaluate(
         cascade=cascade,
         eot=eot,
         bpda=bpda or [],
-        guard=Guard(detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive)
+        guard=DetectorRequest(
+            detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive
+        )
         if detector
         else None,
     )

@@ -63,7 +63,7 @@ def _plugins(kind: str) -> list[dict[str, Any]]:
 
 
 def _datasets() -> list[dict[str, Any]]:
-    from robench.data.sources import DATASETS
+    from robench.data.catalogue import DATASETS
 
     return [{"name": name, "summary": text} for name, text in DATASETS.items()]
 
@@ -121,7 +121,7 @@ COLUMNS = ("model", "attack", "threat", "n", "figure", "status")
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What a line says of an evaluation; raises BadInput where it is damaged."""
-    from robench.results.accuracy import label
+    from robench.results.summary import label
 
     spec, about, result = folder.spec, folder.about, folder.result
     figure = "robust_accuracy" if about["metric"] == "robust accuracy" else "attack_success_rate"

@@ -23,7 +23,7 @@ def quickstart(
 
     from rich.console import Console
 
-    from robench.evaluation.jobs import Request
+    from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate
     from robench.store.runs import Store, runs_root
     from robench.tables.leaderboard import build, write

@@ -12,8 +12,8 @@ from robench.cli import options as shared
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from robench.evaluation.scheduler import Wanted
-    from robench.suites.plan import Step
+    from robench.evaluation.wanted import Wanted
+    from robench.suites.estimate import Step
     from robench.suites.reproduce import Reproduced
 
 
@@ -46,9 +46,10 @@ def reproduce(
     scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root
-    from robench.suites.plan import Setup, estimate, plan
+    from robench.suites.estimate import estimate
+    from robench.suites.plan import Setup, plan
+    from robench.suites.precheck import check
     from robench.suites.reproduce import reproduce as run
-    from robench.suites.suite import check
 
     check(scaled)
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)

@@ -77,7 +77,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:
     """The same for a reader: what it is, the figures, how they came about, then everything recorded."""
-    from robench.results.accuracy import label
+    from robench.results.summary import label
 
     spec, about, result, rows = found["spec"], found["about"], found["result"], found["rows"]
     last = spec["start"] + spec["count"] - 1

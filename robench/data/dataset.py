@@ -16,18 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.data.sources import (
-    DATASETS,
-    TORCHVISION,
-    Bytes,
-    Numbers,
-    Part,
-    Pixels,
-    Source,
-    Torchvision,
-    find_source,
-    reason,
-)
+from robench.data.catalogue import DATASETS, TORCHVISION
+from robench.data.sources import Bytes, Numbers, Part, Pixels, Source, Torchvision, find_source, reason
 from robench.errors import BadInput, disk_error
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]

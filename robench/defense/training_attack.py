@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robench.attack.base import Batch, Proposal, check_count
 from robench.attack.classifier import BatchModel, Classifier
-from robench.attack.gradient import GradientAttack, Search, cross_entropy
+from robench.attack.gradient import GradientAttack, Search
+from robench.attack.objectives import cross_entropy
 from robench.errors import require
 from robench.threat import ThreatModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -13,17 +13,25 @@ from torch import Tensor, nn
 
 from robench import randomness, registry
 from robench.attack.base import Attack
-from robench.attack.classifier import full_precision
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.data.dataset import Dataset, Split
-from robench.detector.base import Guarded, Score
-from robench.detector.request import LEAST_BROKEN, Guard
+from robench.detector.request import LEAST_BROKEN, DetectorRequest
+from robench.detector.score import Guarded, Score
+from robench.device import full_precision
 from robench.environment import command, environment
 from robench.errors import BadInput, require
 from robench.progress import bar, say
 from robench.store.claims import claim
-from robench.store.evaluation_folder import identity
-from robench.store.files import Damaged, checksum, read_json, read_sealed, write_file, write_json, write_sealed
+from robench.store.files import (
+    Damaged,
+    checksum,
+    identity,
+    read_json,
+    read_sealed,
+    write_file,
+    write_json,
+    write_sealed,
+)
 from robench.store.runs import Store
 from robench.store.specs import DetectorSpec
 from robench.threat import ThreatModel
@@ -40,14 +48,24 @@ FEW = 200
 FITTED = {"digest": str, "classes": int, "fitted_on": int, "adversarial": int, "threshold_images": int}
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A classifier to be watched, its name and digest, and its data."""
+class Subject(Protocol):
+    """What a detector asks of a classifier that it is to watch, and of its data."""
 
-    name: str
-    module: nn.Module
-    digest: str
-    dataset: Dataset
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The classifier."""
+
+    @property
+    def digest(self) -> str:
+        """What its answers depend on."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data, whose validation images the detector is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,11 @@ class _Lesson:
     subject: Subject
     attack: Attack
     threat: ThreatModel
-    guard: Guard
+    guard: DetectorRequest
     settings: Settings
 
 
-def watch(guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings, store: Store) -> Watch:
+def watch(guard: DetectorRequest, subject: Subject, threat: ThreatModel, settings: Settings, store: Store) -> Watch:
     """The detector fitted for a classifier, from the store or made now.
 
     Raises BadInput for a classifier it cannot watch, options out of range, and an attack too weak to learn from.
@@ -101,7 +119,7 @@ def fitted(spec: DetectorSpec, store: Store) -> bool:
 
 
 def fitting(
-    guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings, store: Store
+    guard: DetectorRequest, subject: Subject, threat: ThreatModel, settings: Settings, store: Store
 ) -> tuple[bool, int, int | None]:
     """What `watch` would have to do: whether the detector is there, on how many images it is fitted at the most, and
     the gradients that takes at the most, None where nobody knows."""
@@ -111,7 +129,9 @@ def fitting(
     return fitted(spec, store), images, None if each is None else each * images
 
 
-def _plan(guard: Guard, subject: Subject, threat: ThreatModel, settings: Settings) -> tuple[_Lesson, DetectorSpec]:
+def _plan(
+    guard: DetectorRequest, subject: Subject, threat: ThreatModel, settings: Settings
+) -> tuple[_Lesson, DetectorSpec]:
     """What a detector is to be fitted with, and what tells it from others; raises BadInput as `watch`."""
     name, trained = guard.attack_and_threat(threat)
     plugin, attack = registry.load("detector", guard.detector), registry.load("attack", name)

@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
-from robench.attack.classifier import full_precision
 from robench.attack.judge import Examples, Settings
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
+from robench.device import full_precision
 from robench.results.accuracy import Figure
 from robench.store.files import Damaged, checksum, read_sealed, write_file, write_sealed
 from robench.store.runs import EvaluationFolder

@@ -16,7 +16,7 @@ LEAST_BROKEN = 20
 
 
 @dataclass(frozen=True)
-class Guard:
+class DetectorRequest:
     """What was asked of a detector: its name and options, the attack it learns from, and its false-positive rate.
 
     trained_on: an attack's name, alone for the evaluation's own threat model, or "fgsm@linf:0.3". images: how many

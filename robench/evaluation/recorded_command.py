@@ -13,6 +13,7 @@ from robench import registry
 from robench.errors import BadInput
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json
+from robench.store.runs import Store
 from robench.store.specs import CraftSpec
 
 # the kinds of values that can be written as -o KEY=VALUE
@@ -52,7 +53,7 @@ def train_command_of(card: Mapping[str, Any]) -> str:
     Where its defense or recipe is no longer what it was, it is the command that was recorded.
     """
     from robench.data.dataset import DataInfo  # these two take seconds, and evaluations do without them
-    from robench.defense.base import find_recipe
+    from robench.defense.recipe import find_recipe
 
     try:
         plugin = registry.load("defense", card["defense"])
@@ -111,7 +112,7 @@ def _set(chain: list[EvaluationFolder]) -> list[str]:
 
 def _surrogate(folder: EvaluationFolder) -> str:
     """How to find the surrogate: as recorded, or with the images that were crafted on it, or else by its name."""
-    crafted = folder.path.parent.parent / "crafted" / CraftSpec.of(folder.spec).job_id
+    crafted = Store(folder.root).crafted / CraftSpec.of(folder.spec).job_id
     try:
         reference = EvaluationFolder(crafted).about["reference"]
     except BadInput:
@@ -123,7 +124,7 @@ def _surrogate(folder: EvaluationFolder) -> str:
 
 def _detector(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     """The detector's part of a command, and its own options."""
-    place = folder.path.parent.parent / "detectors" / folder.spec["detector"] / "spec.json"
+    place = Store(folder.root).detectors / folder.spec["detector"] / "spec.json"
     try:
         spec = read_json(place, {"detector": str, "options": dict, "trained_on": str, "attack_options": dict})
         attack = registry.load("attack", spec["trained_on"].partition("@")[0])

@@ -8,10 +8,11 @@ from typing import Any
 
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
-from robench.environment import choose_device
+from robench.device import choose_device
 from robench.errors import Changed
-from robench.evaluation.jobs import Job, Request
-from robench.results.accuracy import UNSTABLE
+from robench.evaluation.jobs import Job
+from robench.evaluation.request import Request
+from robench.results.summary import UNSTABLE
 from robench.store.evaluation_folder import Shard
 
 # of an evaluation's images, about as many are looked at

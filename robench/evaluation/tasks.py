@@ -3,6 +3,7 @@ store."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,14 +18,15 @@ from robench.attack.judge import Examples, Progress, Settings, attack_shard
 from robench.data.dataset import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
-from robench.evaluation.jobs import Job, Request, Target, attacks_of, make_job, open_target, watched
+from robench.evaluation.jobs import Job, Target, attacks_of, make_job, open_target, watched
+from robench.evaluation.request import Request
+from robench.executors.base import Executor, Show, State
+from robench.executors.workers import Workers
 from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
 from robench.training.jobs import TrainRequest, train
 
-# "done": computed now; "there": it was in the store already; "busy": another process is at it
-State = Literal["done", "there", "busy"]
 # models that a process keeps open
 KEPT = 4
 
@@ -46,6 +48,36 @@ class Task:
     stop: int = 0
     job: str = ""
     behind: bool = False
+
+    @property
+    def device(self) -> str:
+        """What it was asked to be computed on."""
+        return self.request.device
+
+    @property
+    def size(self) -> int:
+        """How many images it computes; 0 for a training, whose epochs have a bar of their own."""
+        return self.stop - self.start
+
+    @property
+    def title(self) -> str:
+        """Model and attack, or the model that is trained."""
+        request = self.request
+        if not isinstance(request, Request):
+            return self.key.removeprefix("train-")
+        name, attack = request.models[0], request.attacks[0]
+        name = name if isinstance(name, str) else type(name).__name__
+        source = request.surrogates[0] if request.surrogates else ""
+        source = source if isinstance(source, str) else type(source).__name__
+        if self.kind == "craft":
+            return f"{source}  {attack}"
+        detector = f" + {request.guard.detector}" if self.behind and request.guard else ""
+        return f"{name}  {attack}{detector}{f' from {source}' if source else ''}"
+
+    @property
+    def piece(self) -> str:
+        """Which examples of that, or that it is a training."""
+        return f"Examples {self.start}-{self.stop} of {self.title}" if self.size else f"Training {self.title}"
 
     def to_json(self) -> dict[str, Any]:
         """The task as JSON types; raises BadInput where it holds a module, which cannot be sent."""
@@ -131,6 +163,27 @@ def perform(task: Task, bench: Bench, show: Progress) -> State:
         if not mine:
             return "busy"
         return WAYS[task.kind](task, bench, show)
+
+
+# the bench of this process where it is a worker, under the runs folder and the working folder that it is for
+_kept: dict[tuple[Path, str], Bench] = {}
+
+
+def perform_json(task: Mapping[str, Any], device: Callable[[str], str]) -> State:
+    """What a worker of an executor does with a task of `to_json`: `perform`, on the device that `device` makes of the
+    one asked for. Models and data stay open from task to task. Raises what `perform` does."""
+    known = Task.from_json(task)
+    known = replace(known, request=replace(known.request, device=device(known.device)))
+    place = known.root, os.getcwd()
+    if place not in _kept:
+        _kept.clear()
+        _kept[place] = Bench(Store(known.root))
+    return perform(known, _kept[place], lambda share: None)
+
+
+def executor_of(workers: Workers, bench: Bench, show: Show) -> Executor:
+    """An executor that performs these tasks, on `bench` where that is in this process. Raises BadInput as `start`."""
+    return workers.start(bench.store.root, lambda task, told: perform(task, bench, told), perform_json, show)
 
 
 def _train(task: Task, bench: Bench, show: Progress) -> State:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robench.attack.base import Attack, Batch, Metric, Trials
 from robench.attack.classifier import BatchModel
-from robench.attack.judge import Examples, Progress, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Progress, Settings, ShardOutcome, attack_shard
 from robench.data.dataset import Split
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder
@@ -38,7 +38,7 @@ class Craft:
         Every image is attacked to the last step, whatever `settings` say.
         """
         if self.folder.missing(start, stop, stop - start):
-            with claim(self.folder.path.parent.parent, f"{self.spec.job_id}-{start:06d}-{stop:06d}-making", wait=True):
+            with claim(self.folder.root, f"{self.spec.job_id}-{start:06d}-{stop:06d}-making", wait=True):
                 # one range, unless shards of another size are there; none, if another process made them meanwhile
                 for begin, end in self.folder.missing(start, stop, stop - start):
                     self._make(begin, end, settings, progress)
@@ -86,7 +86,7 @@ class Replay(Attack):
         del model
         return self.crafted[self._at(batch.example_id)].to(batch.x.device)
 
-    def charge(self, shard: Shard) -> Shard:
+    def charge(self, shard: ShardOutcome) -> ShardOutcome:
         """What a target made of the images, with the passes that crafting took and what it flagged on the surrogate."""
         rows, flags = shard.rows, tuple(f"surrogate {flag}" for flag in self.flags)
         charged = rows.assign(**{name: self.rows[name].to_numpy() for name in ("forwards", "backwards", "zero_pixels")})

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from robench.errors import BadInput, DiskError
-from robench.evaluation.tasks import Task
-from robench.executors.workers import Executor, Outcome
+from robench.executors.base import Executor, Outcome, Task
 
 # seconds between two looks at work that another process is doing
 POLL = 0.5
@@ -54,7 +53,7 @@ class Watcher(Protocol):
         """A task has ended."""
 
 
-class Run:
+class GraphRun:
     """One run of a graph."""
 
     def __init__(self, executor: Executor, watcher: Watcher) -> None:

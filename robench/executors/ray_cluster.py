@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from robench.errors import BadInput, RobenchError
-from robench.executors.ray_worker import Driver, work
+from robench.executors.base import There
+from robench.executors.ray_worker import Driver, run
 from robench.progress import say
 from robench.store.claims import LOCKS
 from robench.store.files import write_text
@@ -77,7 +78,7 @@ class Cluster:
                 max_retries=RETRIES,
                 max_calls=0,  # 1 is Ray's default with a GPU: a process, and its models, anew for every task
                 runtime_env={"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}} if gpus else None,
-            )(work)
+            )(run)
         except BaseException:
             self.close(())
             raise
@@ -89,9 +90,9 @@ class Cluster:
             return max(room, 1) + QUEUED
         return self.workers  # Ray would run more of them at once
 
-    def send(self, task: Mapping[str, Any]) -> Any:
-        """Send a task; returns what stands for its answer."""
-        return self.function.remote(task, self.driver)
+    def send(self, function: There, task: Mapping[str, Any]) -> Any:
+        """Send a task for `function`; returns what stands for its answer."""
+        return self.function.remote(function, task, self.driver)
 
     def first(self, running: Iterable[Any]) -> Any:
         """Wait for the first answer among those that are running; returns what stands for it."""
@@ -106,12 +107,12 @@ class Cluster:
                 say("No machine of the cluster has room for a task now; waiting for one (Ctrl-C stops).")
 
     def answer(self, reference: Any) -> dict[str, Any]:
-        """What `work` returned. Raises WorkerDied, and BadInput where the workers cannot run robench."""
+        """What `run` returned. Raises WorkerDied, and BadInput where the workers cannot run robench."""
         errors = self.ray.exceptions
         try:
             found: dict[str, Any] = self.ray.get(reference)
             return found
-        except errors.RayTaskError as error:  # `work` catches its own, so it could not be loaded
+        except errors.RayTaskError as error:  # `run` catches its own, so it could not be loaded
             reason = _line(error.cause or error)
             raise BadInput(
                 f"A worker cannot run robench ({reason}); install the same version of it on every machine."

@@ -9,15 +9,15 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from robench.errors import BadInput, CheckFailed, DiskError, RobenchError
-from robench.evaluation.tasks import Bench, Task, perform
-from robench.store.runs import Store
+from robench.executors.base import There
 
 # seconds until a file of the driver's shows up on another machine
 APPEAR = 15.0
@@ -50,14 +50,12 @@ class Driver:
         return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), data, kernels, str(token), cpus, gpus)
 
 
-def work(task: Mapping[str, Any], driver: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker does with a task; returns {"state": as of `perform`}, or what `told` makes of an error."""
+def run(function: There, task: Mapping[str, Any], driver: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker does with a task; returns {"state": what `function` does}, or what `told` makes of an error."""
     try:
         sender = Driver(**driver)
         _settle(sender)
-        known = Task.from_json(task)
-        known = replace(known, request=replace(known.request, device=_device(known.request.device, sender.gpus)))
-        return {"state": perform(known, _bench(known.root, sender.folder), lambda share: None)}
+        return {"state": function(task, partial(_device, gpus=sender.gpus))}
     except Exception as error:  # whatever a user's model does
         return told(error)
 
@@ -86,18 +84,8 @@ def retold(answer: Mapping[str, Any]) -> Exception:
     return kind(answer["text"])
 
 
-# the bench of this process if it is a worker, under the runs folder and the working folder that it is for
-_kept: dict[tuple[Path, str], Bench] = {}
 # tokens that this process has seen
 _seen: set[str] = set()
-
-
-def _bench(root: Path, folder: str) -> Bench:
-    """Models and data stay open from task to task."""
-    if (root, folder) not in _kept:
-        _kept.clear()
-        _kept[root, folder] = Bench(Store(root))
-    return _kept[root, folder]
 
 
 def _settle(driver: Driver) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from robench.errors import BadInput, unknown
 from robench.progress import say
 from robench.regression.verdict import Marks
-from robench.results.accuracy import UNSTABLE, label, summarise
+from robench.results.summary import UNSTABLE, label, summarise
 from robench.store.files import digest, read_json, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import HARNESS, CraftSpec, EvalSpec

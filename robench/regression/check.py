@@ -10,13 +10,15 @@ from typing import Any
 from torch import nn
 
 from robench.errors import BadInput, require, unknown
-from robench.evaluation.jobs import Request, Target, attacks_of, make_job, open_target
+from robench.evaluation.jobs import Target, attacks_of, make_job, open_target
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.models import load_model
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lines_of
-from robench.regression.verdict import Checked, Terms, judge
+from robench.regression.report import Checked
+from robench.regression.verdict import Terms, judge
 from robench.store.files import digest
 from robench.store.runs import Store
 

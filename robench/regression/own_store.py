@@ -15,9 +15,8 @@ from robench.errors import BadInput, DiskError, disk_error
 from robench.progress import say
 from robench.store.claims import claim
 from robench.store.files import Damaged, read_sealed, write_sealed
-from robench.store.runs import Store
+from robench.store.runs import CHECK, Store
 
-CHECKS, STATE = "checks", "check.json"
 # folders of installed packages, whose files are told by size and time, since there are thousands
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -30,14 +29,14 @@ def own_store(store: Store, key: str, name: str) -> Iterator[Store]:
     this when the models are loaded. key: what is checked, as a folder's name; name: the same for sentences. A check of
     that key by another process is waited for. One that BadInput ends counts as finished. Raises DiskError.
     """
-    folder = store.root / CHECKS / key
+    folder = store.checks / key
     with _turn(store.root, f"check-{key}", name):
         state = {"code": loaded_code(), "finished": False}
         if _state(folder) == state:
             say(f"Going on with the check of {name} that was interrupted.")
         else:
             _remove(folder)
-            write_sealed(folder / STATE, state)
+            write_sealed(folder / CHECK, state)
         own = Store(folder, store.root)
         try:
             yield own
@@ -50,7 +49,7 @@ def own_store(store: Store, key: str, name: str) -> Iterator[Store]:
 
 def finish(own: Store) -> None:
     """Mark a check's store as finished; the next check of its key begins anew. Raises DiskError."""
-    write_sealed(own.root / STATE, {"finished": True})
+    write_sealed(own.root / CHECK, {"finished": True})
 
 
 def loaded_code() -> str:
@@ -89,7 +88,7 @@ def _turn(root: Path, key: str, name: str) -> Iterator[None]:
 
 def _state(folder: Path) -> dict[str, object] | None:
     try:
-        return read_sealed(folder / STATE).value
+        return read_sealed(folder / CHECK).value
     except Damaged:
         return None
 
@@ -97,7 +96,7 @@ def _state(folder: Path) -> dict[str, object] | None:
 def _remove(folder: Path) -> None:
     """A folder that a kill leaves half removed is removed by the next check: its state is never that of its own."""
     try:
-        (folder / STATE).unlink(missing_ok=True)
+        (folder / CHECK).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from robench.errors import BadInput
 from robench.regression.baseline import Kept, Outcomes, encode
 from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line, Marks
-from robench.results.accuracy import UNSTABLE
+from robench.results.summary import UNSTABLE
 from robench.store.runs import Store
 
 # flags that say that an attack may have failed where the model would not have stood

@@ -24,7 +24,7 @@ from robench.store.files import (
     Required,
     Signature,
     checksum,
-    digest,
+    identity,
     read_json,
     read_sealed,
     signature,
@@ -44,11 +44,6 @@ ABOUT: Required = {
 RESULT: Required = {
     "n": int, "status": str, "flags": list, "interval": list, "clean_accuracy": (int, float), "backwards": int,
 }  # fmt: skip
-
-
-def identity(spec: dict[str, Any]) -> str:
-    """The id of a spec given as JSON: the first 12 hex digits of its digest."""
-    return digest({name: value for name, value in spec.items() if value is not None})[:12]
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,11 @@ class EvaluationFolder:
     def job_id(self) -> str:
         """The evaluation's id, the folder's name."""
         return self.path.name
+
+    @property
+    def root(self) -> Path:
+        """The runs folder it lies in."""
+        return self.path.parent.parent
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class EvaluationFolder:
             return None
         if stated.pop("shards", None) == _contents(shards):
             return stated
-        from robench.results.accuracy import summarise  # pandas takes its time, and is not needed for what is intact
+        from robench.results.summary import summarise
 
         return summarise(self.rows(), self.about["metric"], self.notes())
 

@@ -99,7 +99,12 @@ def read_json(path: Path | str, required: Required | None = None, advice: str = 
 
 def digest(value: Any) -> str:
     """SHA-256, in hex, of a JSON value, whatever its layout in a file."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """A JSON value with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
@@ -198,3 +203,8 @@ def _content(path: Path | str) -> bytes:
 
 def _fill(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+def identity(spec: Mapping[str, Any]) -> str:
+    """The id of a spec given as JSON: 12 hex digits of its digest, in which a field that is None counts as absent."""
+    return digest({name: value for name, value in spec.items() if value is not None})[:12]

@@ -12,16 +12,14 @@ from typing import Any
 
 from robench.errors import BadInput, disk_error
 from robench.progress import say
-from robench.regression.own_store import CHECKS, STATE
 from robench.store.claims import LOCKS, held
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json, read_sealed
-from robench.store.runs import Store
+from robench.store.runs import CHECK, KINDS, Store
 from robench.store.specs import CraftSpec
 
 PART = re.compile(r"\..+\.(\d+)\.part")
 SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.\w+")
-KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
 
 
 @dataclass(frozen=True)
@@ -174,9 +172,9 @@ def _unneeded(folder: EvaluationFolder, store: Store, digests: dict[str, str | N
 
 def _checks(store: Store) -> Iterator[Leftover]:
     """Folders of checks that are finished: the next check begins anew."""
-    for path in sorted((store.root / CHECKS).glob("[!.]*")):
+    for path in sorted(store.checks.glob("[!.]*")):
         try:
-            done = read_sealed(path / STATE).value.get("finished")
+            done = read_sealed(path / CHECK).value.get("finished")
         except Damaged:
             done = True  # cut short before anything was computed
         if done:

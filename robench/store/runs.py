@@ -21,6 +21,10 @@ CARD: Required = {
     "name": str, "spec_id": str, "defense": str, "options": dict, "digest": str, "data": dict, "data.name": str,
     "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
 }  # fmt: skip
+# the kinds of artifacts that a runs folder holds, each in a folder of that name
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
+# in the folder of a check: what it is a check of, and whether it is finished
+CHECK = "check.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -60,6 +64,11 @@ class Store:
     def crafted(self) -> Path:
         """The folder of images crafted on surrogates."""
         return self.root / "crafted"
+
+    @property
+    def checks(self) -> Path:
+        """The folder of checks, each a runs folder of its own."""
+        return self.root / "checks"
 
     def model_names(self) -> list[str]:
         """Names of the models whose training finished."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from robench.store.files import canonical, identity
 
 # raise when a change of the loop, the judge or the projection changes figures; stored evaluations are then not reused
 HARNESS = 1
@@ -24,12 +24,12 @@ class Spec(BaseModel):
 
     def canonical(self) -> str:
         """The spec as JSON with sorted keys and no spaces: equal specs give equal text."""
-        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return canonical(self.to_json())
 
     @property
     def job_id(self) -> str:
-        """The first 12 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
+        """What the evaluation, crafting, detector or training goes by: `identity` of its JSON."""
+        return identity(self.to_json())
 
 
 class TrainSpec(Spec):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from robench.attack.base import Cost
-from robench.detector.fitting import Subject, fitting
-from robench.detector.request import Guard
+from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
-from robench.evaluation.jobs import Job, NamedAttack, Request, attacks_of, detector_options
-from robench.evaluation.scheduler import Cell, Wanted, want
+from robench.evaluation.jobs import NamedAttack, attacks_of
+from robench.evaluation.request import Request
 from robench.evaluation.tasks import Bench
+from robench.evaluation.wanted import Wanted, want
 from robench.executors.workers import Workers
 from robench.store.runs import Store
-from robench.suites.cost import training_cost
-from robench.suites.suite import Column, RowPlan, ScaledSuite
+from robench.suites.schema import Column
+from robench.suites.suite import RowPlan, ScaledSuite
 from robench.threat import ThreatModel
 from robench.training.jobs import TrainJob, TrainRequest, finished
 from robench.training.jobs import plan as plan_training
@@ -78,16 +75,6 @@ class Plan:
     setup: Setup
 
 
-@dataclass(frozen=True)
-class Step:
-    """A line of the plan: what is to be done how often, and its cost in gradient evaluations, None if unknown."""
-
-    what: str
-    state: str
-    size: str
-    gradients: int | None
-
-
 def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
     """Resolve a suite into trainings and places. Raises BadInput for anything in it that cannot be used."""
     trainings: dict[tuple[str, int], Training] = {}
@@ -124,7 +111,7 @@ def _place(
     surrogate = [trainings[column.surrogate, suite.row(column.surrogate).seeds[0]]] if column.surrogate else []
     guard = None
     if column.detector is not None:
-        guard = Guard(
+        guard = DetectorRequest(
             column.detector, column.detector_options, column.trained_on, column.trained_options, column.fpr,
             column.detector_images, adaptive=column.figure is None,
         )  # fmt: skip
@@ -148,83 +135,6 @@ def _place(
     if len(attacks) > 1 and all(named.attack.metric == "robust accuracy" for named in attacks):
         request = replace(request, cascade=True)
     return Place(training, column, (training, *surrogate), request)
-
-
-def estimate(found: Plan, store: Store, opened: dict[str, Wanted] | None = None) -> list[Step]:
-    """What is to be done, each thing once, and what it costs at most: an example that is broken early costs less.
-
-    opened: takes in the places that were opened for it, so that `reproduce` need not.
-    """
-    steps: dict[Any, Step] = {}
-    for t in found.trainings:
-        data, images = t.job.dataset.info, len(t.job.dataset.train)
-        cost = 0 if t.done else training_cost(t.job.spec.defense, t.job.spec.options, t.job.recipe, data, images)
-        size = f"{t.job.recipe.epochs} epochs of {images:,} images"
-        steps[t.name] = Step(f"train {t.name}", "done" if t.done else "to do", size, cost)
-    bench = Bench(store)
-    for place in found.places:
-        if place.request is not None:
-            for key, step in _attack_steps(place, place.request, bench, {} if opened is None else opened):
-                steps.setdefault(key, step)
-    return list(steps.values())
-
-
-def _attack_steps(
-    place: Place, request: Request, bench: Bench, opened: dict[str, Wanted]
-) -> Iterator[tuple[Any, Step]]:
-    """What a place needs beside its models, each step with what tells it from others."""
-    trained, cells = all(t.done for t in place.needs), list[Cell]()
-    if request.guard is not None:
-        there, step = _fitting(place, request, bench, trained)
-        yield step.what, step
-        if trained and not there:  # the model may have been attacked by itself
-            options = {k: v for k, v in request.options.items() if k not in detector_options(request)}
-            cells += open_place(place, replace(request, guard=None, options=options), bench).cells
-        trained &= there
-    if trained:
-        opened[place.key] = open_place(place, request, bench)
-        cells += opened[place.key].cells
-    attacks = _cheap_first(attacks_of(request), request.threat, place.training.job.dataset.classes)
-    for behind in [False, True] if request.guard is not None and request.guard.adaptive else [False]:
-        found = [cell.job for cell in cells if cell.behind == behind]
-        before: tuple[str, ...] = ()
-        for i, named in enumerate(attacks):
-            yield from _attack_step(place, request, named, found[i] if found else None, before, behind=behind)
-            before += (named.name,) if request.cascade else ()
-
-
-def _attack_step(
-    place: Place, request: Request, named: NamedAttack, job: Job | None, before: tuple[str, ...], *, behind: bool
-) -> Iterator[tuple[Any, Step]]:
-    """An attack on a place's model, or on its surrogate and then the judging of what was crafted there."""
-    dataset, source, target = place.training.job.dataset, place.needs[-1].name, place.training.name
-    count = len(dataset.test) if request.count is None else request.count
-    guard = f" behind {request.guard.detector}" if request.guard is not None and behind else ""
-    after = f" after {before[-1]}" if before else ""
-    cost = cost_of(named, request, dataset.classes).backwards
-    folders = (job.craft.folder if job and job.craft else None, job.folder if job else None)
-    steps = [(f"{named.name} on {target}{guard}{after}", folders[1], cost)]
-    if request.surrogates:
-        steps = [(f"{named.name} on {source}, crafted for others", folders[0], cost),
-                 (f"{named.name} from {source} on {target}, judged", folders[1], 0)]  # fmt: skip
-    given = tuple(sorted((k, str(v)) for k, v in named.given.items()))
-    for what, folder, each in steps:
-        left = count if folder is None else sum(b - a for a, b in folder.missing(0, count, request.shard_size))
-        key = (what, given, request.threat, before, str(request.guard) if guard else "", request.eot, *request.bpda)
-        state = "done" if not left else "to do" if left == count else f"{left:,} left"
-        yield key, Step(what, state, f"{count:,} images", None if each is None else each * left)
-
-
-def _fitting(place: Place, request: Request, bench: Bench, trained: bool) -> tuple[bool, Step]:
-    """Whether a place's detector is there, and the step that fits it."""
-    guard, dataset = request.guard, place.training.job.dataset
-    assert guard is not None
-    asked = replace(guard, options={k: request.options[k] for k in detector_options(request)})
-    untrained = Subject(place.training.name, nn.Identity(), "", dataset)
-    subject = bench.target(place.training.name, request).subject if trained else untrained
-    there, images, cost = fitting(asked, subject, request.threat, request.settings, bench.store)
-    what = f"fit {guard.detector} on {place.training.name} ({guard.trained_on})"
-    return there, Step(what, "done" if there else "to do", f"{images:,} images", 0 if there else cost)
 
 
 def cost_of(named: NamedAttack, request: Request, classes: int) -> Cost:

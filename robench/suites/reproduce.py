@@ -10,10 +10,13 @@ from typing import Any
 from robench import registry
 from robench.detector.measuring import measure
 from robench.errors import BadInput, Changed, CheckFailed, DiskError
-from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.jobs import attacks_of
+from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
-from robench.evaluation.scheduler import Wanted, nodes, run, summary
+from robench.evaluation.scheduler import run
+from robench.evaluation.summaries import summary
 from robench.evaluation.tasks import Bench, Task
+from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
 from robench.results.accuracy import Figure, worst_case
@@ -22,7 +25,7 @@ from robench.suites.plan import Place, Plan, Training, cost_of, open_place
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
 from robench.training.jobs import claim_of
-from robench.trust.gates import record
+from robench.trust.diagnosis import record
 
 
 @dataclass
@@ -82,12 +85,12 @@ def evaluations(found: Plan, store: Store) -> list[str]:
         if request is None or request.guard or request.surrogates or request.cascade:
             continue
         wanted = open_place(place, request, bench) if place.training.done else None
-        if wanted is None or any(cell.missing for cell in wanted.cells):
+        if wanted is None or any(planned.missing for planned in wanted.evaluations):
             raise BadInput(
                 f"The suite {found.suite.name!r} at scale {found.suite.scale} is not done ({place.training.name}, "
                 f"{place.column.name}); run 'robench reproduce' with the suite and --scale {found.suite.scale} first."
             )
-        ids |= dict.fromkeys(cell.job.spec.job_id for cell in wanted.cells)
+        ids |= dict.fromkeys(planned.job.spec.job_id for planned in wanted.evaluations)
     if not ids:
         raise BadInput(f"The suite {found.suite.name!r} has no column of a single white-box attack; name evaluations.")
     return list(ids)
@@ -110,8 +113,8 @@ class _Opening:
     def open(self, place: Place, request: Request) -> Wanted:
         """The evaluations of a place. Raises BadInput where its model answers other than stored rows say."""
         wanted = self.planned.get(place.key) or open_place(place, request, self.bench)
-        for cell in wanted.cells:
-            self.recall.check(cell.job, cell.request)
+        for planned in wanted.evaluations:
+            self.recall.check(planned.job, planned.request)
         wanted.target.model.release()
         self.opened[place.key] = wanted
         return wanted
@@ -129,11 +132,7 @@ def _open(place: Place, opening: _Opening) -> list[Node]:
     assert request is not None
     wanted = opening.open(place, request)
     ranks = {a.name: float(cost_of(a, request, classes).backwards or 0) for a in attacks_of(request)}
-    return [
-        replace(node, rank=ranks[node.task.request.attacks[0]])
-        for node in nodes(wanted.cells, place.training.name)
-        if node.task is not None and isinstance(node.task.request, Request)
-    ]
+    return list(nodes(wanted.evaluations, place.training.name, ranks))
 
 
 def _sentences(ended: Ended) -> list[str]:
@@ -155,7 +154,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         return _clean(empty, place.training, store)
     if wanted is None:
         return empty
-    rows = [summary(cell) for cell in wanted.cells]
+    rows = [summary(planned) for planned in wanted.evaluations]
     done = all(row["status"] == "complete" for row in rows)
     found = replace(
         empty,
@@ -177,16 +176,16 @@ def _metric(place: Place, rows: list[dict[str, Any]]) -> str:
 
 
 def _figure(place: Place, wanted: Wanted, rows: list[dict[str, Any]]) -> Figure | None:
-    """The figure of a place whose cells are complete."""
+    """The figure of a place whose evaluations are complete."""
     if place.column.figure is not None:
         return _detected(place, wanted)
     behind = wanted.behind is not None  # then the attacks on model and detector together count
-    shown = [i for i, cell in enumerate(wanted.cells) if cell.behind == behind]
+    shown = [i for i, planned in enumerate(wanted.evaluations) if planned.behind == behind]
     figures = [attack_figure_of(rows[i]) for i in shown]
     if place.column.combine == "minimum":
         return min(figures, key=lambda figure: figure.value)
     if len(shown) > 1 and place.request is not None and not place.request.cascade:
-        tables = [wanted.cells[i].job.folder.rows() for i in shown]
+        tables = [wanted.evaluations[i].job.folder.rows() for i in shown]
         return worst_case(tables, wanted.target.dataset.classes if behind else None)
     return figures[-1]  # the last attack of a cascade has the finds of all before it
 
@@ -215,7 +214,7 @@ def _detected(place: Place, wanted: Wanted) -> Figure | None:
     assert wanted.behind.watch is not None
     assert place.request is not None
     assert place.column.figure is not None
-    found = measure(wanted.behind.watch, wanted.target.subject, wanted.cells[0].job.folder, place.request.settings)
+    found = measure(wanted.behind.watch, wanted.target, wanted.evaluations[0].job.folder, place.request.settings)
     value, n = found[place.column.figure], found[f"{place.column.figure}_n"]
     return None if value is None else Figure(round(value * n), n)
 
@@ -224,11 +223,11 @@ def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[dict[st
     """What the gates make of a model's plain white-box runs, where any is new; otherwise what they made of them."""
     found: list[dict[str, Any]] = []
     seen: set[tuple[Any, ...]] = set()
-    for cell in (cell for one in wanted for cell in one.cells if not cell.behind):
-        spec = cell.job.spec
+    for planned in (planned for one in wanted for planned in one.evaluations if not planned.behind):
+        spec = planned.job.spec
         key = (spec.model_digest, spec.data_digest, spec.norm, spec.count)
-        if key in seen or spec.surrogate or spec.after or cell.missing:
+        if key in seen or spec.surrogate or spec.after or planned.missing:
             continue
         seen.add(key)
-        found += record(store, name, cell.job.folder)
+        found += record(store, name, planned.job.folder)
     return found

@@ -77,7 +77,7 @@ class Column(_Data):
     attacks: names of attacks or sets; `combine` says whether the figure of several is the share of images that none of
     them breaks, or the smallest of their figures. options: for those attacks that have them. surrogate: the row whose
     model the images are crafted on. detector: stands before every row's model, unless a row has its own;
-    detector_images, trained_on, trained_options and fpr say how it is fitted, as in `robench.detector.fitting.Guard`.
+    detector_images, trained_on, trained_options and fpr say how it is fitted, as in `DetectorRequest`.
     figure: what is shown of the detector on images made without it; None: model and detector are attacked as one.
     """
 
@@ -204,7 +204,7 @@ def _place(location: Sequence[int | str], raw: Mapping[str, Any]) -> str:
     return ", ".join([*head, *filter(None, [path])])
 
 
-def check_names(found: SuiteFile) -> None:
+def check_entries(found: SuiteFile) -> None:
     """Raise BadInput for a name that is given twice, or that names nothing."""
     rows, columns = [row.name for row in found.rows], [column.name for column in found.columns]
     for kind, given in (("row", rows), ("column", columns)):

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from robench import registry
 from robench.errors import BadInput, unknown
-from robench.suites.schema import Column, Row, Scale, SuiteFile, check_names, inside, parsed, validated
-
-if TYPE_CHECKING:
-    from robench.data.dataset import DataInfo
-
-__all__ = ["Column", "RowPlan", "ScaledSuite", "Suite", "check", "load", "names"]
+from robench.suites.schema import Column, Row, Scale, SuiteFile, check_entries, inside, parsed, validated
 
 BUNDLED = Path(__file__).parent / "bundled"
 # tables of options, which a scale's lie over a row's or column's own key by key; any other field replaces it
@@ -111,12 +105,9 @@ def load(reference: str) -> Suite:
     raw = parsed(path)
     with inside(str(path)):
         found = validated(SuiteFile, raw)
-        check_names(found)
+        check_entries(found)
         scales = {scale: _resolved(path.stem, found, raw, scale) for scale in found.scales}
     return Suite(path.stem, found.title, found.source, found.metric, scales)
-
-
-# --- a scale of it ---------------------------------------------------------------------------------------------------
 
 
 def _resolved(name: str, found: SuiteFile, raw: Mapping[str, Any], scale: str) -> ScaledSuite:
@@ -207,84 +198,3 @@ def _check_cells(rows: Sequence[RowPlan], columns: Sequence[Column]) -> None:
                     f"row {row.name!r} under column {column.name!r} shows {column.figure} of no detector; name one for "
                     "the row or the column, or leave out figure."
                 )
-
-
-# --- plugins ---------------------------------------------------------------------------------------------------------
-
-
-# what a model needs to know of a dataset to be built without its numbers: channels and pixels a side
-SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion-mnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
-          "svhn": (3, 32), "stl10": (3, 96)}  # fmt: skip
-
-
-def check(scaled: ScaledSuite) -> None:
-    """Build everything that a suite names at a scale, models without their numbers, before anything of it is run.
-
-    Raises BadInput for a defense, recipe, attack, detector or option that there is not or that is out of range, for a
-    threat model that an attack does not support, and for an attack that says nothing about transfer under a surrogate.
-    Models on data of the user's own are not built.
-    """
-    with inside(f"the suite {scaled.name!r} at scale {scaled.scale}"):
-        for row in scaled.rows:
-            with inside(f"row {row.name!r}"):
-                _check_row(row)
-        for column in scaled.columns:
-            cells = [scaled.cell(row, column) for row in scaled.rows if row.shown] if column.attacks else []
-            for cell in {repr(cell): cell for cell in cells}.values():
-                with inside(f"column {column.name!r}"):
-                    _check_column(cell, _data(scaled.dataset))
-
-
-def _check_row(row: RowPlan) -> None:
-    import torch  # what trains and attacks takes seconds to import, and a list of suites needs none of it
-
-    from robench.defense.base import find_recipe
-
-    plugin = registry.load("defense", row.defense)
-    plugin.options(row.options)
-    data = _data(row.dataset)
-    if data is not None:
-        recipe = find_recipe(plugin.recipes, row.defense, data, row.recipe)
-        with torch.device("meta"):
-            plugin.build({**recipe.options, **row.options}, data)
-
-
-def _data(name: str) -> DataInfo | None:
-    """What is known of a dataset without opening it; None of the user's own. Raises BadInput for an unknown name."""
-    from robench.data.dataset import DataInfo
-    from robench.data.sources import DATASETS, TORCHVISION
-
-    if name.startswith(("npz:", "folder:")):
-        return None
-    if name not in SHAPES:
-        raise unknown("dataset", name, DATASETS)
-    channels, side = SHAPES[name]
-    classes = TORCHVISION[name][2] if name in TORCHVISION else 10
-    return DataInfo(name, channels, side, side, classes, (0.5,) * channels, (0.5,) * channels, name)
-
-
-def _check_column(column: Column, data: DataInfo | None) -> None:
-    from robench.detector.request import Guard
-    from robench.evaluation.jobs import Request, attacks_of
-    from robench.threat import ThreatModel
-
-    threat = ThreatModel.of(column.norm, column.eps)
-    if data is not None:
-        threat.check_shape(data.shape)
-    attacks = attacks_of(Request(["none"], column.attacks, threat, options=column.options, bpda=column.bpda))
-    metrics = {named.attack.metric for named in attacks}
-    if column.combine == "minimum" and len(metrics) > 1:
-        raise BadInput("Its attacks have robust accuracy and attack success rate, of which there is no smallest one.")
-    for named in attacks if column.surrogate else ():
-        if not named.attack.transfers:
-            raise BadInput(f"The attack {named.name!r} says nothing about transfer; choose another, such as pgd.")
-    if column.detector is None:
-        return
-    if column.figure and len(attacks) > 1:
-        raise BadInput(
-            f"Its figure {column.figure} is of one attack's images, but there are {len(attacks)} attacks; name one."
-        )
-    registry.load("detector", column.detector).build(column.detector_options, 10)
-    guard = Guard(column.detector, {}, column.trained_on, column.trained_options, column.fpr, column.detector_images)
-    name, ball = guard.attack_and_threat(threat)
-    attacks_of(Request(["none"], [name], ball, options=column.trained_options))

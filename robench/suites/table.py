@@ -13,10 +13,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from robench.results.accuracy import Figure, label
+from robench.results.accuracy import Figure
+from robench.results.summary import label
 from robench.store.files import write_text
-from robench.suites.suite import Column, ScaledSuite
-from robench.tables.leaderboard import render
+from robench.suites.schema import Column
+from robench.suites.suite import ScaledSuite
+from robench.tables.rendering import render
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "

@@ -18,7 +18,8 @@ from rich import box
 from rich.table import Table
 
 from robench.errors import BadInput
-from robench.results.accuracy import Figure, label
+from robench.results.accuracy import Figure
+from robench.results.summary import label
 from robench.store.files import write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel, parse_norm

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich import box
 from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
-from robench.results.accuracy import COUNTED, Figure, attack_figure, clean_figure, label, worst_case
+from robench.results.accuracy import COUNTED, Figure, attack_figure, clean_figure, worst_case
+from robench.results.summary import label
 from robench.store.files import write_text
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.rendering import render
 from robench.threat import ThreatModel
 
 INCOMPLETE = "incomplete"
@@ -167,21 +168,6 @@ def write(board: Board, folder: Path) -> list[Path]:
     return paths
 
 
-def render(template: str, **values: Any) -> str:
-    """One of the templates, filled."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("robench.tables"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["tex"] = _tex
-    environment.filters["option"] = _option
-    return environment.get_template(template).render(**values)
-
-
 def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
     _, _, start, count, norm, exact, seed = key
     eps = ThreatModel.of(norm, exact).eps_text
@@ -307,13 +293,3 @@ def _csv(board: Board) -> str:
             "; ".join(dict.fromkeys(s["command"] for s in mine)), " ".join(dict.fromkeys(s["commit"] for s in mine)),
         ])  # fmt: skip
     return out.getvalue()
-
-
-def _option(options: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in options.items())
-
-
-def _tex(text: object) -> str:
-    """Text with LaTeX's special characters escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in str(text))

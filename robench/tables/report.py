@@ -13,7 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robench.results.accuracy import Figure, label, worst_case
+from robench.results.accuracy import Figure, worst_case
+from robench.results.summary import label
 from robench.store.runs import Store
 
 JSON_KEYS = (

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from robench.data.dataset import Dataset, Split
-from robench.defense.base import Defense, Recipe
+from robench.defense.base import Defense
+from robench.defense.recipe import Recipe
 from robench.errors import BadInput, CheckFailed, disk_error
 from robench.progress import Bar, bar
 from robench.store.files import write_file
@@ -50,7 +51,7 @@ class Fit:
 
 
 @dataclass
-class Outcome:
+class Trained:
     """What training measured: accuracies as fractions, the last epoch's mean loss terms, seconds of this process."""
 
     val_accuracy: float
@@ -62,7 +63,7 @@ class Outcome:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def fit(defense: Defense, plan: Fit) -> Outcome:
+def fit(defense: Defense, plan: Fit) -> Trained:
     """Train `defense` in place; afterwards it is in eval mode on the CPU, with the averaged weights if the recipe says.
 
     A checkpoint is kept after every epoch; if one is in the folder, training goes on from it. Raises CheckFailed,
@@ -103,7 +104,7 @@ def fit(defense: Defense, plan: Fit) -> Outcome:
         _run(trainer, defense, plan, loader, _Loader(val, 1000, plan.seed, training=False), resume)
     defense.eval().cpu()
     test = plan.dataset.test
-    return Outcome(
+    return Trained(
         val_accuracy=accuracy(defense, val, plan.device),
         test_accuracy=accuracy(defense, test, plan.device),
         test_count=len(test),

@@ -14,17 +14,18 @@ from safetensors.torch import save_file
 
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
-from robench.defense.base import Defense, Recipe, find_recipe
-from robench.environment import choose_device, command, environment
+from robench.defense.base import Defense
+from robench.defense.recipe import Recipe, find_recipe
+from robench.device import choose_device
+from robench.environment import command, environment
 from robench.errors import BadInput
 from robench.progress import say
 from robench.results.statistics import wilson
 from robench.store.claims import claim, held, note
-from robench.store.evaluation_folder import identity
-from robench.store.files import Damaged, checksum, read_json, write_file, write_json
+from robench.store.files import Damaged, checksum, identity, read_json, write_file, write_json
 from robench.store.runs import Store
 from robench.store.specs import TrainSpec
-from robench.training.fit import Fit, Outcome, fit
+from robench.training.fit import Fit, Trained, fit
 
 # letters in a model's name
 LONGEST = 100
@@ -175,7 +176,7 @@ def _default_name(request: TrainRequest, job_id: str) -> str:
     return name if name == told and len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{job_id[:8]}"
 
 
-def _card(job: TrainJob, outcome: Outcome, digest: str) -> dict[str, Any]:
+def _card(job: TrainJob, outcome: Trained, digest: str) -> dict[str, Any]:
     right = round(outcome.test_accuracy * outcome.test_count)
     return {
         "name": job.name,

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from robench.errors import BadInput
-from robench.results.accuracy import label
-from robench.store.files import Damaged, digest, read_sealed, write_sealed
-from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
 
 # a share of all images that a weaker attack may break alone, or that more effort may still break, before it is told
@@ -31,8 +24,6 @@ ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
 # the kinds that follow gradients, those that go on until they find something, and the options that make them go on
 WHITE, SEARCHES = ("iterative", "single-step"), ("iterative", "query")
 EFFORT = ("steps", "restarts", "queries")
-# findings of other gates than these are not taken from the store
-GATES_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 Broken = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -53,7 +44,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Run:
+class AttackRun:
     """One complete evaluation as the gates see it.
 
     kind: "single-step", "iterative", "query", "noise" or "transfer". pixels: numbers in an image, which only L2 asks
@@ -69,17 +60,6 @@ class Run:
     flags: tuple[str, ...]
     pixels: int = 0
 
-    @classmethod
-    def of(cls, folder: EvaluationFolder) -> Run:
-        """The run behind a complete evaluation of the store."""
-        spec, about, result = folder.spec, folder.about, folder.result
-        assert result is not None
-        how = {name: spec[name] for name in ("eot", "bpda") if spec.get(name)}
-        name = label(spec["attack"], {**about["given_options"], **how}, about.get("against", ""))
-        threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.get("kind", about["access"])
-        options, pixels = {**spec["attack_options"], **how}, pixels_of(folder) if threat.norm == "l2" else 0
-        return cls(name, spec["attack"], kind, options, threat, folder.rows(), tuple(result["flags"]), pixels)
-
     @property
     def broken(self) -> Broken:
         """Which images the attack broke, bool [n]."""
@@ -93,75 +73,12 @@ class Run:
         return f"{self.name} at {self.threat}"
 
 
-def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[Run]:
-    """All complete runs of a model on the same examples within one norm, but those against a detector."""
-    runs = map(Run.of, _folders(store, model_digest, data_digest, norm, count))
-    return [run for run in runs if len(run.rows) == count]
-
-
-def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
-    for job_id in store.evaluation_ids():
-        try:
-            subject = _SUBJECTS.get(job_id) or _subject(store.evaluation(job_id).spec)
-        except BadInput:
-            continue  # a damaged folder of another evaluation
-        _SUBJECTS[job_id] = subject
-        if subject == (model_digest, data_digest, norm, 0, count, False):
-            folder = store.evaluation(job_id)
-            with contextlib.suppress(Damaged):  # until its command is run again
-                if folder.result is not None and folder.about["metric"] == "robust accuracy":
-                    yield folder
-
-
-# by evaluation, whose id is made from its spec
-_SUBJECTS: dict[str, tuple[Any, ...]] = {}
-
-
-def _subject(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What an evaluation is about, and whether it stands apart: against a detector, or only on what another attack left
-    standing, which is not to be compared with the others."""
-    apart = bool(spec.get("detector") or spec.get("after"))
-    return spec["model_digest"], spec["data_digest"], spec["norm"], spec["start"], spec["count"], apart
-
-
-def pixels_of(folder: EvaluationFolder) -> int:
-    """How many numbers an image of a complete evaluation has."""
-    return math.prod(folder.images(*folder.ranges()[0]).shape[1:])
-
-
 def grey(norm: str, pixels: int) -> Fraction:
     """The eps within which every image can be made grey: half the box, or half its diagonal to two decimals in L2."""
     return Fraction(1, 2) if norm == "linf" else Fraction(math.ceil(50 * math.sqrt(pixels)), 100)
 
 
-def wider(threat: ThreatModel, pixels: int) -> list[ThreatModel]:
-    """Twice the eps, and one that makes every image grey, as far as they differ."""
-    largest = grey(threat.norm, pixels)
-    return [ThreatModel(threat.norm, eps) for eps in sorted({min(2 * threat.eps, largest), largest})]
-
-
-def record(store: Store, name: str, run_of: EvaluationFolder) -> list[dict[str, Any]]:
-    """Every gate for the model behind an evaluation, from all runs on the same examples.
-
-    Kept in the store as JSON, with what it was made from, and read from there as long as that is the same.
-    """
-    spec = run_of.spec
-    same = (spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
-    source = {"gates": GATES_SOURCE, "results": {f.job_id: digest(f.result) for f in _folders(store, *same)}}
-    path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
-    try:
-        kept = read_sealed(path).value
-    except Damaged:
-        kept = {}
-    if kept.get("source") != source:
-        runs = collect(store, *same)
-        findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
-        kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
-        write_sealed(path, kept)
-    return [{**finding, "model": name} for finding in kept["findings"]]  # the name may be a new one
-
-
-def diagnose(runs: Sequence[Run]) -> list[Finding]:
+def diagnose(runs: Sequence[AttackRun]) -> list[Finding]:
     """Every gate for which the runs hold evidence, those that fired first."""
     findings = [finding for gate in GATES for finding in gate(runs)]
     return sorted(findings, key=lambda finding: not finding.fired)
@@ -170,10 +87,10 @@ def diagnose(runs: Sequence[Run]) -> list[Finding]:
 # --- gates on single runs --------------------------------------------------------------------------------------------
 
 
-def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[Run]], Iterator[Finding]]:
+def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
     """A gate on a flag that the judge sets about the model itself."""
 
-    def found(runs: Sequence[Run]) -> Iterator[Finding]:
+    def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         marked = [run.name for run in runs if any(f.startswith(flag) for f in run.flags)]
         if runs:
             yield Finding(gate, bool(marked), f"seen in {len(marked)} of {len(runs)} runs", "no run at all", advice)
@@ -181,7 +98,7 @@ def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[Run]], Ite
     return found
 
 
-def _zero_gradient(runs: Sequence[Run]) -> Iterator[Finding]:
+def _zero_gradient(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     for run in runs:
         if run.kind not in ("single-step", "iterative") or not (run.rows["backwards"] > 0).any():
             continue
@@ -202,15 +119,15 @@ def _zero_gradient(runs: Sequence[Run]) -> Iterator[Finding]:
 # --- gates on pairs of runs ------------------------------------------------------------------------------------------
 
 
-def _union(runs: Sequence[Run]) -> Broken:
+def _union(runs: Sequence[AttackRun]) -> Broken:
     found = runs[0].broken
     for run in runs[1:]:
         found = found | run.broken
     return found
 
 
-def _by_threat(runs: Sequence[Run]) -> dict[ThreatModel, list[Run]]:
-    groups: dict[ThreatModel, list[Run]] = {}
+def _by_threat(runs: Sequence[AttackRun]) -> dict[ThreatModel, list[AttackRun]]:
+    groups: dict[ThreatModel, list[AttackRun]] = {}
     for run in runs:
         groups.setdefault(run.threat, []).append(run)
     return groups
@@ -226,10 +143,10 @@ def _share(n: int) -> str:
 
 def _beats(
     gate: str, weak: tuple[str, ...], strong: tuple[str, ...], advice: str
-) -> Callable[[Sequence[Run]], Iterator[Finding]]:
+) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
     """A gate that fires where attacks of weaker kinds break images that all of the stronger kinds leave standing."""
 
-    def found(runs: Sequence[Run]) -> Iterator[Finding]:
+    def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         for threat, group in _by_threat(runs).items():
             weaker, stronger = [r for r in group if r.kind in weak], [r for r in group if r.kind in strong]
             if not weaker or not stronger:
@@ -245,7 +162,7 @@ def _beats(
     return found
 
 
-def _not_rising(runs: Sequence[Run]) -> Iterator[Finding]:
+def _not_rising(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     """An image broken within a small eps is also broken within a larger one; a search that misses it is weak.
 
     One step, noise and images made on another model do not search, and may well miss it.
@@ -267,7 +184,7 @@ def _not_rising(runs: Sequence[Run]) -> Iterator[Finding]:
         )
 
 
-def _above_chance(runs: Sequence[Run]) -> Iterator[Finding]:
+def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     """Within half the box every image can be made grey, and a classifier has one answer to a grey image."""
     for threat, group in _by_threat(runs).items():
         white = [run for run in group if run.kind in (*WHITE, "query")]
@@ -285,18 +202,18 @@ def _above_chance(runs: Sequence[Run]) -> Iterator[Finding]:
         )
 
 
-def _unbounded(run: Run) -> bool:
+def _unbounded(run: AttackRun) -> bool:
     known = run.threat.norm == "linf" or run.pixels > 0
     return known and run.threat.eps >= grey(run.threat.norm, run.pixels)
 
 
-def _effort(run: Run) -> float:
+def _effort(run: AttackRun) -> float:
     return math.prod(float(run.options.get(name) or 1) for name in EFFORT)
 
 
-def _more_effort(runs: Sequence[Run]) -> Iterator[Finding]:
+def _more_effort(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     """The run of most effort against the next that has at most half of it: whether the figure has come to rest."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[AttackRun]] = {}
     for run in runs:
         if run.kind in SEARCHES:
             other = {name: value for name, value in run.options.items() if name not in EFFORT}
@@ -317,7 +234,7 @@ def _more_effort(runs: Sequence[Run]) -> Iterator[Finding]:
         )
 
 
-GATES: tuple[Callable[[Sequence[Run]], Iterator[Finding]], ...] = (
+GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
     _flagged(
         "randomised", "randomised output",
         "the figure is of single draws: attack with --eot 20 or more, or fix the noise, and report over several seeds",

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from robench import registry
 from robench.attack.base import Attack
-from robench.attack.classifier import Classifier, full_precision
+from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
 from robench.data.dataset import Split, open_dataset
 from robench.detector import fitting as detection
-from robench.environment import choose_device
+from robench.device import choose_device, full_precision
 from robench.errors import BadInput
 from robench.models import LoadedModel, load_model
-from robench.results.accuracy import summarise
+from robench.results.summary import summarise
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
@@ -45,7 +45,7 @@ FAULTS = (
 
 
 @dataclass(frozen=True)
-class Check:
+class Verified:
     """The outcome for one evaluation: examples checked, faults by kind, and verdicts too close to call."""
 
     evaluation: str
@@ -81,7 +81,7 @@ def verify_all(
     batch_size: int = 97,
     device: str = "auto",
     data: Path | None = None,
-) -> list[Check]:
+) -> list[Verified]:
     """Check the named evaluations, or all of them. Raises BadInput where none of them can be checked."""
     if batch_size < 1:
         raise BadInput(f"--batch-size is {batch_size}, but must be at least 1.")
@@ -96,13 +96,13 @@ def verify_all(
 
 def _try(
     store: Store, folder: EvaluationFolder, model: str | None, batch_size: int, device: str, data: Path | None
-) -> Check:
+) -> Verified:
     """The check, or why there is none."""
     try:
         with full_precision():
             return verify(store, folder, model, batch_size, device, data)
     except BadInput as error:
-        return Check(folder.job_id, *_named(folder), 0, 0, reason=str(error))
+        return Verified(folder.job_id, *_named(folder), 0, 0, reason=str(error))
 
 
 def _named(folder: EvaluationFolder) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def _named(folder: EvaluationFolder) -> tuple[str, str]:
 
 def verify(
     store: Store, folder: EvaluationFolder, model: str | None, batch_size: int, device: str, data: Path | None
-) -> Check:
+) -> Verified:
     """Check one evaluation's stored tensors against its rows, the data and the model."""
     spec, about = folder.spec, folder.about
     loaded = _model(store, model or about["reference"], spec["model_digest"], folder)
@@ -156,7 +156,7 @@ def verify(
     if examples == spec["count"]:
         faults["wrong record"] += _misstated(folder, summarise(rows, attack.metric, folder.notes()))
     attack_name = spec["attack"] + about.get("against", "")
-    return Check(folder.job_id, about["model"], attack_name, examples, spec["count"], faults, close)
+    return Verified(folder.job_id, about["model"], attack_name, examples, spec["count"], faults, close)
 
 
 def _misstated(folder: EvaluationFolder, figures: dict[str, Any]) -> bool:
@@ -245,7 +245,7 @@ def _inconsistent(rows: pd.DataFrame, classes: int) -> int:
     return int(((hit != rows["success"]) | (correct != rows["clean_correct"])).sum())
 
 
-def table(checks: Sequence[Check]) -> Table:
+def table(checks: Sequence[Verified]) -> Table:
     """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
     shown = Table(title="Stored adversarial examples, checked again", title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip

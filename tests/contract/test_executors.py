@@ -20,11 +20,15 @@ from torch import nn
 
 from robench import ThreatModel
 from robench.errors import BadInput, DiskError
-from robench.evaluation.jobs import Request, attacks_of
-from robench.evaluation.scheduler import Evaluated, evaluate, nodes, want
-from robench.evaluation.tasks import Bench, Task
+from robench.evaluation.jobs import attacks_of
+from robench.evaluation.request import Request
+from robench.evaluation.scheduler import evaluate
+from robench.evaluation.summaries import Evaluated
+from robench.evaluation.tasks import Bench, Task, executor_of
+from robench.evaluation.wanted import nodes, want
 from robench.executors import ray_cluster as cluster
-from robench.executors.workers import EXECUTORS, Outcome, Workers
+from robench.executors.base import Outcome
+from robench.executors.workers import EXECUTORS, Workers
 from robench.store.claims import claim, held, journal
 from robench.store.runs import EvaluationFolder, Store
 from robench.training.jobs import TrainRequest, claim_of, train
@@ -203,13 +207,13 @@ def _begun(store: Store) -> list[int]:
 def _task(store: Store, request: Request) -> Task:
     """The task of the first shard of a request for one model and one attack."""
     wanted = want(request.models[0], attacks_of(request), [], request, Bench(store))
-    task = next(iter(nodes(wanted.cells, "0"))).task
+    task = next(iter(nodes(wanted.evaluations, "0"))).task
     assert task is not None
     return task
 
 
 def _outcomes(workers: Workers, store: Store, *tasks: Task) -> list[Outcome]:
-    executor = workers.start(store, Bench(store), lambda task, share: None)
+    executor = executor_of(workers, Bench(store), lambda task, share: None)
     try:
         for task in tasks:
             executor.submit(task)
@@ -410,9 +414,9 @@ def test_only_what_a_worker_has_begun_is_cancelled(ray: Workers, monkeypatch: py
     store, cancelled = _store("runs"), []
     request = _request("load", attacks=["fgsm"], options={}, shard_size=COUNT // 6)
     wanted = want(request.models[0], attacks_of(request), [], request, Bench(store))
-    tasks = [node.task for node in nodes(wanted.cells, "0") if node.task is not None]
+    tasks = [node.task for node in nodes(wanted.evaluations, "0") if node.task is not None]
     Path("hold").touch()
-    executor = ray.start(store, Bench(store), lambda task, share: None)
+    executor = executor_of(ray, Bench(store), lambda task, share: None)
     try:
         for task in tasks:
             executor.submit(task)

@@ -17,7 +17,7 @@ from robench.attack.base import Proposal
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.data.dataset import DataInfo
-from robench.defense.base import make_optimizer, make_schedule
+from robench.defense.recipe import make_optimizer, make_schedule
 
 # a family of attacks stands in the table with some of its members
 MEMBERS = {

@@ -15,7 +15,7 @@ import pytest
 from robench import BadInput, open_dataset
 from robench.errors import disk_error
 from robench.regression.baseline import read
-from robench.regression.own_store import CHECKS, finish, own_store
+from robench.regression.own_store import finish, own_store
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder, Store
 from tests.integration.conftest import Outcome, Run, assert_refused, run_module, start_module, wait_for
@@ -113,7 +113,7 @@ def test_a_finished_check_is_begun_anew_and_leaves_one_folder(baseline: str, rob
         shown = robench("check", baseline)
         assert shown.code == 0
         assert "was in the store" not in shown.err
-        (folder,) = Path("runs", CHECKS).iterdir()
+        (folder,) = Path("runs", "checks").iterdir()
         assert len(list(folder.glob("evaluations/*/result.json"))) == 1
     assert not list(Path("runs/locks").iterdir())
     assert robench("runs", "gc").code == 0
@@ -159,7 +159,7 @@ def test_a_check_that_could_not_be_finished_goes_on(baseline: str, robench: Run)
 
 def stop(check: tuple[str, ...], store: Path, sent: int) -> None:
     """Begin a check and send it a signal after the first shards of its own."""
-    shutil.rmtree(store / CHECKS, ignore_errors=True)
+    shutil.rmtree(store / "checks", ignore_errors=True)
     process = start_module(*check)
     try:
         wait_for(lambda: len(shards(store)) > 2, process)
@@ -174,12 +174,12 @@ def stop(check: tuple[str, ...], store: Path, sent: int) -> None:
 
 def shards(store: Path) -> dict[str, int]:
     """The manifests of a check's shards, with the times they were written at."""
-    return {str(path): path.stat().st_mtime_ns for path in store.glob(f"{CHECKS}/*/evaluations/*/shard-*.json")}
+    return {str(path): path.stat().st_mtime_ns for path in store.glob("checks/*/evaluations/*/shard-*.json")}
 
 
 def test_a_check_of_the_same_waits_its_turn(baseline: str, store: Path, robench: Run) -> None:
     assert robench("check", baseline).code == 0
-    (folder,) = (store / CHECKS).iterdir()
+    (folder,) = (store / "checks").iterdir()
     with claim(store, f"check-{folder.name}") as mine:
         assert mine
         process = start_module("check", baseline)
@@ -218,7 +218,7 @@ def test_an_attack_that_depends_on_batches_has_those_of_the_baseline(store: Path
 
 def evaluations(store: Path) -> list[EvaluationFolder]:
     """Those of the only check."""
-    (folder,) = (store / CHECKS).iterdir()
+    (folder,) = (store / "checks").iterdir()
     own = Store(folder)
     return [own.evaluation(each) for each in own.evaluation_ids()]
 

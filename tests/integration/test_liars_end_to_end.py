@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from robench import BadInput, ThreatModel, open_dataset
-from robench.cli.diagnose import battery
-from robench.evaluation.jobs import Request
+from robench.evaluation.battery import battery
+from robench.evaluation.request import Request
 from robench.models import load_model
 from robench.store.runs import Store
 from robench.tables.report import Report

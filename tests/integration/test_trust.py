@@ -16,9 +16,12 @@ from robench import environment, open_dataset
 from robench.errors import BadInput
 from robench.evaluation import scheduler
 from robench.evaluation import tasks as work
-from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.jobs import attacks_of
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
+from robench.evaluation.summaries import summary
 from robench.evaluation.tasks import Bench, perform
+from robench.evaluation.wanted import nodes, want
 from robench.results.accuracy import attack_figure
 from robench.store import leftovers as upkeep
 from robench.store.runs import Store
@@ -102,13 +105,13 @@ def test_rows_of_a_model_that_changed_are_not_mixed_with_new_ones(
     helper.prepared = lambda x: x
     monkeypatch.setitem(sys.modules, helper.__name__, helper)
     request = _request("model.py:load", dataset="digits", shard_size=COUNT // 3)
-    wanted = scheduler.want("model.py:load", attacks_of(request), [], request, Bench(store))
-    for node in list(scheduler.nodes(wanted.cells, "0"))[:shards]:
+    wanted = want("model.py:load", attacks_of(request), [], request, Bench(store))
+    for node in list(nodes(wanted.evaluations, "0"))[:shards]:
         assert perform(node.task, Bench(store), lambda share: None) == "done"
     helper.prepared = lambda x: 1 - x
     with pytest.raises(BadInput, match=r"'model.py:load' answers \d+ of \d+ clean images differently"):
         evaluate(request, store)
-    assert len(store.evaluation(wanted.cells[0].job.spec.job_id).shards()) == shards
+    assert len(store.evaluation(wanted.evaluations[0].job.spec.job_id).shards()) == shards
 
 
 def test_a_table_does_not_show_what_a_changed_defense_had(
@@ -207,8 +210,8 @@ def test_a_shard_that_is_lost_on_the_way_leaves_the_figure_out(
 def test_two_shard_sizes_at_once_lose_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The smaller shard is written last, beside a larger one that holds its images too."""
     small, large = _request(shard_size=40), _request(shard_size=COUNT)
-    wanted = scheduler.want("standard-digits-e3", attacks_of(small), [], small, Bench(store))
-    task = next(iter(scheduler.nodes(wanted.cells, "0"))).task
+    wanted = want("standard-digits-e3", attacks_of(small), [], small, Bench(store))
+    task = next(iter(nodes(wanted.evaluations, "0"))).task
     attack = work.attack_shard
     found = []
 
@@ -219,17 +222,17 @@ def test_two_shard_sizes_at_once_lose_nothing(store: Store, monkeypatch: pytest.
 
     monkeypatch.setattr(work, "attack_shard", overtaken)
     perform(task, Bench(store), lambda share: None)
-    folder = wanted.cells[0].job.folder
+    folder = wanted.evaluations[0].job.folder
     assert len(folder.named()) == 2
     assert folder.ranges() == [(0, COUNT)]
-    row = scheduler.summary(wanted.cells[0])
+    row = summary(wanted.evaluations[0])
     assert (row["n"], row["status"], row["robust_accuracy"]) == (COUNT, "complete", found[0]["robust_accuracy"])
 
 
 def test_shards_made_with_different_versions_are_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     request = _request(shard_size=60)
-    wanted = scheduler.want("standard-digits-e3", attacks_of(request), [], request, Bench(store))
-    perform(next(iter(scheduler.nodes(wanted.cells, "0"))).task, Bench(store), lambda share: None)
+    wanted = want("standard-digits-e3", attacks_of(request), [], request, Bench(store))
+    perform(next(iter(nodes(wanted.evaluations, "0"))).task, Bench(store), lambda share: None)
     known = environment._environment()
     other = {**known, "packages": {**known["packages"], "torch": "1.0"}}
     monkeypatch.setattr(environment, "_environment", lambda: other)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel, registry
 from robench.attack.classifier import Classifier
-from robench.attack.judge import Examples, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
 from tests.same import assert_same_images, assert_same_rows
 
 
@@ -34,7 +34,7 @@ def model(first: nn.Module) -> nn.Sequential:
     return nn.Sequential(first, nn.Flatten(), layer).eval()
 
 
-def attacked(module: nn.Module, **settings: object) -> Shard:
+def attacked(module: nn.Module, **settings: object) -> ShardOutcome:
     x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         y = module(x).argmax(1)

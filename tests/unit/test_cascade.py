@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.results.accuracy import worst_case
 from robench.store.runs import Store

@@ -13,10 +13,12 @@ from robench import registry
 from robench.cli.app import main
 from robench.errors import BadInput
 from robench.evaluation import scheduler
-from robench.evaluation.jobs import Request, attacks_of
+from robench.evaluation.jobs import attacks_of
 from robench.evaluation.recorded_command import command_of, portable, train_command_of
-from robench.evaluation.scheduler import Evaluated, want
+from robench.evaluation.request import Request
+from robench.evaluation.summaries import Evaluated
 from robench.evaluation.tasks import Bench
+from robench.evaluation.wanted import want
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
 from robench.threat import ThreatModel
@@ -61,7 +63,7 @@ def begun(request: Request, store: Store) -> dict[str, EvaluationFolder]:
     bench, (model,) = Bench(store), request.models
     sources = [bench.target(reference, request) for reference in request.surrogates]
     found = {}
-    for cell in want(model, attacks_of(request), sources, request, bench).cells:
+    for cell in want(model, attacks_of(request), sources, request, bench).evaluations:
         job = cell.job
         job.folder.begin(job.spec.to_json(), job.about)
         if job.craft is not None:

@@ -22,12 +22,11 @@ import pytest
 
 from robench.cli.listing import list_
 from robench.cli.show import show
-from robench.detector.request import Guard
+from robench.detector.request import DetectorRequest
 from robench.errors import RobenchError
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
-from robench.store.evaluation_folder import identity
-from robench.store.files import FORMAT, digest
+from robench.store.files import FORMAT, digest, identity
 from robench.store.runs import Store
 from robench.tables import leaderboard
 from robench.threat import ThreatModel
@@ -37,7 +36,7 @@ from robench.trust.verification import verify_all
 PLAIN = Request(["plain"], ["fgsm"], ThreatModel.of("linf", "0.1"), count=20, shard_size=10, device="cpu")
 TRANSFER = replace(PLAIN, surrogates=["other"])
 REPLAYED = replace(TRANSFER, models=["other"])  # not in the store: it needs the images that were crafted for TRANSFER
-GUARD = Guard("kd", trained_on="fgsm@linf:0.3", images=100, adaptive=False)
+GUARD = DetectorRequest("kd", trained_on="fgsm@linf:0.3", images=100, adaptive=False)
 WATCHED = replace(PLAIN, guard=GUARD)
 ELSEWHERE = replace(PLAIN, threat=ThreatModel.of("linf", "0.2"))  # another evaluation, for files out of place
 SKIPPED = {"seconds", "model_digest"}

@@ -10,8 +10,8 @@ import torch
 
 from robench import Attack, Batch, Cost, DataInfo, ThreatModel, open_dataset, registry
 from robench.data.dataset import Dataset
-from robench.defense.base import find_recipe
-from robench.suites.cost import training_cost
+from robench.defense.recipe import find_recipe
+from robench.suites.estimate import training_cost
 from robench.training.fit import Fit, fit
 
 CIFAR = DataInfo("cifar10", 3, 32, 32, 10, (0.5,) * 3, (0.25,) * 3, "cifar10")

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from robench import BadInput, ThreatModel, registry
 from robench.attack.base import Attack
 from robench.attack.classifier import Classifier
-from robench.attack.judge import Examples, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
 from robench.data.dataset import Split
-from robench.detector.base import Detector, Guarded, Score
+from robench.detector.base import Detector
 from robench.detector.fitting import noisy
 from robench.detector.measuring import figures
-from robench.detector.request import Guard
+from robench.detector.request import DetectorRequest
+from robench.detector.score import Guarded, Score
 from robench.store.specs import EvalSpec
 
 
@@ -62,7 +63,7 @@ def case(seed: int = 0, n: int = 400) -> tuple[Tensor, Tensor, Tensor]:
     return x, w, a
 
 
-def attacked(module: nn.Module, x: Tensor, y: Tensor, attack: str, eps: str) -> Shard:
+def attacked(module: nn.Module, x: Tensor, y: Tensor, attack: str, eps: str) -> ShardOutcome:
     built = registry.load("attack", attack).build({"steps": 60} if attack != "fgsm" else {})
     assert isinstance(built, Attack)
     examples = Examples(x, y, torch.arange(len(x)))
@@ -180,7 +181,7 @@ def test_detector_enters_the_identity_only_where_there_is_one() -> None:
 )
 def test_bad_guards(changed: dict[str, object], told: str) -> None:
     with pytest.raises(BadInput, match=told):
-        Guard(**{"detector": "er-kde", **changed})  # type: ignore[arg-type]
+        DetectorRequest(**{"detector": "er-kde", **changed})  # type: ignore[arg-type]
 
 
 def test_the_smallest_excess_rejects() -> None:

@@ -14,7 +14,8 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from robench.data.dataset import Split
-from robench.detector.base import Detector, Guarded, Score
+from robench.detector.base import Detector
+from robench.detector.score import Guarded, Score
 from robench.errors import BadInput
 from robench_defenses.activations import squared_distances, watching
 from robench_defenses.density import ActivationDensity, CodeDensity, choose_bandwidth, evenly, log_density

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from robench import ThreatModel
-from robench.store.evaluation_folder import identity
+from robench.store.files import identity
 from robench.store.runs import EvaluationFolder, Store
-from robench.trust.gates import GATES, Finding, Run, collect, diagnose, grey, record, wider
+from robench.trust.diagnosis import collect, record, wider
+from robench.trust.gates import GATES, AttackRun, Finding, diagnose, grey
 
 N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
 LEAST = 3
@@ -38,24 +39,24 @@ def rows_of(broken: Iterable[int], n: int = N) -> pd.DataFrame:
     )
 
 
-def run(broken: Iterable[int], kind: str = "iterative", eps: str = "0.1", **given: Any) -> Run:
+def run(broken: Iterable[int], kind: str = "iterative", eps: str = "0.1", **given: Any) -> AttackRun:
     """A run that broke these images."""
     attack = given.get("attack", {"iterative": "pgd", "single-step": "fgsm", "query": "square"}.get(kind, kind))
     options, threat = given.get("options", {}), ThreatModel.of(given.get("norm", "linf"), eps)
     name = " ".join([attack, *(f"{key}={value}" for key, value in options.items())])
     rows = given.get("rows", rows_of(broken))
-    return Run(name, attack, kind, options, threat, rows, given.get("flags", ()), given.get("pixels", 0))
+    return AttackRun(name, attack, kind, options, threat, rows, given.get("flags", ()), given.get("pixels", 0))
 
 
-def fired(*runs: Run) -> set[str]:
+def fired(*runs: AttackRun) -> set[str]:
     return {finding.gate for finding in diagnose(runs) if finding.fired}
 
 
-def found(gate: str, *runs: Run) -> list[Finding]:
+def found(gate: str, *runs: AttackRun) -> list[Finding]:
     return [finding for finding in diagnose(runs) if finding.gate == gate]
 
 
-def honest() -> list[Run]:
+def honest() -> list[AttackRun]:
     """What `robench diagnose --surrogate` leaves of a model without secrets."""
     return [
         run(range(80), "single-step"),

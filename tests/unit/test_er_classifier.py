@@ -10,7 +10,8 @@ from torch import nn
 
 from robench import BadInput, registry
 from robench.data.dataset import DataInfo, open_dataset
-from robench.defense.base import Defense, Recipe
+from robench.defense.base import Defense
+from robench.defense.recipe import Recipe
 from robench.training.fit import Fit, _Watch, fit
 from robench_defenses import er_classifier, er_networks
 from tests.same import assert_same_weights

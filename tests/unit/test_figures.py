@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel
 from robench.cli.app import main
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson

@@ -5,18 +5,11 @@ import torch
 from torch import nn
 from torch.optim.adam import adam
 
-from robench.attack.base import Batch, misclassified_margin
+from robench.attack.base import Batch
 from robench.attack.classifier import Classifier
-from robench.attack.gradient import (
-    Adam,
-    GradientAttack,
-    Search,
-    Steepest,
-    cross_entropy,
-    margin,
-    parse_schedule,
-    targeted_margin,
-)
+from robench.attack.gradient import GradientAttack, Search, parse_schedule
+from robench.attack.objectives import cross_entropy, margin, misclassified_margin, targeted_margin
+from robench.attack.step_rules import Adam, Steepest
 from robench.errors import BadInput
 from robench.threat import ThreatModel
 

@@ -15,8 +15,8 @@ import pytest
 from robench.errors import BadInput, DiskError
 from robench.evaluation.tasks import Task
 from robench.executors import graph
-from robench.executors.graph import Ended, Node, Run
-from robench.executors.workers import Outcome
+from robench.executors.base import Outcome
+from robench.executors.graph import Ended, GraphRun, Node
 from robench.training.jobs import TrainRequest
 
 REQUEST = TrainRequest("standard", "digits")
@@ -75,7 +75,7 @@ class Watch:
 
 
 def _finish(nodes: Sequence[Node], executor: Pretender, watch: Watch | None = None) -> Ended:
-    run = Run(executor, watch or Watch())
+    run = GraphRun(executor, watch or Watch())
     run.add(nodes)
     return run.finish()
 

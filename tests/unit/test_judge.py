@@ -11,7 +11,8 @@ from robench import registry
 from robench.attack.base import Attack, Trials
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.errors import BadInput
-from robench.results.accuracy import attack_figure, clean_figure, evaluation_flags, summarise
+from robench.results.accuracy import attack_figure, clean_figure
+from robench.results.summary import evaluation_flags, summarise
 from robench.threat import ThreatModel
 
 SHAPE, CLASSES = (1, 4, 4), 3

@@ -14,7 +14,7 @@ from torch import nn
 
 import robench
 from robench import BadInput, ThreatModel, registry
-from robench.attack.judge import Examples, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
 from tests import liars
 from tests.liars.zoo import Counting as Remembering
 
@@ -29,7 +29,7 @@ LIBRARIES = ("foolbox", "art", "autoattack", "apgd-ce", "apgd-t", "fab-t", "squa
 ATTACKS = [name for name in registry.names("attack") if name not in LIBRARIES]
 
 
-def attacked(module: nn.Module, attack: str = "pgd", honest: nn.Module | None = None, eps: float = EPS) -> Shard:
+def attacked(module: nn.Module, attack: str = "pgd", honest: nn.Module | None = None, eps: float = EPS) -> ShardOutcome:
     """A shard of images that an honest model gets right, every fourth excepted."""
     x = liars.images()
     with torch.no_grad():
@@ -41,11 +41,11 @@ def attacked(module: nn.Module, attack: str = "pgd", honest: nn.Module | None = 
     return attack_shard(module, liars.CLASSES, built, threat, examples, Settings(batch_size=10))
 
 
-def robust(shard: Shard) -> torch.Tensor:
+def robust(shard: ShardOutcome) -> torch.Tensor:
     return torch.tensor((shard.rows["clean_correct"] & ~shard.rows["success"]).to_numpy())
 
 
-def marked(shard: Shard, flag: str) -> torch.Tensor:
+def marked(shard: ShardOutcome, flag: str) -> torch.Tensor:
     return torch.tensor(shard.rows["flags"].str.contains(flag, regex=False).to_numpy())
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robench import BadInput, Batch, ThreatModel, registry
 from robench.attack.classifier import Classifier
-from robench.attack.judge import Examples, Settings, Shard, attack_shard
+from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
 from robench_attacks.libraries import CountedModel, own_randomness
 from tests import liars
 
@@ -73,7 +73,7 @@ def built(name: str, **options: Any) -> Any:
     return plugin.build({k: v for k, v in CHEAP.items() if k in plugin.parameters()} | options)
 
 
-def judged(name: str, module: nn.Module, norm: str, eps: str, **options: Any) -> Shard:
+def judged(name: str, module: nn.Module, norm: str, eps: str, **options: Any) -> ShardOutcome:
     x = liars.images()
     y = module(x).argmax(1)
     return attack_shard(

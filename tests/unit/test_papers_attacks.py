@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from robench import Attack, BadInput, Batch, Proposal, ThreatModel, randomness, registry
 from robench.attack.classifier import Classifier
-from robench.attack.gradient import targeted_cross_entropy
 from robench.attack.judge import Examples, Settings, attack_shard
+from robench.attack.objectives import targeted_cross_entropy
 from robench_attacks.pgd import step_length
 from robench_attacks.random_class import iterations
 

@@ -12,7 +12,7 @@ from torch import nn
 from robench import ThreatModel, progress, registry
 from robench.attack import judge as evaluation
 from robench.attack.judge import Examples, Settings, attack_shard
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.store.runs import Store
 from tests import liars

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import robench
 from robench.cli.app import main
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.regression.baseline import make, write
 from robench.store.runs import Store

@@ -20,7 +20,8 @@ from robench import BadInput
 from robench.regression.baseline import Baseline, Kept, Outcomes, encode, read, write
 from robench.regression.check import substitutes
 from robench.regression.junit import Case, Suite, document
-from robench.regression.verdict import CLEAN, Checked, Line, Terms, judge
+from robench.regression.report import Checked
+from robench.regression.verdict import CLEAN, Line, Terms, judge
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import holm, mcnemar, paired_interval
 from robench.store.runs import EvaluationFolder

@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from robench import BadInput
-from robench.evaluation.scheduler import Evaluated
+from robench.evaluation.summaries import Evaluated
 from robench.regression import check as regression
 from robench.regression.baseline import Kept, Outcomes
 from robench.regression.pairs import Pair, lines_of
-from robench.regression.verdict import Checked, Line, Terms, judge
+from robench.regression.report import Checked
+from robench.regression.verdict import Line, Terms, judge
 from robench.store.runs import Store
 from robench.store.specs import EvalSpec
 

@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from robench.results.accuracy import Figure, attack_figure, evaluation_flags, label, worst_case
+from robench.results.accuracy import Figure, attack_figure, worst_case
 from robench.results.statistics import wilson
+from robench.results.summary import evaluation_flags, label
 
 
 def table(adv, label=(0, 1, 2, 0), clean=None, ids=(0, 1, 2, 3)):

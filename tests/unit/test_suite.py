@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from robench import BadInput, registry
-from robench.suites.suite import check, load, names
+from robench.suites.precheck import check
+from robench.suites.suite import load, names
 
 GOOD = """
 title = "A table"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from robench.errors import BadInput
-from robench.results.accuracy import summarise
+from robench.results.summary import summarise
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import EvalSpec
 from robench.tables.leaderboard import Board, build, write

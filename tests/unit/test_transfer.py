@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput, GradientAttack, Search, ThreatModel, margin
-from robench.attack.judge import Examples, Settings, Shard, attack_shard
-from robench.evaluation.jobs import Request
+from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.transfer import Replay
 from robench.store.runs import EvaluationFolder, Store
@@ -124,17 +124,17 @@ def test_replay_proposes_by_example() -> None:
     plan = replay.trials(torch.tensor([0, 0]), torch.zeros(2, 4), torch.tensor([9, 7]), 0)
     assert plan.goal.tolist() == [[2], [-1]]
     found = pd.DataFrame({"forwards": [0] * 3, "backwards": [0] * 3, "flags": ["", "", "b;a"]})
-    charged = replay.charge(Shard(found, images, ("batch-dependent",)))
+    charged = replay.charge(ShardOutcome(found, images, ("batch-dependent",)))
     assert charged.rows["backwards"].tolist() == [4, 5, 6]
     assert charged.rows["flags"].tolist() == ["", "zero-gradient", "b;a"]
     assert charged.flags == ("batch-dependent", "surrogate randomised")
 
 
 def test_a_detector_and_a_surrogate_do_not_go_together() -> None:
-    from robench.detector.request import Guard
+    from robench.detector.request import DetectorRequest
 
     with pytest.raises(BadInput, match="--surrogate"):
-        digits_request([Linear(1)], [Linear(2)], guard=Guard("kd"))
+        digits_request([Linear(1)], [Linear(2)], guard=DetectorRequest("kd"))
 
 
 class Rounded(Linear):

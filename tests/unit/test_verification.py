@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robench.data.dataset import open_dataset
-from robench.evaluation.jobs import Request
+from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.store.runs import Store
 from robench.threat import ThreatModel

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from robench.errors import BadInput, CheckFailed, DiskError
+from robench.evaluation.tasks import perform_json
 from robench.executors import ray_worker as worker
 from robench.executors.ray_worker import retold, told
 from robench.store.files import Damaged
@@ -25,7 +26,7 @@ from robench.store.files import Damaged
 def test_a_worker_takes_over_what_names_mean_to_the_driver(
     cpus: float, threads: int, data: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("ROBENCH_DATA", "the worker's"), ("OMP_NUM_THREADS", "7")):
+    for name, value in (("ROBENCH_DATA", "the worker's"), ("OMP_NUM_THREADS", "7"), ("MKL_CBWR", "COMPATIBLE")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "path", ["first"])
     monkeypatch.setattr(sys, "argv", ["default_worker.py"])
@@ -44,6 +45,7 @@ def test_a_worker_takes_over_what_names_mean_to_the_driver(
         torch.set_num_threads(before)
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
     assert os.environ.get("ROBENCH_DATA") == data
+    assert os.environ["MKL_CBWR"] == "AUTO,STRICT"
     assert (Path.cwd(), sys.path, sys.argv) == (tmp_path, ["first", "mine"], ["robench", "check"])
 
 
@@ -54,7 +56,7 @@ def test_a_runs_folder_that_a_worker_does_not_have_ends_the_run(
     monkeypatch.setattr(worker, "APPEAR", 0.0)
     sender = worker.Driver.here(tmp_path / "runs" / "locks" / "driver-1", 1.0, 0.0)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    answer = worker.work({}, json.loads(json.dumps(vars(sender))))
+    answer = worker.run(perform_json, {}, json.loads(json.dumps(vars(sender))))
     error = worker.retold(answer)
     assert isinstance(error, DiskError)
     assert str(error).startswith(f"The runs folder {tmp_path / 'runs'} is not on worker ")
@@ -67,9 +69,9 @@ def test_a_worker_leaves_the_tasks_of_a_driver_that_has_stopped(
     sender = json.loads(json.dumps(vars(worker.Driver.here(token, 1.0, 0.0))))
     monkeypatch.setattr(sys, "path", [*sys.path])
     token.touch()
-    assert worker.work({}, sender)["error"] == "KeyError", "the task is looked at"
+    assert worker.run(perform_json, {}, sender)["error"] == "KeyError", "the task is looked at"
     token.unlink()
-    assert worker.work({}, sender)["text"] == "The process that sent this task has stopped."
+    assert worker.run(perform_json, {}, sender)["text"] == "The process that sent this task has stopped."
 
 
 @pytest.mark.parametrize(

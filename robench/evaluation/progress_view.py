@@ -1,0 +1,67 @@
+"""Progress of a graph of tasks: a bar per evaluation under way, and one for everything."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from robench.errors import BadInput
+from robench.executors.base import Outcome, Task
+from robench.executors.graph import Node
+from robench.progress import Bar, say
+
+
+class View:
+    """Progress: a bar per evaluation under way, in images, and one for everything where there are several."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, str] = {}  # by task: the evaluation or training that it is a piece of
+        self.total: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.bars: dict[str, Bar] = {}
+        self.began: dict[str, float] = {}
+        self.overall: Bar | None = None
+
+    def expect(self, wanted: Iterable[Node]) -> None:
+        """Count what there will be to do."""
+        for node in wanted:
+            if node.task is not None:
+                self.cells[node.task.key] = node.cell
+                self.total[node.cell] += node.task.size
+        if len(self.total) > 1 and self.overall is None:
+            self.overall = Bar("all")
+
+    def share(self, task: Task, share: float) -> None:
+        """A running task has come so far."""
+        cell = self.cells[task.key]
+        images = self.done[cell] + share * task.size
+        bar = self._bar(cell, task)
+        if bar is not None:
+            rate = images / max(time.monotonic() - self.began[cell], 1e-9)
+            bar.update(images / max(self.total[cell], 1), f"{images:,.0f} images  {rate:,.1f}/s")
+
+    def told(self, node: Node, outcome: Outcome) -> None:
+        """A task has ended."""
+        task = outcome.task
+        if outcome.error is not None and not isinstance(outcome.error, BadInput):
+            say(f"{task.piece} failed: {type(outcome.error).__name__}: {outcome.error}")
+        if not task.size:
+            return
+        self.share(task, 1.0)
+        self.done[node.cell] += task.size
+        if self.done[node.cell] >= self.total[node.cell] and node.cell in self.bars:
+            self.bars.pop(node.cell).close()
+        if self.overall:
+            done, total = sum(self.done.values()), sum(self.total.values())
+            self.overall.update(done / max(total, 1), f"{done:,} of {total:,} images")
+
+    def close(self) -> None:
+        """Take everything off the display."""
+        for bar in [*self.bars.values(), *([self.overall] if self.overall else [])]:
+            bar.close()
+
+    def _bar(self, cell: str, task: Task) -> Bar | None:
+        if cell not in self.bars and task.size:
+            self.bars[cell], self.began[cell] = Bar(task.title), time.monotonic()
+        return self.bars.get(cell)

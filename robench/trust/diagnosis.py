@@ -1,0 +1,95 @@
+"""The gates over a store: all runs of a model on the same images, and what was found, kept as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from robench.errors import BadInput
+from robench.results.summary import label
+from robench.store.files import Damaged, digest, read_sealed, write_sealed
+from robench.store.runs import EvaluationFolder, Store
+from robench.threat import ThreatModel
+from robench.trust import gates
+from robench.trust.gates import AttackRun, diagnose, grey
+
+# findings of other gates than these are not taken from the store
+GATES_SOURCE = hashlib.sha256(Path(gates.__file__).read_bytes()).hexdigest()[:16]
+
+
+def run_of(folder: EvaluationFolder) -> AttackRun:
+    """The run behind a complete evaluation of the store."""
+    spec, about, result = folder.spec, folder.about, folder.result
+    assert result is not None
+    how = {name: spec[name] for name in ("eot", "bpda") if spec.get(name)}
+    name = label(spec["attack"], {**about["given_options"], **how}, about.get("against", ""))
+    threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.get("kind", about["access"])
+    options, pixels = {**spec["attack_options"], **how}, pixels_of(folder) if threat.norm == "l2" else 0
+    return AttackRun(name, spec["attack"], kind, options, threat, folder.rows(), tuple(result["flags"]), pixels)
+
+
+def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:
+    """All complete runs of a model on the same examples within one norm, but those against a detector."""
+    runs = map(run_of, _folders(store, model_digest, data_digest, norm, count))
+    return [run for run in runs if len(run.rows) == count]
+
+
+def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
+    for job_id in store.evaluation_ids():
+        try:
+            subject = _SUBJECTS.get(job_id) or _subject(store.evaluation(job_id).spec)
+        except BadInput:
+            continue  # a damaged folder of another evaluation
+        _SUBJECTS[job_id] = subject
+        if subject == (model_digest, data_digest, norm, 0, count, False):
+            folder = store.evaluation(job_id)
+            with contextlib.suppress(Damaged):  # until its command is run again
+                if folder.result is not None and folder.about["metric"] == "robust accuracy":
+                    yield folder
+
+
+# by evaluation, whose id is made from its spec
+_SUBJECTS: dict[str, tuple[Any, ...]] = {}
+
+
+def _subject(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an evaluation is about, and whether it stands apart: against a detector, or only on what another attack left
+    standing, which is not to be compared with the others."""
+    apart = bool(spec.get("detector") or spec.get("after"))
+    return spec["model_digest"], spec["data_digest"], spec["norm"], spec["start"], spec["count"], apart
+
+
+def pixels_of(folder: EvaluationFolder) -> int:
+    """How many numbers an image of a complete evaluation has."""
+    return math.prod(folder.images(*folder.ranges()[0]).shape[1:])
+
+
+def wider(threat: ThreatModel, pixels: int) -> list[ThreatModel]:
+    """Twice the eps, and one that makes every image grey, as far as they differ."""
+    largest = grey(threat.norm, pixels)
+    return [ThreatModel(threat.norm, eps) for eps in sorted({min(2 * threat.eps, largest), largest})]
+
+
+def record(store: Store, name: str, folder: EvaluationFolder) -> list[dict[str, Any]]:
+    """Every gate for the model behind an evaluation, from all runs on the same examples.
+
+    Kept in the store as JSON, with what it was made from, and read from there as long as that is the same.
+    """
+    spec = folder.spec
+    same = (spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
+    source = {"gates": GATES_SOURCE, "results": {f.job_id: digest(f.result) for f in _folders(store, *same)}}
+    path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
+    try:
+        kept = read_sealed(path).value
+    except Damaged:
+        kept = {}
+    if kept.get("source") != source:
+        runs = collect(store, *same)
+        findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
+        kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
+        write_sealed(path, kept)
+    return [{**finding, "model": name} for finding in kept["findings"]]  # the name may be a new one
