@@ -21,7 +21,7 @@ from robench.tables.leaderboard import build
 from robench.threat import ThreatModel
 from robench.trust.verification import verify_all
 
-SMALL = "tests.unit.test_cascade:small"
+SMALL = "tests.unit.evaluation.test_cascade:small"
 ATTACKS = ("fgsm", "r-fgsm", "step-rand")
 
 

@@ -27,7 +27,7 @@ from robench.results.statistics import holm, mcnemar, paired_interval
 from robench.store.runs import EvaluationFolder
 from robench.store.specs import EvalSpec
 
-SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[1] / "junit.xsd"))
+SCHEMA = xmlschema.XMLSchema(str(Path(__file__).parents[2] / "junit.xsd"))
 
 
 def binomial_tails(fell: int, rose: int) -> Fraction:

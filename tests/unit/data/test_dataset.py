@@ -286,7 +286,7 @@ def test_names_and_paths_and_the_default_root(tmp_path: Path, monkeypatch: pytes
     write_npz(tmp_path / "here.npz")
     monkeypatch.chdir(tmp_path)
     assert len(open_dataset("npz:here.npz").test) == 12
-    script, home = "import sys, robench.data.sources; assert 'torch' not in sys.modules", Path(data.__file__).parents[1]
+    script, home = "import sys, robench.data.sources; assert 'torch' not in sys.modules", Path(data.__file__).parents[2]
     subprocess.run([sys.executable, "-c", script], check=True, cwd=home)
     monkeypatch.setenv("HOME", "/home/me")
     for variable in ("ROBENCH_DATA", "XDG_CACHE_HOME"):
