@@ -26,6 +26,7 @@ from robench import BadInput, ThreatModel
 from robench.evaluation.battery import battery
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
+from robench.evaluation.summaries import Evaluated
 from robench.models import load_model
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report
@@ -52,19 +53,18 @@ def measure(
         [reference], ["diagnosis"], threat, dataset=dataset, count=arguments.n, data_root=arguments.data,
         device=arguments.device,
     )  # fmt: skip
-    rows, findings = battery(request, store)
-    at_eps = [row for row in rows if row["eps"] == threat.eps_text]
-    worst = Report.of(at_eps, store).worst[0]
-    more = evaluate(replace(request, attacks=["autoattack"]), store).rows if honest else []
-    marks = {finding["gate"]: None for finding in findings if finding["fired"]}
-    marks |= dict.fromkeys(flag.partition(" ")[0] for row in rows for flag in row["flags"])
-    pgd = next(row for row in at_eps if row["attack"] == "pgd" and row["options"] == {"steps": 40})
+    results, findings = battery(request, store)
+    at_eps = [result for result in results if result.about.eps == threat.eps_text]
+    more = evaluate(replace(request, attacks=["autoattack"]), store).results if honest else []
+    marks = {finding.gate: None for finding in findings if finding.fired}
+    marks |= dict.fromkeys(flag.partition(" ")[0] for result in results for flag in result.summary.flags)
+    pgd = next(each for each in at_eps if each.attack == "pgd" and each.about.given_options == {"steps": 40})
     return {
-        "clean": pgd["clean_accuracy"],
-        "alone": pgd["robust_accuracy"],
-        "final": worst["robust_accuracy"],
-        "bound": Report.of(at_eps + more, store).worst[0]["robust_accuracy"],
-        "fired": any(finding["fired"] for finding in findings),
+        "clean": pgd.summary.clean_accuracy,
+        "alone": pgd.summary.value,
+        "final": Report.of(Evaluated(at_eps), store).worst[0]["robust_accuracy"],
+        "bound": Report.of(Evaluated(at_eps + more), store).worst[0]["robust_accuracy"],
+        "fired": any(finding.fired for finding in findings),
         "marks": ", ".join(marks),
     }
 

@@ -47,4 +47,4 @@ def evaluate(
     )
     store = Store(runs_root(Path(runs) if runs else None))
     done = run(request, store)
-    return Report.of(done.rows, store, done.refused, done.detections, done.findings)
+    return Report.of(done, store)

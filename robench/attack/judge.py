@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,6 +18,8 @@ from robench.attack.inspection import clean_logits, first_answers, inspect, pred
 from robench.attack.objectives import FIRM, misclassified_margin
 from robench.device import full_precision
 from robench.errors import BadInput
+from robench.results.accuracy import Measure
+from robench.results.rows import success_of
 from robench.threat import ThreatModel, distance
 
 # called with the share of a shard's work that is done, in [0, 1]
@@ -144,6 +147,7 @@ class _Judge:
     ) -> None:
         self.model, self.attack, self.threat, self.examples = model, attack, threat, examples
         self.settings, self.progress = settings, progress
+        self.targeted = Measure(attack.metric) is Measure.SUCCESS
         n = len(examples)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.images, self.margin = examples.x.clone(), torch.full((n,), -torch.inf)
@@ -159,7 +163,7 @@ class _Judge:
         clean_pred = predictions(clean)
         seen = self.model.fold(clean, torch.arange(len(y)))
         plan = self.attack.trials(y, seen, self.examples.ids, self.settings.seed)
-        targeted = self.attack.metric == "attack success rate"
+        targeted = self.targeted
         self.goal = plan.goal[:, 0] if targeted else torch.full_like(y, -1)
         everyone = targeted or self.settings.crafting
         self.standing = torch.ones_like(y, dtype=torch.bool) if everyone else clean_pred == y
@@ -280,7 +284,7 @@ class _Judge:
     def _margin(self, logits: Tensor, rows: Tensor) -> Tensor:
         """How far past success each proposal is; an answer that is not finite counts as wrong."""
         goal = self.goal[rows]
-        targeted = self.attack.metric == "attack success rate"
+        targeted = self.targeted
         margin = misclassified_margin(logits, self.examples.y[rows], goal if targeted else None)
         finite = logits.isfinite().all(1)
         self.model.nonfinite[rows[~finite]] = True
@@ -288,10 +292,18 @@ class _Judge:
 
     def _rows(self, clean_pred: Tensor, adv_pred: Tensor, attacked: Tensor) -> pd.DataFrame:
         y, x = self.examples.y, self.examples.x
-        correct = clean_pred == y
-        accepted = adv_pred != self.model.classes  # the class after the last one is "rejected by the detector"
-        wrong = adv_pred == self.goal if self.attack.metric == "attack success rate" else correct & (adv_pred != y)
-        success = wrong & accepted
+        verdict = pd.DataFrame(
+            {
+                "example_id": self.examples.ids.numpy(),
+                "label": y.numpy(),
+                "goal": self.goal.numpy(),
+                "clean_pred": clean_pred.numpy(),
+                "adv_pred": adv_pred.numpy(),
+                "clean_correct": (clean_pred == y).numpy(),
+            }
+        )
+        # the class after the last one is "rejected by the detector"
+        success = torch.from_numpy(success_of(verdict, rejected=self.model.classes))
         # the batch of a trial and the batch of the final verdict may disagree on a margin near zero
         borderline = ~self.standing & attacked & ~success
         marks = {
@@ -301,25 +313,18 @@ class _Judge:
             "invalid-proposal": self.invalid,
         }
         flags = [";".join(name for name, mark in marks.items() if mark[i]) for i in range(len(y))]
-        return pd.DataFrame(
-            {
-                "example_id": self.examples.ids.numpy(),
-                "label": y.numpy(),
-                "goal": self.goal.numpy(),
-                "clean_pred": clean_pred.numpy(),
-                "adv_pred": adv_pred.numpy(),
-                "clean_correct": correct.numpy(),
-                "success": success.numpy(),
-                "trial": self.trial.numpy(),
-                "step": self.step.numpy(),
-                "zero_pixels": self.model.zero_pixels.numpy(),
-                "linf": distance("linf", x, self.images).numpy(),
-                "l2": distance("l2", x, self.images).numpy(),
-                "forwards": self.model.forwards.numpy(),
-                "backwards": self.model.backwards.numpy(),
-                "flags": flags,
-            }
-        )
+        found: dict[str, Any] = {
+            "success": success.numpy(),
+            "trial": self.trial.numpy(),
+            "step": self.step.numpy(),
+            "zero_pixels": self.model.zero_pixels.numpy(),
+            "linf": distance("linf", x, self.images).numpy(),
+            "l2": distance("l2", x, self.images).numpy(),
+            "forwards": self.model.forwards.numpy(),
+            "backwards": self.model.backwards.numpy(),
+            "flags": flags,
+        }
+        return verdict.assign(**found)
 
 
 def _waves(trials: int) -> Iterator[range]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robench.cli import options as shared
-from robench.evaluation.battery import battery
+
+if TYPE_CHECKING:
+    from robench.trust.gates import Finding
 
 Model = Annotated[
     str, typer.Argument(help="A trained model, file.py:factory, package.module:factory or torchvision:NAME.")
@@ -41,6 +43,7 @@ def diagnose(
 
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
     check_attacks(names)
+    from robench.evaluation.battery import battery
     from robench.evaluation.request import Request
     from robench.store.runs import Store, runs_root
     from robench.threat import ThreatModel
@@ -55,22 +58,23 @@ def diagnose(
         device=device,
         data_root=data,
     )
-    rows, findings = battery(request, Store(runs_root(runs)), surrogate or [])
-    if any(row["status"] != "complete" for row in rows):
+    results, findings = battery(request, Store(runs_root(runs)), surrogate or [])
+    if not all(result.summary.complete for result in results):
         return 3
-    where = f"{model}, {rows[0]['dataset']}, {norm} eps {rows[0]['eps']} and larger, n = {rows[0]['n']:,}"
+    about, n = results[0].about, results[0].summary.n
+    where = f"{model}, {about.dataset}, {norm} eps {about.eps} and larger, n = {n:,}"
     return _print(findings, f"Gradient masking: {where}", as_json)
 
 
-def _print(findings: list[dict[str, Any]], title: str, as_json: bool) -> int:
+def _print(findings: list[Finding], title: str, as_json: bool) -> int:
     if as_json:
         import json
 
-        print(json.dumps({"diagnostics": findings}))
+        print(json.dumps({"diagnostics": [finding.to_json() for finding in findings]}))
     else:
         from rich.console import Console
 
         from robench.tables.report import findings_text
 
         Console().print(findings_text(findings, title))
-    return 1 if any(finding["fired"] for finding in findings) else 0
+    return 1 if any(finding.fired for finding in findings) else 0

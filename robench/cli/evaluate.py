@@ -147,7 +147,7 @@ def evaluate(
     )
     store = Store(runs_root(runs))
     done = run(request, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address))
-    return _print(Report.of(done.rows, store, done.refused, done.detections, done.findings), as_json)
+    return _print(Report.of(done, store), as_json)
 
 
 def _print(report: Report, as_json: bool) -> int:

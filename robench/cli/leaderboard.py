@@ -17,7 +17,8 @@ def leaderboard(
 ) -> int:
     """Write every finished evaluation into csv, markdown, LaTeX and html tables."""
     from robench.store.runs import Store, runs_root
-    from robench.tables.leaderboard import build, write
+    from robench.tables.leaderboard import build
+    from robench.tables.rendering import write
 
     boards = build(Store(runs_root(runs)))
     paths = [path for board in boards for path in write(board, out)]

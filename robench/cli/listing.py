@@ -121,25 +121,23 @@ COLUMNS = ("model", "attack", "threat", "n", "figure", "status")
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What a line says of an evaluation; raises BadInput where it is damaged."""
-    from robench.results.summary import label
 
     spec, about, result = folder.spec, folder.about, folder.result
-    figure = "robust_accuracy" if about["metric"] == "robust accuracy" else "attack_success_rate"
-    item = {
+    item: dict[str, Any] = {
         "name": folder.job_id,
-        "model": about["model"],
-        "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
-        "threat": f"{spec['norm']} {about['eps']}",
+        "model": about.model,
+        "attack": folder.label,
+        "threat": f"{spec['norm']} {about.eps}",
         "n": f"n {spec['count']}",
         "figure": "",
         "status": _status(folder, result is not None),
     }
-    if result is not None:
-        low, high = result["interval"]
-        mark = "" if figure == "robust_accuracy" else " broken"
-        item["figure"] = f"{100 * result[figure]:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}"
-        item |= {"value": result[figure], "metric": about["metric"], "interval": result["interval"]}
-        item |= {"flags": result["flags"]}
+    if result is not None and result.value is not None and result.interval is not None:
+        low, high = result.interval
+        mark = " broken" if result.measure.lower_is_better else ""
+        item["figure"] = f"{100 * result.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}"
+        item |= {"value": result.value, "metric": about.metric, "interval": list(result.interval)}
+        item |= {"flags": list(result.flags)}
     return item
 
 

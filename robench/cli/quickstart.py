@@ -26,7 +26,8 @@ def quickstart(
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate
     from robench.store.runs import Store, runs_root
-    from robench.tables.leaderboard import build, write
+    from robench.tables.leaderboard import build
+    from robench.tables.rendering import write
     from robench.tables.report import Report
     from robench.threat import ThreatModel
     from robench.training.jobs import TrainRequest, train
@@ -38,10 +39,10 @@ def quickstart(
         names.append(card["name"])
         print(f"{card['name']}: {100 * card['accuracy']['test']:.1f}% clean", file=sys.stderr)
     request = Request(models=names, attacks=ATTACKS, threat=ThreatModel.of("linf", EPS))
-    report = Report.of(evaluate(request, store).rows, store)
+    report = Report.of(evaluate(request, store), store)
     console = Console()
     console.print(report.table())
-    boards = [board for board in build(store) if {row["model"] for row in board.rows} >= set(names)]
+    boards = [board for board in build(store) if {row.model for row in board.rows} >= set(names)]
     paths = [path for board in boards for path in write(board, out)]
     console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)
     return 0 if report.complete else 3

@@ -89,16 +89,16 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
 
         print(json.dumps({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown}))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False, caption=(
-            f"At most {total:,} gradients in all, each of one image through one model. An attack leaves an image as "
-            "soon as it is broken, so this is what models cost that no attack breaks."
-            f"{f' {len(unknown)} steps are of unknown cost.' if unknown else ''}{f' {note}' if note else ''}"
-        ))  # fmt: skip
+    from robench.tables.rendering import grid
+
+    caption = (
+        f"At most {total:,} gradients in all, each of one image through one model. An attack leaves an image as "
+        "soon as it is broken, so this is what models cost that no attack breaks."
+        f"{f' {len(unknown)} steps are of unknown cost.' if unknown else ''}{f' {note}' if note else ''}"
+    )
+    shown = grid(title, caption)
     shown.add_column("step", overflow="fold")
     for name in ("state", "size", "gradients"):
         shown.add_column(name, justify="right")
@@ -111,8 +111,9 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
 def _print(done: Reproduced, out: Path, as_json: bool) -> int:
     """Print and write the table; returns the exit code."""
     from robench.progress import say
+    from robench.tables.rendering import write
 
-    paths = done.table.write(out)
+    paths = write(done.table, out)
     if as_json:
         import json
 

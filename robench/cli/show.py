@@ -62,26 +62,27 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     found = {
         "evaluation": folder.job_id,
         "status": "complete" if folder.result else "not summarised" if folder.complete else "incomplete",
-        "result": folder.result or {"status": "incomplete"},
+        "result": folder.result.to_json() if folder.result else {"status": "incomplete"},
         "rows": _rows(rows) if len(rows) else {},
         "examples_done": len(rows),
         "spec": spec,
-        "about": about,
+        "about": about.to_json(),
         "shards": _shards(folder),
         "command": command_of(folder),
     }
-    if about.get("mended"):
+    if about.mended:
         found["record"] = "the first record was lost; the environment is that of a later run"
     return found
 
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:
     """The same for a reader: what it is, the figures, how they came about, then everything recorded."""
+    from robench.results.accuracy import Measure
     from robench.results.summary import label
 
     spec, about, result, rows = found["spec"], found["about"], found["result"], found["rows"]
     last = spec["start"] + spec["count"] - 1
-    figure = "robust_accuracy" if about["metric"] == "robust accuracy" else "attack_success_rate"
+    figure = Measure(about["metric"]).key
     figures = {
         "clean accuracy": _share(result.get("clean_accuracy"), result.get("clean_interval")),
         about["metric"]: _share(result.get(figure), result.get("interval")),
@@ -113,10 +114,12 @@ def _share(value: float | None, interval: list[float] | None) -> str | None:
 
 def _rows(rows: Any) -> dict[str, Any]:
     """What rows say in short: counts, and how the broken images came about."""
-    broken = rows[rows["success"]]
+    from robench.results.rows import attacked, correct, succeeded
+
+    broken = rows[succeeded(rows)]
     found: dict[str, Any] = {
-        "clean_correct": int(rows["clean_correct"].sum()),
-        "attacked": int((rows["trial"] >= 0).sum()),
+        "clean_correct": int(correct(rows).sum()),
+        "attacked": attacked(rows),
         "broken": len(broken),
         "passes_per_image": {key: round(float(rows[key].mean()), 2) for key in ("forwards", "backwards")},
         "marked": {},

@@ -29,7 +29,7 @@ def verify(
 ) -> int:
     """Re-check stored adversarial examples: norm, box, NaN, label and verdict, in batches of another size."""
     from robench.store.runs import Store, runs_root
-    from robench.trust.verification import table, verify_all
+    from robench.trust.verification import verify_all
 
     checks = verify_all(Store(runs_root(runs)), evaluations or [], model, batch_size, device, data)
     if as_json:
@@ -39,6 +39,8 @@ def verify(
     else:
         from rich.console import Console
 
-        Console().print(table(checks))
+        from robench.tables.report import verified_table
+
+        Console().print(verified_table(checks))
     codes = {check.exit_code for check in checks}
     return next((code for code in (1, 2, 3) if code in codes), 0)

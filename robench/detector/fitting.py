@@ -21,6 +21,7 @@ from robench.device import full_precision
 from robench.environment import command, environment
 from robench.errors import BadInput, require
 from robench.progress import bar, say
+from robench.results.rows import succeeded
 from robench.store.claims import claim
 from robench.store.files import (
     Damaged,
@@ -217,7 +218,7 @@ def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:
     shard = attack_shard(
         module, subject.dataset.classes, lesson.attack, lesson.threat, examples, settings, lambda s: show(0.9 * s)
     )
-    broken = torch.tensor(shard.rows["success"].to_numpy().copy())
+    broken = torch.tensor(succeeded(shard.rows))
     if int(broken.sum()) < LEAST_BROKEN:
         raise BadInput(
             f"The attack {guard.trained_on!r} broke {int(broken.sum())} of {len(part)} validation images of "

@@ -12,6 +12,7 @@ from robench.attack.judge import Examples, Settings
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
 from robench.device import full_precision
 from robench.results.accuracy import Figure
+from robench.results.rows import correct, misled
 from robench.store.files import Damaged, checksum, read_sealed, write_file, write_sealed
 from robench.store.runs import EvaluationFolder
 
@@ -34,9 +35,9 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     images = torch.cat([folder.images(start, stop) for start, stop in folder.ranges()])
     module = subject.module.to(settings.device)
     watch.score.to(settings.device)
-    attacked = torch.tensor(rows["clean_correct"].to_numpy().copy())
+    attacked = torch.tensor(correct(rows))
     copies = examples.x.clone()
-    broken = torch.tensor((rows["adv_pred"] != rows["label"]).to_numpy())
+    broken = torch.tensor(misled(rows))
     copies[attacked] = noisy(
         Examples(examples.x[attacked], examples.y[attacked], ids[attacked]), images[attacked], settings.seed,
         broken[attacked],
@@ -77,9 +78,9 @@ def _names(watch: Watch, subject: Subject, folder: EvaluationFolder) -> dict[str
         "detector_options": watch.spec.options,
         "trained_on": watch.spec.trained_on,
         "attack": spec["attack"],
-        "options": folder.about["given_options"],
+        "options": folder.about.given_options,
         "norm": spec["norm"],
-        "eps": folder.about["eps"],
+        "eps": folder.about.eps,
         "false_positive_target": watch.spec.fpr,
         "evaluation": folder.job_id,
         "fitted": watch.spec.job_id,
@@ -94,22 +95,21 @@ def figures(table: pd.DataFrame, threshold: float) -> dict[str, Any]:
     detection_rate: share of broken images above `threshold`, which accepts all but a stated share of clean images.
     robust_accuracy: share of all images classified correctly and accepted, and not broken by an accepted image.
     """
-    started = table[table["clean_correct"]]
-    broken = started[started["adv_pred"] != started["label"]]  # whatever class the attack aimed at
+    started = table[correct(table)]
+    fallen = started[misled(started)]  # whatever class the attack aimed at
     honest = pd.concat([started["score_clean"], started["score_noisy"]])
     nadv = Figure(int((honest < 0).sum()), len(honest))
-    still = started["adv_pred"] == started["label"]
-    com = Figure(int(((started["score_adversarial"] >= 0) | still).sum()), len(started))
-    caught = Figure(int((broken["score_adversarial"] > threshold).sum()), len(broken))
+    com = Figure(int(((started["score_adversarial"] >= 0) | ~misled(started)).sum()), len(started))
+    caught = Figure(int((fallen["score_adversarial"] > threshold).sum()), len(fallen))
     rejected = Figure(int((table["score_clean"] > threshold).sum()), len(table))
-    accepted = table["clean_correct"] & (table["score_clean"] <= threshold)
-    fooled = (table["adv_pred"] != table["label"]) & (table["score_adversarial"] <= threshold)
+    accepted = correct(table) & (table["score_clean"] <= threshold)
+    fooled = misled(table) & (table["score_adversarial"] <= threshold)
     robust = Figure(int((accepted & ~fooled).sum()), len(table))
     auc = None
-    if len(broken) and len(honest):
-        truth = [False] * len(honest) + [True] * len(broken)
-        auc = float(roc_auc_score(truth, [*honest, *broken["score_adversarial"]]))
-    found: dict[str, Any] = {"n": len(table), "attacked": len(started), "broken": len(broken), "auc": auc}
+    if len(fallen) and len(honest):
+        truth = [False] * len(honest) + [True] * len(fallen)
+        auc = float(roc_auc_score(truth, [*honest, *fallen["score_adversarial"]]))
+    found: dict[str, Any] = {"n": len(table), "attacked": len(started), "broken": len(fallen), "auc": auc}
     for name, figure in (
         ("acc_nadv", nadv), ("acc_com", com), ("detection_rate", caught), ("false_positive_rate", rejected),
         ("clean_accuracy", Figure(int(accepted.sum()), len(table))), ("robust_accuracy", robust),

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+
+from robench.evaluation.request import Request
+from robench.evaluation.scheduler import evaluate
+from robench.evaluation.summaries import Result
+from robench.store.runs import Store
+from robench.trust.diagnosis import pixels_of, wider
+from robench.trust.gates import Finding
 
 
-def battery(
-    request: Any, store: Any, surrogates: Sequence[str] = ()
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the command runs on the one model of a Request: its attacks, transfer from each surrogate, larger eps.
+def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> tuple[list[Result], list[Finding]]:
+    """What `robench diagnose` runs on a request's model: its attacks, transfer from each surrogate, larger eps.
 
-    Returns the summaries of all evaluations and what the gates make of them; stops where one is incomplete.
+    Returns the results of all evaluations and what the gates make of them; stops where one is incomplete.
     """
-    from dataclasses import replace
-
-    from robench.evaluation.scheduler import evaluate
-    from robench.trust.diagnosis import pixels_of, wider
-
     done = evaluate(request, store)
-    rows = done.rows
+    results = done.results
     steps = [replace(request, attacks=["transfer"], surrogates=[source]) for source in surrogates]
-    if all(row["status"] == "complete" for row in rows):
-        larger = wider(request.threat, pixels_of(store.evaluation(rows[0]["evaluation"])))
+    if done.complete:
+        larger = wider(request.threat, pixels_of(store.evaluation(results[0].evaluation)))
         steps += [replace(request, attacks=["diagnosis-wide"], threat=threat) for threat in larger]
     for step in steps:
-        if all(row["status"] == "complete" for row in rows):
+        if done.complete:
             done = evaluate(step, store)
-            rows = rows + done.rows
-    return rows, done.findings
+            results = results + done.results
+    return results, done.findings

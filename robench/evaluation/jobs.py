@@ -22,6 +22,8 @@ from robench.errors import BadInput
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
+from robench.results.accuracy import Measure, entering
+from robench.store.about import About
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import CraftSpec, EvalSpec
 from robench.threat import ThreatModel
@@ -34,6 +36,16 @@ class NamedAttack:
     name: str
     attack: Attack
     given: dict[str, Any]
+
+    @property
+    def access(self) -> str:
+        """What it is up against by itself."""
+        return self.attack.access
+
+    @property
+    def metric(self) -> str:
+        """What its figure counts."""
+        return self.attack.metric
 
     @property
     def options(self) -> dict[str, Any]:
@@ -76,14 +88,14 @@ class Job:
     split: Split
     classes: int
     folder: EvaluationFolder
-    about: dict[str, Any]
+    about: About
     craft: Craft | None = None
     before: EvaluationFolder | None = None
 
     @property
     def title(self) -> str:
         """Model and attack in words."""
-        return f"{self.model.name}  {self.spec.attack}{self.about['against']}"
+        return f"{self.model.name}  {self.spec.attack}{self.about.against}"
 
     def prior(self, start: int, stop: int) -> Tensor | None:
         """What the attack before this one made of the examples [start, stop), float32 [n, C, H, W]; None without one.
@@ -161,14 +173,21 @@ def _shape(dataset: Dataset) -> tuple[int, ...]:
     return tuple(dataset.test.images(slice(0, 1)).shape[1:])
 
 
+def cascade_fault(attacks: Sequence[NamedAttack]) -> str:
+    """Why attacks cannot go on from one another so that the last figure is their worst case; "" where they can."""
+    aimed = [named.name for named in attacks if Measure(named.attack.metric) is Measure.SUCCESS]
+    if aimed:
+        return f"{', '.join(aimed)}, which counts the classes it reaches and not the images it breaks"
+    entered = {named.name for named in entering(attacks)}
+    outside = [named.name for named in attacks if named.name not in entered]
+    return f"{', '.join(outside)}, which never enters a worst case" if outside else ""
+
+
 def check_cascade(attacks: Sequence[NamedAttack]) -> None:
     """Raise BadInput for attacks that cannot go on from one another."""
-    aimed = [named.name for named in attacks if named.attack.metric != "robust accuracy"]
-    if aimed:
-        raise BadInput(
-            f"--cascade is given with {', '.join(aimed)}, which counts the classes it reaches and not the images it "
-            "breaks; leave it out, or run it by itself."
-        )
+    fault = cascade_fault(attacks)
+    if fault:
+        raise BadInput(f"--cascade is given with {fault}; leave it out, or run it by itself.")
 
 
 def detector_options(request: Request) -> list[str]:
@@ -227,7 +246,7 @@ def _guarded(model: LoadedModel, watch: Watch) -> nn.Module:
     return watch.guard(model.module)
 
 
-def _about(request: Request, target: Target, named: NamedAttack, source: Target | None) -> dict[str, Any]:
+def _about(request: Request, target: Target, named: NamedAttack, source: Target | None) -> About:
     """What is recorded beside the spec: names, what the attack was up against, and what it ran on."""
     watch, surrogate = target.watch, source.model.title if source else ""
     access = "detector" if watch else "transfer" if source else named.attack.access
@@ -235,23 +254,23 @@ def _about(request: Request, target: Target, named: NamedAttack, source: Target 
     against += f" [eot {request.eot}]" if request.eot > 1 else ""
     against += f" [bpda {', '.join(request.bpda)}]" if request.bpda else ""
     against += f" after {request.after[1]}" if request.after else ""
-    return {
-        "model": target.model.name,
-        "reference": target.model.reference,
-        "dataset": target.dataset.name,
-        "eps": request.threat.eps_text,
-        "given_options": named.given,
-        "metric": named.attack.metric,
-        "access": access,
-        "kind": kind_of(named.attack, request.threat, access),
-        "against": against,
-        "surrogate": surrogate,
-        "surrogate_digest": source.model.digest if source else "",
-        "command": command(),
-        "environment": environment(),
-        "batch_size": request.batch_size,
-        "device": choose_device(request.device),
-    }
+    return About(
+        model=target.model.name,
+        reference=target.model.reference,
+        dataset=target.dataset.name,
+        eps=request.threat.eps_text,
+        given_options=named.given,
+        metric=named.attack.metric,
+        access=access,
+        kind=kind_of(named.attack, request.threat, access),
+        against=against,
+        surrogate=surrogate,
+        surrogate_digest=source.model.digest if source else "",
+        command=command(),
+        environment=environment(),
+        batch_size=request.batch_size,
+        device=choose_device(request.device),
+    )
 
 
 def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
@@ -263,14 +282,12 @@ def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
     return attack.kind
 
 
-def _craft(
-    request: Request, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: dict[str, Any]
-) -> Craft:
+def _craft(request: Request, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: About) -> Craft:
     """The crafting on a surrogate, the same for every target; raises BadInput where it can say nothing about them."""
     if source.dataset.test.digest != spec.data_digest:
         raise BadInput(
             f"The surrogate {source.model.title!r} has other test images ({source.dataset.name}) than the model "
-            f"{about['model']!r} ({about['dataset']}); say which data with --dataset."
+            f"{about.model!r} ({about.dataset}); say which data with --dataset."
         )
     if not named.attack.transfers:
         raise BadInput(
@@ -289,7 +306,7 @@ def _craft(
         eot=spec.eot,
         bpda=spec.bpda,
     )
-    record = {**about, "model": source.model.name, "reference": source.model.reference, "against": ""}
+    record = replace(about, model=source.model.name, reference=source.model.reference, against="")
     folder = EvaluationFolder(store.crafted / craft.job_id)
     dataset = source.dataset
     return Craft(

@@ -34,13 +34,13 @@ def command_of(folder: EvaluationFolder) -> str:
         if any(name in spec["attack_options"] and spec["attack_options"][name] != theirs[name] for name in theirs):
             raise _Unwritable
         options = {**theirs, **options}
-        if not about["reference"] or not all(isinstance(value, WRITABLE) for value in options.values()):
+        if not about.reference or not all(isinstance(value, WRITABLE) for value in options.values()):
             raise _Unwritable
     except _Unwritable:
-        return portable(about["command"])
-    words = ["robench", "evaluate", about["reference"], "--dataset", about["dataset"], *attacks, *_pairs("-o", options)]
+        return portable(about.command)
+    words = ["robench", "evaluate", about.reference, "--dataset", about.dataset, *attacks, *_pairs("-o", options)]
     words += ["--norm", spec["norm"]] if spec["norm"] != "linf" else []
-    words += ["--eps", _eps(spec["eps"], about["eps"]), "-n", str(spec["count"])]
+    words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
     words += ["--eot", str(spec["eot"])] if spec.get("eot") else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
@@ -93,7 +93,7 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     merged: dict[str, Any] = {}
     for link in chain:
         every = link.spec["attack_options"]
-        merged |= {name: every[name] for name in link.about["given_options"] if every[name] is not None}
+        merged |= {name: every[name] for name in link.about.given_options if every[name] is not None}
     if any(link.spec["attack_options"].get(name, value) != value for link in chain for name, value in merged.items()):
         return _set(chain), {}
     names = ",".join(link.spec["attack"] for link in chain)
@@ -102,7 +102,7 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
 
 def _set(chain: list[EvaluationFolder]) -> list[str]:
     """The set whose first members, each with the options it has there, are these attacks."""
-    wanted = [(link.spec["attack"], link.about["given_options"]) for link in chain]
+    wanted = [(link.spec["attack"], link.about.given_options) for link in chain]
     for name in registry.names("set"):
         members = [(attack, dict(options)) for attack, options in registry.expand([name])]
         if members[: len(wanted)] == wanted:
@@ -114,9 +114,9 @@ def _surrogate(folder: EvaluationFolder) -> str:
     """How to find the surrogate: as recorded, or with the images that were crafted on it, or else by its name."""
     crafted = Store(folder.root).crafted / CraftSpec.of(folder.spec).job_id
     try:
-        reference = EvaluationFolder(crafted).about["reference"]
+        reference = EvaluationFolder(crafted).about.reference
     except BadInput:
-        reference = folder.about.get("surrogate")
+        reference = folder.about.surrogate
     if not reference or "#" in reference:
         raise _Unwritable
     return str(reference)

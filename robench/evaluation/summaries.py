@@ -10,70 +10,118 @@ from robench.evaluation.jobs import Job
 from robench.evaluation.request import Request
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
-from robench.results.summary import summarise
+from robench.results.accuracy import Measure
+from robench.results.summary import Summary, label, summarise
+from robench.store.about import About
 from robench.store.runs import Store
 from robench.trust.diagnosis import record
+from robench.trust.gates import Finding
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation with its names and what came of it, as reports, suites and checks read it."""
+
+    evaluation: str
+    attack: str
+    norm: str
+    model_digest: str
+    about: About
+    summary: Summary
+
+    @classmethod
+    def of(cls, job: Job, summary: Summary) -> Result:
+        """The result of a job."""
+        spec = job.spec
+        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.about.model
+
+    @property
+    def access(self) -> str:
+        """What the attack was up against."""
+        return self.about.access
+
+    @property
+    def metric(self) -> str:
+        """What its figure counts."""
+        return self.about.metric
+
+    @property
+    def label(self) -> str:
+        """The attack with the options that were given."""
+        return label(self.attack, self.about.given_options)
+
+    def to_json(self) -> dict[str, Any]:
+        """Names and figures as JSON types."""
+        about = self.about
+        return {
+            "model": about.model,
+            "dataset": about.dataset,
+            "attack": self.attack,
+            "options": about.given_options,
+            "metric": about.metric,
+            "access": about.access,
+            "against": about.against,
+            "surrogate": about.surrogate,
+            "kind": about.kind,
+            "surrogate_digest": about.surrogate_digest,
+            "norm": self.norm,
+            "eps": about.eps,
+            "model_digest": self.model_digest,
+            **self.summary.to_json(),
+            "evaluation": self.evaluation,
+        }
 
 
 @dataclass
 class Evaluated:
-    """One summary per evaluation, as in `result.json`, one per detector and evaluation, what the diagnostics found
-    about each model, and a sentence per model that could not be used."""
+    """A result per evaluation, one per detector and evaluation, what the diagnostics found about each model, and a
+    sentence per model that could not be used."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     detections: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The results as JSON types."""
+        return [result.to_json() for result in self.results]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every evaluation is."""
+        return all(result.summary.complete for result in self.results)
 
 
 def collect(wanted: Wanted, request: Request, store: Store, found: Evaluated) -> None:
     """Add to `found` what became of a model's evaluations."""
     plain = [planned for planned in wanted.evaluations if not planned.behind]
-    rows = [summary(planned, tell=True) for planned in plain]
-    done = [planned.job for planned, row in zip(plain, rows, strict=True) if row["status"] == "complete"]
+    results = [conclude(planned, tell=True) for planned in plain]
+    done = [planned.job for planned, result in zip(plain, results, strict=True) if result.summary.complete]
     detections: list[dict[str, Any]] = []
     if wanted.behind is not None and wanted.behind.watch is not None:
         watch = wanted.behind.watch
         detections = [measure(watch, wanted.target, job.folder, request.settings) for job in done]
-    rows += [summary(planned, tell=True) for planned in wanted.evaluations if planned.behind]
-    found.rows += rows
+    results += [conclude(planned, tell=True) for planned in wanted.evaluations if planned.behind]
+    found.results += results
     found.detections += detections
     found.findings += record(store, wanted.target.model.name, done[0].folder) if done else []
     if wanted.target.model.data is not None:
         wanted.target.model.release()
 
 
-def summary(planned: PlannedEvaluation, *, tell: bool = False) -> dict[str, Any]:
+def conclude(planned: PlannedEvaluation, *, tell: bool = False) -> Result:
     """What became of an evaluation, written to its folder once it is complete; `tell`: say if it was in the store."""
     job, folder = planned.job, planned.job.folder
     if planned.missing:
-        figure = "robust_accuracy" if job.attack.metric == "robust accuracy" else "attack_success_rate"
-        unknown = dict.fromkeys(("clean_accuracy", figure, "interval", "forwards", "backwards", "seconds"))
-        return _row(job, {**unknown, "n": len(folder.rows()), "status": "incomplete", "flags": []})
-    result = folder.result or summarise(folder.rows(), job.attack.metric, folder.notes())
+        return Result.of(job, Summary(Measure(job.attack.metric), len(folder.rows())))
+    found = folder.result or summarise(folder.rows(), job.attack.metric, folder.notes())
     if planned.stored and tell:
         say(f"{job.title} ({folder.job_id}) was in the store.")
-    folder.finish(result)
-    return _row(job, result)
-
-
-def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
-    """A summary with the names a reader needs."""
-    about = job.about
-    return {
-        "model": about["model"],
-        "dataset": about["dataset"],
-        "attack": job.spec.attack,
-        "options": about["given_options"],
-        "metric": about["metric"],
-        "access": about["access"],
-        "against": about["against"],
-        "surrogate": about["surrogate"],
-        "kind": about["kind"],
-        "surrogate_digest": about["surrogate_digest"],
-        "norm": job.spec.norm,
-        "eps": about["eps"],
-        "model_digest": job.spec.model_digest,
-        **result,
-        "evaluation": job.spec.job_id,
-    }
+    folder.finish(found)
+    return Result.of(job, found)

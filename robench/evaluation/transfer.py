@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 import torch
@@ -13,6 +12,7 @@ from robench.attack.base import Attack, Batch, Metric, Trials
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Progress, Settings, ShardOutcome, attack_shard
 from robench.data.dataset import Split
+from robench.store.about import About
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder
 from robench.store.specs import CraftSpec
@@ -30,7 +30,7 @@ class Craft:
     threat: ThreatModel
     split: Split
     folder: EvaluationFolder
-    about: dict[str, Any]
+    about: About
 
     def images(self, start: int, stop: int, settings: Settings, progress: Progress) -> Replay:
         """The crafted images of the test examples [start, stop), from the store where they are there.

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robench.errors import BadInput, unknown
 from robench.progress import say
-from robench.regression.verdict import Marks
+from robench.results.accuracy import Measure
+from robench.results.rows import Marks, broken, correct, succeeded
 from robench.results.summary import UNSTABLE, label, summarise
 from robench.store.files import digest, read_json, write_text
 from robench.store.runs import EvaluationFolder, Store
@@ -21,9 +22,9 @@ from robench.store.specs import HARNESS, CraftSpec, EvalSpec
 from robench.threat import ThreatModel
 
 FORMAT = 1
-# an example's outcome as a letter, in the order of 2 * clean_correct + success: wrong, wrong and taken for the class
-# that was aimed at, robust, correct and broken
-LETTERS = "-xrc"
+# an example's outcome: classified wrongly; wrongly, and taken for the class that was aimed at; robust; broken as the
+# attack aimed; broken, but at another class than a targeted attack aimed at
+WRONG, HIT, ROBUST, BROKEN, MISSED = LETTERS = "-xrcm"
 # those of an environment's facts that a baseline keeps
 ENVIRONMENT = ("packages", "python", "machine")
 
@@ -33,24 +34,27 @@ def encode(folder: EvaluationFolder, spec: EvalSpec) -> str:
     rows = folder.rows()
     if rows["example_id"].tolist() != list(range(spec.start, spec.start + spec.count)):
         raise BadInput(f"The evaluation {folder.job_id} has rows of other examples; delete it and evaluate again.")
-    codes = 2 * rows["clean_correct"].to_numpy(dtype=int) + rows["success"].to_numpy(dtype=int)
-    return "".join(LETTERS[code] for code in codes)
+    right, hit = correct(rows), succeeded(rows)
+    found = np.where(right, np.where(broken(rows), MISSED, ROBUST), WRONG)
+    return "".join(np.where(hit, np.where(right, BROKEN, HIT), found))
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Bool [n] per question: was the clean image classified correctly, did the attack leave the example standing?"""
+    """Bool [n] per question: was the clean image classified correctly, did the attack's own figure count the example as
+    left standing, and is it correct and not broken at all, whatever the attack aimed at?"""
 
     correct: Marks
     stood: Marks
+    robust: Marks
 
     @classmethod
     def of(cls, letters: str, metric: str) -> Outcomes:
-        """From letters. With the metric "attack success rate" an example stands unless its goal was reached, whatever
-        the clean verdict; with robust accuracy it must be classified correctly too."""
-        codes = np.array([LETTERS.index(letter) for letter in letters], dtype=int)
-        correct, success = codes >= 2, codes % 2 == 1
-        return cls(correct, ~success if metric == "attack success rate" else correct & ~success)
+        """From letters. With attack success rate an example stands unless its goal was reached, whatever the clean
+        verdict; with robust accuracy it must be classified correctly too."""
+        each = np.array(list(letters), dtype="U1")
+        right, hit = np.isin(each, [ROBUST, BROKEN, MISSED]), np.isin(each, [HIT, BROKEN])
+        return cls(right, ~hit if Measure(metric) is Measure.SUCCESS else right & ~hit, each == ROBUST)
 
 
 class Kept(BaseModel):
@@ -58,7 +62,8 @@ class Kept(BaseModel):
 
     `spec` is the evaluation's; `surrogate` the reference of the model its images are crafted on, if any. The share that
     the attack left standing, or with targeted attacks the share it reached, is `figure`. `batch_size` and `shard_size`
-    are those of an attack whose outcome depends on which images share a batch, None for all others.
+    are those of an attack whose outcome depends on which images share a batch, None for all others. `misses`: of a
+    targeted attack, whether the outcomes tell images broken at another class; None in files of before they did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -81,6 +86,7 @@ class Kept(BaseModel):
     flags: list[str]
     environment: dict[str, Any]
     outcomes: str
+    misses: bool | None = None
 
     @property
     def threat(self) -> ThreatModel:
@@ -186,11 +192,11 @@ def find(name: str, store: Store) -> list[EvaluationFolder]:
 
     Raises BadInput where there is none, or where it could be several models'.
     """
-    named = [folder for folder in map(store.evaluation, store.evaluation_ids()) if folder.about["model"] == name]
+    named = [folder for folder in map(store.evaluation, store.evaluation_ids()) if folder.about.model == name]
     if not named and name not in store.model_names():
         if any(i.startswith(name) for i in store.evaluation_ids()):
             return [store.find_evaluation(name)]
-        known = {store.evaluation(i).about["model"] for i in store.evaluation_ids()}
+        known = {store.evaluation(i).about.model for i in store.evaluation_ids()}
         raise unknown("evaluation or evaluated model", name, [*store.evaluation_ids(), *known])
     if name in store.model_names():  # those of models that had the name before do not count
         named = [folder for folder in named if folder.spec["model_digest"] == store.model_digest(name)]
@@ -214,7 +220,7 @@ def find(name: str, store: Store) -> list[EvaluationFolder]:
 def _usual(folder: EvaluationFolder) -> bool:
     """Whether an evaluation is of one white-box attack on a model alone, by this robench's rules."""
     spec = folder.spec
-    return folder.about["access"] == "white-box" and not spec.get("after") and spec["harness"] == HARNESS
+    return folder.about.access == "white-box" and not spec.get("after") and spec["harness"] == HARNESS
 
 
 def keep(folder: EvaluationFolder, store: Store) -> Kept:
@@ -232,31 +238,36 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
             f"The evaluation {name} {behind}, which a baseline does not support; evaluate the attack by itself."
         )
     if folder.result is None:
-        raise BadInput(f"The evaluation {name} is not finished; run its command again: {about['command']}.")
-    result = summarise(folder.rows(), about["metric"], folder.notes())
-    unstable = [flag for flag in UNSTABLE if flag in result["flags"]]
+        raise BadInput(f"The evaluation {name} is not finished; run its command again: {about.command}.")
+    result = summarise(folder.rows(), about.metric, folder.notes())
+    unstable = [flag for flag in UNSTABLE if flag in list(result.flags)]
     if unstable:
         raise BadInput(
-            f"The evaluation {name} of {about['model']} is flagged {', '.join(unstable)}, so a later run would differ "
+            f"The evaluation {name} of {about.model} is flagged {', '.join(unstable)}, so a later run would differ "
             "by itself; make the model's answers repeatable, or leave this evaluation out."
         )
+    assert result.clean_accuracy is not None
+    assert result.clean_interval is not None
+    assert result.value is not None
+    assert result.interval is not None
     return Kept(
         evaluation=name,
-        model=about["model"],
-        reference=about["reference"],
-        dataset=about["dataset"],
-        metric=about["metric"],
-        given_options=about["given_options"],
-        against=about.get("against", ""),
+        model=about.model,
+        reference=about.reference,
+        dataset=about.dataset,
+        metric=about.metric,
+        given_options=about.given_options,
+        against=about.against,
         surrogate=_surrogate(spec, name, store) if spec.surrogate else None,
         spec=spec,
-        clean_accuracy=result["clean_accuracy"],
-        clean_interval=result["clean_interval"],
-        figure=result["attack_success_rate" if "attack_success_rate" in result else "robust_accuracy"],
-        interval=result["interval"],
-        flags=result["flags"],
-        environment={key: about["environment"].get(key) for key in ENVIRONMENT},
+        clean_accuracy=result.clean_accuracy,
+        clean_interval=result.clean_interval,
+        figure=result.value,
+        interval=result.interval,
+        flags=list(result.flags),
+        environment={key: about.environment.get(key) for key in ENVIRONMENT},
         outcomes=encode(folder, spec),
+        misses=True if result.measure is Measure.SUCCESS else None,
         **_batches(folder, spec),
     )
 
@@ -279,7 +290,7 @@ def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:
     """The reference of the model that an evaluation's images were crafted on; raises BadInput where there is none."""
     same = spec.model_dump(include=set(CraftSpec.model_fields) & set(EvalSpec.model_fields))
     craft = CraftSpec(**{**same, "model_digest": spec.surrogate}).job_id
-    reference = EvaluationFolder(store.crafted / craft).about["reference"]
+    reference = EvaluationFolder(store.crafted / craft).about.reference
     if not reference:
         raise BadInput(
             f"The images of evaluation {name} were crafted on a model handed over in a program, which cannot be loaded "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,9 +17,10 @@ from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lines_of
 from robench.regression.report import Checked
-from robench.regression.verdict import Terms, judge
+from robench.regression.verdict import Terms, Verdict, judge
 from robench.store.files import digest
 from robench.store.runs import Store
+from robench.trust.gates import Finding
 
 # a model by reference, or itself
 Model = str | nn.Module
@@ -85,7 +85,7 @@ def check(baseline: Baseline, store: Store, rerun: Rerun | None = None, terms: T
         return _compare(baseline.name, plan, store, terms)
     with own_store(store, _key(baseline, rerun), baseline.name) as own:
         checked = _compare(baseline.name, plan, own, terms)
-        if not checked.incomplete:
+        if not checked.of(Verdict.INCOMPLETE):
             finish(own)
         return checked
 
@@ -99,27 +99,27 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
 def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
     pairs: list[Pair] = []
-    findings: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    findings: dict[tuple[object, ...], list[Finding]] = {}
     digests: dict[str, set[str]] = {}
     for kept, request in plan:
         done = evaluate(request, store)
-        (row,) = done.rows
-        _one_model(kept.model, row["model_digest"], digests)
-        pairs.append(Pair.of(kept, row, store))
+        (result,) = done.results
+        _one_model(kept.model, result.model_digest, digests)
+        pairs.append(Pair.of(kept, result, store))
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
             findings[kept.model, kept.spec.data_digest, kept.spec.norm, kept.spec.count] = done.findings
     lines = judge(lines_of(pairs), terms)
     doubted = {line.model for line in lines if line.doubts}
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
-             if line.verdict == "rose" and line.model not in doubted]  # fmt: skip
+             if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
     return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
 
 
-def _fired(findings: Mapping[tuple[object, ...], Sequence[Mapping[str, Any]]]) -> list[str]:
+def _fired(findings: Mapping[tuple[object, ...], Sequence[Finding]]) -> list[str]:
     """A sentence per diagnostic that fired, each once; the keys begin with the model."""
-    told = [f"{key[0]}: {found['gate']} ({found['evidence']}); {found['advice']}."
-            for key, group in findings.items() for found in group if found["fired"]]  # fmt: skip
+    told = [f"{key[0]}: {found.gate} ({found.evidence}); {found.advice}."
+            for key, group in findings.items() for found in group if found.fired]  # fmt: skip
     return list(dict.fromkeys(told))
 
 

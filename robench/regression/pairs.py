@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
 from robench.errors import BadInput
+from robench.evaluation.summaries import Result
 from robench.regression.baseline import Kept, Outcomes, encode
-from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line, Marks
+from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line
+from robench.results.accuracy import Measure, entering
+from robench.results.rows import Marks
 from robench.results.summary import UNSTABLE
 from robench.store.runs import Store
 
@@ -23,47 +25,49 @@ GROWTH, POINTS = 1.5, 5
 
 @dataclass(frozen=True)
 class Pair:
-    """An evaluation then and now: outcomes per example, now None where it is incomplete; row: today's summary."""
+    """An evaluation then and now: outcomes per example, now None where it is incomplete; result: today's."""
 
     kept: Kept
-    row: Mapping[str, Any]
+    result: Result
     then: Outcomes
     now: Outcomes | None
 
     @classmethod
-    def of(cls, kept: Kept, row: Mapping[str, Any], store: Store) -> Pair:
+    def of(cls, kept: Kept, result: Result, store: Store) -> Pair:
         """The pair, today's outcomes read from the store. Raises BadInput where they are no basis for a comparison."""
         then = Outcomes.of(kept.outcomes, kept.metric)
-        if row["status"] != "complete":
-            return cls(kept, row, then, None)
-        unstable = [flag for flag in UNSTABLE if flag in row["flags"]]
+        if not result.summary.complete:
+            return cls(kept, result, then, None)
+        unstable = [flag for flag in UNSTABLE if flag in result.summary.flags]
         if unstable:
             raise BadInput(
                 f"The model {kept.model!r} is now flagged {', '.join(unstable)} under {kept.label}, so its outcomes "
                 "cannot be compared with the baseline's; make its answers repeatable first."
             )
-        letters = encode(store.evaluation(row["evaluation"]), kept.spec)
-        return cls(kept, row, then, Outcomes.of(letters, kept.metric))
+        letters = encode(store.evaluation(result.evaluation), kept.spec)
+        return cls(kept, result, then, Outcomes.of(letters, kept.metric))
 
     def attacked(self) -> Line:
         """What the attack left standing, not yet judged."""
         kept = self.kept
-        line = replace(self.line(kept.label, kept.metric, kept.figure), evaluation=self.row["evaluation"])
+        line = replace(self.line(kept.label, kept.metric, kept.figure), evaluation=self.result.evaluation)
         if self.now is None:
             return line
-        figure = self.row["attack_success_rate" if kept.metric == "attack success rate" else "robust_accuracy"]
-        line = replace(line, flags=tuple(self.row["flags"]), doubts=self.doubts, seconds=self.row["seconds"])
-        return line.counted(self.then.stood, self.now.stood, figure)
+        found = self.result.summary
+        line = replace(line, flags=found.flags, doubts=self.doubts, seconds=found.seconds or 0.0)
+        return line.counted(self.then.stood, self.now.stood, found.value)
 
     def clean(self) -> Line:
         """The clean images classified correctly, not yet judged."""
         line = self.line(CLEAN, CLEAN_METRIC, self.kept.clean_accuracy)
-        line = replace(line, evaluation=self.row["evaluation"])
-        return line.counted(self.then.correct, self.now.correct, self.row["clean_accuracy"]) if self.now else line
+        line = replace(line, evaluation=self.result.evaluation)
+        return (
+            line.counted(self.then.correct, self.now.correct, self.result.summary.clean_accuracy) if self.now else line
+        )
 
     def line(self, attack: str, metric: str, then: float) -> Line:
         """A line about this model and these images, without today's figure."""
-        return Line(self.kept.model, attack, self.kept.spec.count, metric, then, subject=self.row["model"])
+        return Line(self.kept.model, attack, self.kept.spec.count, metric, then, subject=self.result.model)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -81,7 +85,7 @@ class Pair:
         """Flags of gradient trouble that are new, or whose share of the images grew much, each with what it was."""
         then = dict(map(_share, self.kept.flags))
         found = []
-        for flag in self.row["flags"]:
+        for flag in self.result.summary.flags:
             name, share = _share(flag)
             before = then.get(name)
             # shares of zero gradients are flagged above 5%, which a new training may come to pass by
@@ -95,15 +99,24 @@ class Pair:
     def news(self) -> str:
         """A sentence on what else is flagged now and was not then; "" where nothing is."""
         before = {*TROUBLE, *(_share(flag)[0] for flag in self.kept.flags)}
-        new = [flag for flag in self.row["flags"] if _share(flag)[0] not in before]
+        new = [flag for flag in self.result.summary.flags if _share(flag)[0] not in before]
         told = f"{self.kept.model} under {self.kept.label} has flags it did not have: {', '.join(new)}."
         return told if new else ""
 
     @property
-    def in_worst_case(self) -> bool:
-        """Whether it is of an attack that the worst case is over: white-box, on the model itself, at any class."""
-        access, metric = self.row["access"], self.kept.metric
-        return bool(access == "white-box" and metric == "robust accuracy" and self.kept.spec.surrogate is None)
+    def access(self) -> str:
+        """What the attack was up against."""
+        return self.result.access
+
+    @property
+    def metric(self) -> str:
+        """What the attack's figure counts."""
+        return self.kept.metric
+
+    @property
+    def tells_broken(self) -> bool:
+        """Whether the outcomes kept say which images the attack broke; a targeted one's of old files do not."""
+        return Measure(self.metric) is not Measure.SUCCESS or self.kept.misses is True
 
 
 def _share(flag: str) -> tuple[str, float]:
@@ -161,17 +174,17 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
     """A line per model, images and threat model under several attacks: what all of them together leave standing."""
     groups: dict[tuple[object, ...], list[Pair]] = {}
     for pair in pairs:
-        if pair.in_worst_case:
-            spec = pair.kept.spec
-            key = (pair.kept.model, spec.data_digest, spec.norm, spec.eps, spec.start, spec.count)
-            groups.setdefault(key, []).append(pair)
-    for group in groups.values():
+        spec = pair.kept.spec
+        key = (pair.kept.model, spec.data_digest, spec.norm, spec.eps, spec.start, spec.count)
+        groups.setdefault(key, []).append(pair)
+    for every in groups.values():
+        group = [pair for pair in entering(every) if pair.tells_broken]
         if len(group) > 1:
-            then = _all([pair.then.stood for pair in group])
-            line = group[0].line(f"{WORST}, {group[0].kept.threat}", "robust accuracy", float(then.mean()))
+            then = _all([pair.then.robust for pair in group])
+            line = group[0].line(f"{WORST}, {group[0].kept.threat}", Measure.ROBUST, float(then.mean()))
             outcomes = [pair.now for pair in group if pair.now is not None]
             if len(outcomes) == len(group):
-                now = _all([each.stood for each in outcomes])
+                now = _all([each.robust for each in outcomes])
                 line = line.counted(then, now, float(now.mean()))
                 line = replace(line, doubts=_shared([pair.doubts for pair in group]))
             yield _Made(line, group[0], ("n", "data"))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from robench.regression.junit import Case, Suite, document
-from robench.regression.verdict import Line, Terms, Verdict
+from robench.regression.verdict import Line, Terms, Verdict, exit_code
+from robench.results.accuracy import Measure
+from robench.tables.rendering import grid
 
 HEADERS = ("attack", "n", "then", "now", "change", "fell", "rose", "stayed", "p", "verdict")
 CAPTION = (
@@ -21,7 +22,6 @@ CAPTION = (
     "times. p: exact McNemar, then with Holm's correction over all lines, which the verdict goes by. "
     "untrusted: flagged with trouble of gradients that the baseline did not have."
 )
-STYLES = {"fell": "red", "untrusted": "magenta", "incomplete": "yellow", "rose": "green"}
 
 
 @dataclass(frozen=True)
@@ -33,39 +33,28 @@ class Checked:
     terms: Terms
     notes: tuple[str, ...] = ()
 
-    @property
-    def fell(self) -> list[Line]:
-        """The lines with a loss."""
-        return [line for line in self.lines if line.verdict == "fell"]
-
-    @property
-    def untrusted(self) -> list[Line]:
-        """The lines whose figure may be the attack's failure; they fail the check as a loss does."""
-        return [line for line in self.lines if line.verdict == "untrusted"]
-
-    @property
-    def incomplete(self) -> list[Line]:
-        """The lines without a figure."""
-        return [line for line in self.lines if line.verdict == "incomplete"]
+    def of(self, verdict: Verdict) -> list[Line]:
+        """The lines with a verdict."""
+        return [line for line in self.lines if line.verdict is verdict]
 
     @property
     def exit_code(self) -> int:
-        """1 where something fell or cannot be trusted, else 3 where something is incomplete, else 0."""
-        return 1 if self.fell or self.untrusted else 3 if self.incomplete else 0
+        """1 where a line fails the check, else 3 where one is open, else 0."""
+        return exit_code(self.lines)
 
     @property
     def verdict(self) -> str:
         """The outcome in one sentence."""
         if self.exit_code == 0:
             return f"Nothing fell in {len(self.lines)} comparisons with {self.name}."
-        counts = {"fell": self.fell, "cannot be trusted": self.untrusted, "could not be made": self.incomplete}
-        parts = [f"{len(lines)} {what}" for what, lines in counts.items() if lines]
+        parts = [f"{len(lines)} {verdict.told}" for verdict in Verdict if verdict.told and (lines := self.of(verdict))]
         return f"Of {len(self.lines)} comparisons with {self.name}, {' and '.join(parts)}."
 
     @property
     def told(self) -> list[str]:
-        """A sentence per line that fell, cannot be trusted or is incomplete, then the notes."""
-        return [*(line.sentence for line in [*self.fell, *self.untrusted, *self.incomplete]), *self.notes]
+        """A sentence per line that is not well, then the notes."""
+        lines = [line for verdict in Verdict if verdict.exit_code for line in self.of(verdict)]
+        return [*(line.sentence for line in lines), *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """{"baseline", "verdict", "exit_code", "alpha", "max_drop", "lines": [...], "notes": [...]}."""
@@ -80,7 +69,7 @@ class Checked:
     def markdown(self) -> str:
         """A table with sentences below it, as a CI job's summary shows them."""
         rows = [["model", *HEADERS], ["---", "---", *["---:"] * (len(HEADERS) - 1)]]
-        rows += [[_escape(cell.replace("\n", "; ")) for cell in (line.model, *line.cells())] for line in self.lines]
+        rows += [[_escape(cell.replace("\n", "; ")) for cell in (line.model, *_cells(line))] for line in self.lines]
         parts = ["## Robustness against the baseline", _escape(self.verdict)]
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
         parts += ["\n".join(f"- {_escape(text)}" for text in self.told)] if self.told else []
@@ -101,13 +90,11 @@ class Checked:
             found = line.to_json()
             names = ("n", "then", "now", "fell", "rose", "stayed", "p", "adjusted", "verdict", "subject", "evaluation")
             facts |= {f"{line.attack}: {name}": found[name] for name in names}
-        told = {line: line.sentence for line in lines}
-        cases = [
-            Case(line.attack, model, line.seconds,
-                 failure=told[line] if line.verdict in ("fell", "untrusted") else "",
-                 error=told[line] if line.verdict == "incomplete" else "")
-            for line in lines
-        ]  # fmt: skip
+        cases = []
+        for line in lines:
+            told = {line.verdict.junit: line.sentence}
+            failure, error = told.get("failure", ""), told.get("error", "")
+            cases.append(Case(line.attack, model, line.seconds, failure=failure, error=error))
         return Suite(model, cases, facts)
 
     def _by_model(self) -> list[tuple[str, list[Line]]]:
@@ -115,16 +102,30 @@ class Checked:
         return [(model, [line for line in self.lines if line.model == model]) for model in models]
 
 
+def _cells(line: Line) -> tuple[str, ...]:
+    """The line as text under `HEADERS`; the interval and the corrected p stand on a second line."""
+    mark = Measure.SUCCESS.mark if line.metric == Measure.SUCCESS else ""
+    then = f"{100 * line.then:.1f}{mark}"
+    if line.now is None:
+        return line.attack, f"{line.n:,}", then, *"------", line.verdict
+    low, high = line.interval
+    return (
+        line.attack, f"{line.n:,}", then, f"{100 * line.now:.1f}{mark}",
+        f"{100 * line.change:+.1f}\n{100 * low:.1f}, {100 * high:.1f}",
+        *(f"{count:,}" for count in (line.fell, line.rose, line.stayed)),
+        f"{line.p:.2g}\n{line.adjusted:.2g}", line.verdict,
+    )  # fmt: skip
+
+
 def _table(model: str, lines: Sequence[Line]) -> Table:
     subject = lines[0].subject
-    shown = Table(title=model if subject in ("", model) else f"{model}, now {subject}", title_justify="left",
-        title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)  # fmt: skip
+    shown = grid(model if subject in ("", model) else f"{model}, now {subject}", padding=0)
     shown.add_column(HEADERS[0], overflow="fold", min_width=8, max_width=24)
     for name in HEADERS[1:]:
-        longest = max(map(len, get_args(Verdict))) if name == "verdict" else len(name)
+        longest = max(map(len, Verdict)) if name == "verdict" else len(name)
         shown.add_column(name, justify="right", no_wrap=True, min_width=longest)
     for line in lines:
-        shown.add_row(*line.cells(), style=STYLES.get(line.verdict))
+        shown.add_row(*_cells(line), style=line.verdict.style or None)
     return shown
 
 

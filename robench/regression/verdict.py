@@ -1,21 +1,67 @@
-"""Two runs on the same examples, compared: counts, tests, verdicts, and how they are shown to people and machines."""
+"""Two runs on the same examples, compared: counts, tests, and the rule that makes a verdict of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, NamedTuple
 
 from robench.errors import require
+from robench.results.rows import Marks
 from robench.results.statistics import holm, mcnemar, paired_interval
 
-# per example, whether it stands: classified correctly, or left standing by an attack
-Marks = NDArray[np.bool_]
-Verdict = Literal["fell", "untrusted", "rose", "same", "incomplete"]
+
+class Verdict(StrEnum):
+    """What a comparison comes to, and what follows from it, in the order in which it is told."""
+
+    FELL = "fell"
+    UNTRUSTED = "untrusted"
+    INCOMPLETE = "incomplete"
+    ROSE = "rose"
+    SAME = "same"
+
+    @property
+    def exit_code(self) -> int:
+        """1 where it fails the check, 3 where it leaves it open, 0 where all is well."""
+        return _FOLLOWS[self].exit_code
+
+    @property
+    def fails(self) -> bool:
+        """Whether the check fails by it."""
+        return self.exit_code == 1
+
+    @property
+    def told(self) -> str:
+        """What happened to so many comparisons, after their number; "" where there is nothing to tell."""
+        return _FOLLOWS[self].told
+
+    @property
+    def style(self) -> str:
+        """The line's colour in a terminal, "" for none."""
+        return _FOLLOWS[self].style
+
+    @property
+    def junit(self) -> Literal["failure", "error", ""]:
+        """What the comparison's test is in JUnit's terms, "" for a test that passed."""
+        return _FOLLOWS[self].junit
+
+
+class _Follows(NamedTuple):
+    exit_code: int = 0
+    told: str = ""
+    style: str = ""
+    junit: Literal["failure", "error", ""] = ""
+
+
+_FOLLOWS = {
+    Verdict.FELL: _Follows(1, "fell", "red", "failure"),
+    Verdict.UNTRUSTED: _Follows(1, "cannot be trusted", "magenta", "failure"),
+    Verdict.INCOMPLETE: _Follows(3, "could not be made", "yellow", "error"),
+    Verdict.ROSE: _Follows(style="green"),
+    Verdict.SAME: _Follows(),
+}
 
 CLEAN, WORST = "clean", "worst case"
 CLEAN_METRIC = "clean accuracy"
@@ -66,14 +112,14 @@ class Line:
     stayed: int = 0
     p: float = 1.0
     adjusted: float = 1.0
-    verdict: Verdict = "incomplete"
+    verdict: Verdict = Verdict.INCOMPLETE
     subject: str = ""
     flags: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     seconds: float = 0.0
     evaluation: str = ""
 
-    def counted(self, then: Marks, now: Marks, figure: float) -> Line:
+    def counted(self, then: Marks, now: Marks, figure: float | None) -> Line:
         """The line with today's figure, and the counts and p of bool [n] then and now."""
         fell, rose = int((then & ~now).sum()), int((~then & now).sum())
         stayed = int((then & now).sum())
@@ -106,7 +152,7 @@ class Line:
     def _distrust(self) -> str:
         """What the doubts mean for the figures, as the end of a sentence."""
         flagged = f"flagged {', '.join(self.doubts)}"
-        if self.verdict == "untrusted":
+        if self.verdict is Verdict.UNTRUSTED:
             return (
                 f"; today's figure cannot be trusted, as it is {flagged}: look at what 'robench diagnose MODEL' finds, "
                 "and where the figure is right, make the baseline anew"
@@ -120,20 +166,6 @@ class Line:
         unknown = ("fell", "rose", "stayed", "p", "adjusted", "change", "interval") if self.now is None else ()
         return found | dict.fromkeys(unknown)
 
-    def cells(self) -> tuple[str, ...]:
-        """The line as text under `HEADERS`; the interval and the corrected p stand on a second line."""
-        mark = " †" if self.metric == "attack success rate" else ""
-        then = f"{100 * self.then:.1f}{mark}"
-        if self.now is None:
-            return self.attack, f"{self.n:,}", then, *"------", self.verdict
-        low, high = self.interval
-        return (
-            self.attack, f"{self.n:,}", then, f"{100 * self.now:.1f}{mark}",
-            f"{100 * self.change:+.1f}\n{100 * low:.1f}, {100 * high:.1f}",
-            *(f"{count:,}" for count in (self.fell, self.rose, self.stayed)),
-            f"{self.p:.2g}\n{self.adjusted:.2g}", self.verdict,
-        )  # fmt: skip
-
 
 def judge(lines: Sequence[Line], terms: Terms) -> tuple[Line, ...]:
     """The lines with adjusted p values and verdicts; an incomplete one counts as a comparison that found nothing."""
@@ -146,9 +178,15 @@ def judge(lines: Sequence[Line], terms: Terms) -> tuple[Line, ...]:
 def _verdict(line: Line, adjusted: float, terms: Terms) -> Verdict:
     drop, significant = line.fell - line.rose, adjusted < terms.alpha
     if line.now is None:
-        return "incomplete"
+        return Verdict.INCOMPLETE
     if drop > 0 and (significant or (line.metric != CLEAN_METRIC and terms.too_far(drop, line.n))):
-        return "fell"
+        return Verdict.FELL
     if line.doubts:
-        return "untrusted"
-    return "rose" if drop < 0 and significant else "same"
+        return Verdict.UNTRUSTED
+    return Verdict.ROSE if drop < 0 and significant else Verdict.SAME
+
+
+def exit_code(lines: Sequence[Line]) -> int:
+    """A check's: 1 where a line fails it, else 3 where one is open, else 0."""
+    codes = {line.verdict.exit_code for line in lines}
+    return next((code for code in (1, 3) if code in codes), 0)

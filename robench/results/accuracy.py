@@ -1,16 +1,41 @@
-"""From rows to figures: shares with intervals, the per-example worst case, and the flags that go with them."""
+"""From rows to figures: shares with intervals, and the worst case, image by image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-import pandas as pd
 
+from robench.results import rows as of
 from robench.results.statistics import wilson
 
-# the columns of rows that clean accuracy, an attack's figure and the worst case are computed from
-COUNTED = ("example_id", "label", "adv_pred", "clean_correct", "success")
+if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
+    import pandas as pd
+
+
+class Measure(StrEnum):
+    """What an attack's figure counts, by its name in records and tables."""
+
+    ROBUST = "robust accuracy"
+    SUCCESS = "attack success rate"
+
+    @property
+    def key(self) -> str:
+        """The figure's name in JSON."""
+        return self.replace(" ", "_")
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a lower figure speaks for the defense."""
+        return self is Measure.SUCCESS
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the figure where both kinds share a column."""
+        return " †" if self.lower_is_better else ""
 
 
 @dataclass(frozen=True)
@@ -38,28 +63,53 @@ class Figure:
 
 def clean_figure(rows: pd.DataFrame) -> Figure:
     """Clean accuracy over all rows."""
-    return Figure(int(rows["clean_correct"].sum()), len(rows))
+    return Figure(int(of.correct(rows).sum()), len(rows))
 
 
-def attack_figure(rows: pd.DataFrame, metric: str) -> Figure:
+def attack_figure(rows: pd.DataFrame, measure: str) -> Figure:
     """Robust accuracy (correct and not broken), or attack success rate (success), over all rows."""
-    counted = rows["success"] if metric == "attack success rate" else rows["clean_correct"] & ~rows["success"]
+    won = of.succeeded(rows)
+    counted = won if Measure(measure) is Measure.SUCCESS else of.correct(rows) & ~won
     return Figure(int(counted.sum()), len(rows))
 
 
-def worst_case(tables: list[pd.DataFrame], rejected: int | None = None) -> Figure:
+class Judged(Protocol):
+    """What a worst case asks of an evaluation: what the attack was up against, and what its figure counts."""
+
+    @property
+    def access(self) -> str:
+        """ "white-box", "noise", "transfer" or "detector"."""
+
+    @property
+    def metric(self) -> str:
+        """The name of its `Measure`."""
+
+
+J = TypeVar("J", bound=Judged)
+
+
+def entering(evaluations: Iterable[J], access: str = "white-box") -> list[J]:
+    """Those evaluations of one model on the same images that its worst case within one threat model is taken over.
+
+    They are the white-box ones: transfer, detectors and noise have figures of their own, the first two with a worst
+    case of their own `access`. A targeted attack counts with every image that it broke, whatever class it aimed at; but
+    where no attack is there whose own figure is robust accuracy, nothing was meant to find the worst case, and none
+    enters.
+    """
+    found = [each for each in evaluations if each.access == access]
+    return found if any(each.metric == Measure.ROBUST for each in found) else []
+
+
+def worst_case(tables: Sequence[pd.DataFrame], rejected: int | None = None) -> Figure:
     """The share of examples classified correctly that no attack broke, example by example.
 
     The tables are rows of several attacks on the same examples in the same order; a ValueError says where they differ.
-    An example is broken by an attack when its adversarial image is misclassified, whatever class was aimed at; behind a
-    detector, whose class for what it rejects is `rejected`, only when it is accepted too.
+    rejected: behind a detector, its class for what it rejects.
     """
     first = tables[0]
-    standing = first["clean_correct"].to_numpy(dtype=bool).copy()
+    standing = of.correct(first).copy()
     for rows in tables:
         if not np.array_equal(rows["example_id"].to_numpy(), first["example_id"].to_numpy()):
             raise ValueError("worst case over attacks needs the same examples for each")
-        answers = rows["adv_pred"].to_numpy()
-        stood = answers == rows["label"].to_numpy()
-        standing &= stood if rejected is None else stood | (answers == rejected)  # an answer of -1 was not finite
+        standing &= ~of.misled(rows, rejected)
     return Figure(int(standing.sum()), len(first))

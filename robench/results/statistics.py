@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-
-from scipy.stats import binomtest
+from typing import Any
 
 
 def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share count/n (Wilson, 1927); (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(count, n).proportion_ci(confidence_level=confidence, method="wilson")
+    interval = _binomial(count, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -22,7 +21,7 @@ def mcnemar(fell: int, rose: int) -> float:
 
     fell, rose: how many examples changed one way and the other; those that stayed say nothing. 1.0 where none changed.
     """
-    return float(binomtest(fell, fell + rose, 0.5).pvalue) if fell + rose else 1.0
+    return float(_binomial(fell, fell + rose, 0.5).pvalue) if fell + rose else 1.0
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -47,3 +46,10 @@ def paired_interval(fell: int, rose: int, n: int, confidence: float = 0.95) -> t
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     half = z * math.sqrt((down + up - (up - down) ** 2) / (n + 2))
     return max(-1.0, up - down - half), min(1.0, up - down + half)
+
+
+def _binomial(count: int, n: int, share: float = 0.5) -> Any:
+    """scipy's binomial test, loaded on use: it takes longer than most commands."""
+    from scipy.stats import binomtest
+
+    return binomtest(count, n, share)

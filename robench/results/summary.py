@@ -2,19 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from robench.results.accuracy import Figure, Measure, attack_figure, clean_figure
+from robench.results.rows import attacked, marked
 
-from robench.results.accuracy import attack_figure, clean_figure
+if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
+    import pandas as pd
 
 # flags of single images, each shown where more than this share of the attacked images has it
 SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "invalid-proposal": 0.0}
 # a model with one of these flags gives other rows in the next run, or in other batches
 UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers")
+COMPLETE, INCOMPLETE = "complete", "incomplete"
 
 
-def label(attack: str, options: dict[str, Any], against: str = "") -> str:
+@dataclass(frozen=True)
+class Summary:
+    """What came of an evaluation; accuracies as fractions, None while it is incomplete.
+
+    measure: what `value` counts. n: images, of an incomplete one those that are done. interval: 95%, Wilson.
+    """
+
+    measure: Measure
+    n: int
+    clean_accuracy: float | None = None
+    clean_interval: tuple[float, float] | None = None
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    forwards: int | None = None
+    backwards: int | None = None
+    seconds: float | None = None
+    flags: tuple[str, ...] = ()
+    status: str = INCOMPLETE
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image was attacked."""
+        return self.status == COMPLETE
+
+    @property
+    def figure(self) -> Figure | None:
+        """The attack's figure as a count, None while it is incomplete."""
+        return None if self.value is None else Figure(round(self.value * self.n), self.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types, the figure under its measure's key."""
+        found = {
+            "n": self.n,
+            "clean_accuracy": self.clean_accuracy,
+            "clean_interval": None if self.clean_interval is None else list(self.clean_interval),
+            self.measure.key: self.value,
+            "interval": None if self.interval is None else list(self.interval),
+            "forwards": self.forwards,
+            "backwards": self.backwards,
+            "seconds": self.seconds,
+            "flags": list(self.flags),
+            "status": self.status,
+        }
+        return {name: value for name, value in found.items() if name != "clean_interval" or value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], metric: str) -> Summary:
+        """The summary in a file; raises KeyError where a figure is missing."""
+        measure = Measure(metric)
+        return cls(
+            measure, value["n"], value["clean_accuracy"], _pair(value.get("clean_interval")), value[measure.key],
+            _pair(value["interval"]), value.get("forwards"), value["backwards"], value.get("seconds"),
+            tuple(value["flags"]), value["status"],
+        )  # fmt: skip
+
+
+def _pair(ends: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if ends is None else (ends[0], ends[1])
+
+
+def label(attack: str, options: Mapping[str, Any], against: str = "") -> str:
     """An attack's name with the options that were given and what it was up against: "pgd (steps=40) + er-kde"."""
     given = ", ".join(f"{k}={v}" for k, v in sorted(options.items()))
     return (f"{attack} ({given})" if given else attack) + against
@@ -23,10 +88,8 @@ def label(attack: str, options: dict[str, Any], against: str = "") -> str:
 def evaluation_flags(rows: pd.DataFrame, shard_flags: list[list[str]]) -> list[str]:
     """The model's flags in any shard, and those of single images where enough of them have it."""
     flags = {flag for flags in shard_flags for flag in flags}
-    attacked = int((rows["trial"] >= 0).sum())
-    texts = rows["flags"].fillna("").astype(str)
     for name, least in SHOWN_SHARE.items():
-        share = int(texts.str.contains(name, regex=False).sum()) / max(attacked, 1)
+        share = int(marked(rows, name).sum()) / max(attacked(rows), 1)
         if share > least:
             flags.add(f"{name} {share:.0%}" if share >= 0.005 else f"{name} <1%")
     return sorted(flags)
@@ -38,18 +101,19 @@ def _mixed(notes: list[dict[str, Any]]) -> list[str]:
     return ["mixed-environments"] if any(each != known[0] for each in known) else []
 
 
-def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a finished evaluation as JSON types, accuracies as fractions."""
+def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> Summary:
+    """The summary of a finished evaluation from its rows and what was noted with its shards."""
     clean, figure = clean_figure(rows), attack_figure(rows, metric)
-    return {
-        "n": figure.n,
-        "clean_accuracy": clean.value,
-        "clean_interval": list(clean.interval),
-        "robust_accuracy" if metric == "robust accuracy" else "attack_success_rate": figure.value,
-        "interval": list(figure.interval),
-        "forwards": int(rows["forwards"].sum()),
-        "backwards": int(rows["backwards"].sum()),
-        "seconds": round(sum(float(note.get("seconds", 0)) for note in notes), 2),
-        "flags": evaluation_flags(rows, [*(list(note.get("flags", [])) for note in notes), _mixed(notes)]),
-        "status": "complete",
-    }
+    return Summary(
+        measure=Measure(metric),
+        n=figure.n,
+        clean_accuracy=clean.value,
+        clean_interval=clean.interval,
+        value=figure.value,
+        interval=figure.interval,
+        forwards=int(rows["forwards"].sum()),
+        backwards=int(rows["backwards"].sum()),
+        seconds=round(sum(float(note.get("seconds", 0)) for note in notes), 2),
+        flags=tuple(evaluation_flags(rows, [*(list(note.get("flags", [])) for note in notes), _mixed(notes)])),
+        status=COMPLETE,
+    )

@@ -7,16 +7,19 @@ Files from before there were seals are read as far as they can be checked.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from robench.results.summary import Summary, label, summarise
+from robench.store.about import About
 from robench.store.files import (
     Damaged,
     Memory,
@@ -96,9 +99,15 @@ class EvaluationFolder:
         return dict(_SPECS.of(path, signature(path), read))
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> About:
         """What is recorded beside the spec: names, command, environment. Raises Damaged where it is damaged."""
-        return dict(self._own("about.json", ABOUT).value)
+        return About.from_json(self._own("about.json", ABOUT).value)
+
+    @property
+    def label(self) -> str:
+        """The attack with the options that were given and what it was up against. Raises Damaged."""
+        about = self.about
+        return label(self.spec["attack"], about.given_options, about.against)
 
     @property
     def stated(self) -> dict[str, Any] | None:
@@ -109,7 +118,7 @@ class EvaluationFolder:
         return dict(self._own("result.json", RESULT).value) if os.path.exists(f"{self.path}/result.json") else None
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Summary | None:
         """The summary, or None while the evaluation is unfinished: no result.json, or examples without a whole shard.
 
         A result.json that is damaged or of other shards is not believed: the rows are summarised again.
@@ -122,10 +131,9 @@ class EvaluationFolder:
         if stated is None or not self._covered(shards):
             return None
         if stated.pop("shards", None) == _contents(shards):
-            return stated
-        from robench.results.summary import summarise
-
-        return summarise(self.rows(), self.about["metric"], self.notes())
+            with contextlib.suppress(KeyError):
+                return Summary.from_json(stated, self.about.metric)
+        return summarise(self.rows(), self.about.metric, self.notes())
 
     @property
     def complete(self) -> bool:
@@ -140,14 +148,14 @@ class EvaluationFolder:
             at = max(at, shard.stop)
         return bool(at >= stop)
 
-    def begin(self, spec: dict[str, Any], about: dict[str, Any]) -> None:
+    def begin(self, spec: dict[str, Any], about: About) -> None:
         """Record the spec and what goes with it, unless they are there; what is damaged is made anew.
 
         A record made after the first shard says so ("mended"), since its environment need not be theirs.
         """
         if not self._readable("about"):
-            late = {"mended": True} if self.named() else {}
-            write_sealed(self.path / "about.json", {**about, **late, "evaluation": self.job_id})
+            about = replace(about, mended=bool(self.named()))
+            write_sealed(self.path / "about.json", {**about.to_json(), "evaluation": self.job_id})
         if not self._readable("spec"):
             write_json(self.path / "spec.json", spec)
 
@@ -247,9 +255,9 @@ class EvaluationFolder:
         """What was noted with every whole shard."""
         return [dict(shard.notes) for shard in self.shards()]
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: Summary) -> None:
         """Write the summary, unless it is there; the evaluation is then complete."""
-        full = {**result, "shards": self.contents}
+        full = {**result.to_json(), "shards": self.contents}
         try:
             known = self.stated == json.loads(json.dumps(full))
         except Damaged:

@@ -158,7 +158,7 @@ def _digests(store: Store) -> dict[str, str | None]:
 
 def _unneeded(folder: EvaluationFolder, store: Store, digests: dict[str, str | None]) -> str:
     """Why no table needs an evaluation; "" where one may. Raises BadInput where its record is damaged."""
-    spec, reference = folder.spec, folder.about["reference"]
+    spec, reference = folder.spec, folder.about.reference
     if not folder.shards():
         return "an evaluation without a single whole shard"
     if not reference or ":" in reference or {spec["model_digest"], None} & set(digests.values()):

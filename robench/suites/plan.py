@@ -9,7 +9,7 @@ from pathlib import Path
 from robench.attack.base import Cost
 from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
-from robench.evaluation.jobs import NamedAttack, attacks_of
+from robench.evaluation.jobs import NamedAttack, attacks_of, cascade_fault
 from robench.evaluation.request import Request
 from robench.evaluation.tasks import Bench
 from robench.evaluation.wanted import Wanted, want
@@ -132,7 +132,7 @@ def _place(
         bpda=column.bpda,
     )
     attacks = attacks_of(request) if alone else []
-    if len(attacks) > 1 and all(named.attack.metric == "robust accuracy" for named in attacks):
+    if len(attacks) > 1 and not cascade_fault(attacks):
         request = replace(request, cascade=True)
     return Place(training, column, (training, *surrogate), request)
 

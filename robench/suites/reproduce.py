@@ -14,18 +14,20 @@ from robench.evaluation.jobs import attacks_of
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import run
-from robench.evaluation.summaries import summary
+from robench.evaluation.summaries import Result, conclude
 from robench.evaluation.tasks import Bench, Task
 from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
-from robench.results.accuracy import Figure, worst_case
+from robench.results.accuracy import Figure, Measure, entering, worst_case
+from robench.results.rows import COUNTED
 from robench.store.runs import Store
 from robench.suites.plan import Place, Plan, Training, cost_of, open_place
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
 from robench.training.jobs import claim_of
 from robench.trust.diagnosis import record
+from robench.trust.gates import Finding
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Reproduced:
 
     table: SuiteTable
     refused: list[str]
-    findings: list[dict[str, Any]]
+    findings: list[Finding]
     failed: bool
 
     @property
@@ -55,7 +57,7 @@ def reproduce(found: Plan, store: Store, planned: Mapping[str, Wanted] | None = 
     graph = [_training_node(t, store) for t in found.trainings if not t.done]
     graph += [_opening_node(place, opening) for place in found.places if place.request is not None]
     ended = run(graph, opening.bench, found.setup.workers)
-    entries, findings = [], list[dict[str, Any]]()
+    entries, findings = [], list[Finding]()
     for place in found.places:
         try:
             changed = isinstance(ended.refused.get(place.training.name), Changed)
@@ -154,46 +156,42 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         return _clean(empty, place.training, store)
     if wanted is None:
         return empty
-    rows = [summary(planned) for planned in wanted.evaluations]
-    done = all(row["status"] == "complete" for row in rows)
+    results = [conclude(planned) for planned in wanted.evaluations]
+    done = all(result.summary.complete for result in results)
     found = replace(
         empty,
-        evaluations=tuple(row["evaluation"] for row in rows),
-        flags=tuple(sorted({flag for row in rows for flag in row["flags"]})),
-        gradients=sum(row["backwards"] or 0 for row in rows),
-        metric=_metric(place, rows),
+        evaluations=tuple(result.evaluation for result in results),
+        flags=tuple(sorted({flag for result in results for flag in result.summary.flags})),
+        gradients=sum(result.summary.backwards or 0 for result in results),
+        metric=_metric(place, results),
     )
     if not done:
         return found
-    figure = _figure(place, wanted, rows)
+    figure = _figure(place, wanted, results)
     return replace(found, figure=figure, status="complete" if figure else "unmeasurable")
 
 
-def _metric(place: Place, rows: list[dict[str, Any]]) -> str:
+def _metric(place: Place, results: Sequence[Result]) -> str:
     """What the figure of a place counts: several attacks that are taken together count what none of them broke."""
     together = place.column.combine == "worst case" and len(registry.expand(place.column.attacks)) > 1
-    return "robust accuracy" if together else str(rows[-1]["metric"])
+    return Measure.ROBUST if together else results[-1].metric
 
 
-def _figure(place: Place, wanted: Wanted, rows: list[dict[str, Any]]) -> Figure | None:
+def _figure(place: Place, wanted: Wanted, results: Sequence[Result]) -> Figure | None:
     """The figure of a place whose evaluations are complete."""
     if place.column.figure is not None:
         return _detected(place, wanted)
     behind = wanted.behind is not None  # then the attacks on model and detector together count
-    shown = [i for i, planned in enumerate(wanted.evaluations) if planned.behind == behind]
-    figures = [attack_figure_of(rows[i]) for i in shown]
+    pairs = zip(wanted.evaluations, results, strict=True)
+    shown = [result for planned, result in pairs if planned.behind == behind]
+    figures = [result.summary.figure for result in shown]
     if place.column.combine == "minimum":
-        return min(figures, key=lambda figure: figure.value)
+        return min((figure for figure in figures if figure), key=lambda figure: figure.value)
     if len(shown) > 1 and place.request is not None and not place.request.cascade:
-        tables = [wanted.evaluations[i].job.folder.rows() for i in shown]
-        return worst_case(tables, wanted.target.dataset.classes if behind else None)
+        folders = {planned.job.spec.job_id: planned.job.folder for planned in wanted.evaluations}
+        tables = [folders[result.evaluation].rows(COUNTED) for result in entering(shown, shown[0].access)]
+        return worst_case(tables, wanted.target.dataset.classes if behind else None) if tables else None
     return figures[-1]  # the last attack of a cascade has the finds of all before it
-
-
-def attack_figure_of(row: dict[str, Any]) -> Figure:
-    """The figure of a complete evaluation's summary."""
-    value = row.get("robust_accuracy", row.get("attack_success_rate"))
-    return Figure(round(value * row["n"]), row["n"])
 
 
 def _clean(empty: Entry, training: Training, store: Store) -> Entry:
@@ -219,9 +217,9 @@ def _detected(place: Place, wanted: Wanted) -> Figure | None:
     return None if value is None else Figure(round(value * n), n)
 
 
-def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[dict[str, Any]]:
+def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[Finding]:
     """What the gates make of a model's plain white-box runs, where any is new; otherwise what they made of them."""
-    found: list[dict[str, Any]] = []
+    found: list[Finding] = []
     seen: set[tuple[Any, ...]] = set()
     for planned in (planned for one in wanted for planned in one.evaluations if not planned.behind):
         spec = planned.job.spec

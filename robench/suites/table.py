@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from robench.results.accuracy import Figure
 from robench.results.summary import label
-from robench.store.files import write_text
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
-from robench.tables.rendering import render
+from robench.tables.rendering import grid
+from robench.trust.gates import Finding
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
@@ -48,12 +44,15 @@ class SuiteTable:
 
     suite: ScaledSuite
     entries: tuple[Entry, ...]
-    warnings: tuple[dict[str, Any], ...] = field(default=())
+    warnings: tuple[Finding, ...] = field(default=())
+
+    template = "suite"
+    note = NOTE
 
     @classmethod
-    def of(cls, suite: ScaledSuite, entries: Sequence[Entry], findings: Sequence[dict[str, Any]]) -> SuiteTable:
+    def of(cls, suite: ScaledSuite, entries: Sequence[Entry], findings: Sequence[Finding]) -> SuiteTable:
         """The table of all entries, with those findings that fired."""
-        return cls(suite, tuple(entries), tuple(finding for finding in findings if finding["fired"]))
+        return cls(suite, tuple(entries), tuple(finding for finding in findings if finding.fired))
 
     @property
     def name(self) -> str:
@@ -107,7 +106,7 @@ class SuiteTable:
         figures = [entry.figure for entry in found if entry.figure is not None]
         if len(figures) < len(found) or not found:
             return f"{next((e.status for e in found if e.figure is None), '-')}{beside}"
-        warned = {w["model"] for w in self.warnings} & {e.model for e in found} if found[0].evaluations else set()
+        warned = {w.model for w in self.warnings} & {e.model for e in found} if found[0].evaluations else set()
         mark = "*" if warned or any(entry.flags for entry in found) else ""
         if len(figures) == 1:
             return f"{figures[0].text()}{mark}{beside}"
@@ -116,11 +115,7 @@ class SuiteTable:
 
     def table(self) -> Table:
         """The table for a terminal."""
-        shown = Table(
-            title=self.title, title_justify="left", title_style="bold", caption_justify="left",
-            caption="\n".join([NOTE, *self.settings()]),
-            box=box.SIMPLE_HEAD, pad_edge=False,
-        )  # fmt: skip
+        shown = grid(self.title, "\n".join([NOTE, *self.settings()]))
         shown.add_column(self.headers[0], overflow="fold")
         for name in self.headers[1:]:
             shown.add_column(name, justify="right", overflow="fold", min_width=min(12, len(name)))
@@ -135,16 +130,8 @@ class SuiteTable:
             "scale": self.suite.scale,
             "title": self.suite.title,
             "rows": [self._record(entry) for entry in self.entries],
-            "warnings": list(self.warnings),
+            "warnings": [warning.to_json() for warning in self.warnings],
         }
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write the table's four files into `folder`; returns their paths."""
-        paths = [folder / f"{self.name}.{kind}" for kind in ("csv", "md", "tex", "html")]
-        write_text(paths[0], self._csv())
-        for path in paths[1:]:
-            write_text(path, render(f"suite{path.suffix}.j2", table=self, note=NOTE))
-        return paths
 
     def _record(self, entry: Entry) -> dict[str, Any]:
         figure = entry.figure
@@ -164,14 +151,12 @@ class SuiteTable:
             "evaluations": list(entry.evaluations),
         }
 
-    def _csv(self) -> str:
-        """One line per figure."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        records = [self._record(entry) for entry in self.entries]
-        writer.writerow([name for name in records[0] if name != "interval"] + ["low", "high"])
-        for found in records:
-            low, high = found.pop("interval") or ("", "")
-            texts = {**found, "flags": "; ".join(found["flags"]), "evaluations": " ".join(found["evaluations"])}
-            writer.writerow([*("" if v is None else v for v in texts.values()), low, high])
-        return out.getvalue()
+    def records(self) -> list[dict[str, Any]]:
+        """The csv file's lines, one per figure."""
+        found = []
+        for entry in self.entries:
+            record = self._record(entry)
+            low, high = record.pop("interval") or ("", "")
+            texts = {**record, "flags": "; ".join(entry.flags), "evaluations": " ".join(entry.evaluations)}
+            found.append({name: "" if v is None else v for name, v in texts.items()} | {"low": low, "high": high})
+        return found

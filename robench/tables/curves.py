@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from rich import box
 from rich.table import Table
 
 from robench.errors import BadInput
-from robench.results.accuracy import Figure
-from robench.results.summary import label
+from robench.results.accuracy import Figure, Measure
+from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.rendering import grid
 from robench.threat import ThreatModel, parse_norm
 
 if TYPE_CHECKING:
@@ -39,11 +38,11 @@ NOTE = (
 )
 
 
-def standing(rows: pd.DataFrame, norm: str, eps: float) -> npt.NDArray[np.bool_]:
+def standing(rows: pd.DataFrame, norm: str, eps: float) -> Marks:
     """Per row, whether the image is classified correctly and no image within eps of it, in `norm`, was found to break
     it: bool [n]."""
-    broken = rows["success"].to_numpy(dtype=bool) & (rows[norm].to_numpy() <= eps + TOLERANCE)
-    return rows["clean_correct"].to_numpy(dtype=bool) & ~broken
+    found: Marks = succeeded(rows) & (rows[norm].to_numpy() <= eps + TOLERANCE)
+    return correct(rows) & ~found
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,14 @@ class Curve:
     def of(cls, folder: EvaluationFolder) -> Curve:
         """Raises BadInput for an evaluation that is incomplete or measures a rate of success."""
         spec, about = folder.spec, folder.about
-        name = f"evaluation {folder.job_id} ({spec['attack']} on {about['model']})"
-        if about["metric"] != "robust accuracy":
-            raise BadInput(f"The {name} has an {about['metric']} and no accuracy to draw; name another.")
+        name = f"evaluation {folder.job_id} ({spec['attack']} on {about.model})"
+        if about.metric != Measure.ROBUST:
+            raise BadInput(f"The {name} has an {about.metric} and no accuracy to draw; name another.")
         rows = folder.rows()
         if folder.result is None or len(rows) != spec["count"]:
             raise BadInput(f"The {name} is incomplete; run its command again, then draw it.")
-        attack = label(spec["attack"], about["given_options"], about.get("against", ""))
-        return cls(
-            folder.job_id, about["model"], about["dataset"], attack, ThreatModel.of(spec["norm"], spec["eps"]), rows
-        )
+        attack = folder.label
+        return cls(folder.job_id, about.model, about.dataset, attack, ThreatModel.of(spec["norm"], spec["eps"]), rows)
 
     @property
     def title(self) -> str:
@@ -85,9 +82,9 @@ class Curve:
 
     def steps(self) -> tuple[list[float], list[float]]:
         """Every eps at which accuracy falls, in order, from 0 to the evaluation's, and the accuracy from there on."""
-        broken = self.rows["clean_correct"].to_numpy(dtype=bool) & self.rows["success"].to_numpy(dtype=bool)
+        broken = correct(self.rows) & succeeded(self.rows)
         falls, counts = np.unique(self.rows[self.threat.norm].to_numpy()[broken], return_counts=True)
-        left = int(self.rows["clean_correct"].sum()) - np.cumsum([0, *counts])
+        left = int(correct(self.rows).sum()) - np.cumsum([0, *counts])
         n = max(len(self.rows), 1)
         return [0.0, *falls.tolist(), self.threat.radius], [*(left / n).tolist(), float(left[-1]) / n]
 
@@ -137,8 +134,8 @@ def _of_model(store: Store, model: str) -> list[Curve]:
     found = []
     for folder in map(store.evaluation, store.evaluation_ids()):
         spec, about = folder.spec, folder.about
-        mine = about["model"] == model and digest in (None, spec["model_digest"])
-        if mine and about["metric"] == "robust accuracy" and folder.result is not None:
+        mine = about.model == model and digest in (None, spec["model_digest"])
+        if mine and about.metric == Measure.ROBUST and folder.result is not None:
             found.append(Curve.of(folder))
     return sorted(found, key=lambda curve: (curve.attack, curve.threat.eps))
 
@@ -167,10 +164,7 @@ def default_points(curves: Sequence[Curve]) -> list[Fraction]:
 
 def table(curves: Sequence[Curve], points: Sequence[Fraction]) -> Table:
     """A line per evaluation, a column per eps: percent."""
-    shown = Table(
-        title=_axis(curves), title_justify="left", title_style="bold", caption=NOTE, caption_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
+    shown = grid(_axis(curves), NOTE)
     shown.add_column("evaluation", overflow="fold", min_width=16)
     shown.add_column("n", justify="right", no_wrap=True)
     for eps in points:

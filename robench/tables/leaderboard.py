@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
-from robench.results.accuracy import COUNTED, Figure, attack_figure, clean_figure, worst_case
-from robench.results.summary import label
-from robench.store.files import write_text
+from robench.results.accuracy import Figure, Measure, attack_figure, clean_figure, entering, worst_case
+from robench.results.rows import COUNTED
+from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder, Store
-from robench.tables.rendering import render
+from robench.tables.rendering import grid
 from robench.threat import ThreatModel
 
-INCOMPLETE = "incomplete"
+ABSENT = "absent"
+NOTE = (
+    "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
+    "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
+)
+TERMINAL_NOTE = (
+    "Percent of all n images. The worst case is taken image by image over the white-box attacks; the strongest is the "
+    "one that alone comes closest to it. * flags fired: see the files."
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Cell:
     """One figure of a table, or None where it is missing or its evaluation incomplete; and the flags that fired."""
 
     figure: Figure | None
-    status: str = "complete"
+    status: str = COMPLETE
     flags: tuple[str, ...] = ()
     note: str = ""
 
@@ -48,10 +55,112 @@ class Cell:
         return {"value": self.figure.value, "interval": list(self.figure.interval), "n": self.figure.n,
                 "status": self.status, "flags": list(self.flags), "note": self.note}  # fmt: skip
 
+    def numbers(self, name: str) -> dict[str, str]:
+        """The figure as a fraction and the ends of its interval, by the columns of a csv file."""
+        parts = [f"{name} {part}" for part in ("value", "low", "high")]
+        if self.figure is None:
+            return dict.fromkeys(parts, self.text if self.status == INCOMPLETE else "")
+        ends = (self.figure.value, *self.figure.interval)
+        return {part: f"{value:.6g}" for part, value in zip(parts, ends, strict=True)}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation as a table sees it: the column it belongs to, and what `entering` asks."""
+
+    column: str
+    access: str
+    metric: str
+    folder: EvaluationFolder
+
+    @classmethod
+    def of(cls, folder: EvaluationFolder, label: str) -> Scored:
+        """An evaluation under its label, which names what it counts where that is not robust accuracy."""
+        about = folder.about
+        name = label if about.metric == Measure.ROBUST else f"{label} ({about.metric})"
+        return cls(name, about.access, about.metric, folder)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every image was attacked."""
+        folder = self.folder
+        return folder.result is not None and sum(b - a for a, b in folder.ranges()) == folder.spec["count"]
+
+    @property
+    def ranks(self) -> bool:
+        """Whether its own figure says how robust the model is, so that a model without it is ranked lower."""
+        return bool(entering([self]))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model: its clean accuracy, its worst case, and a cell per attack by the column's name.
+
+    partial: it lacks attacks that others of the table have. strongest: the attack that alone comes nearest to the worst
+    case.
+    """
+
+    model: str
+    clean: Cell
+    worst: Cell
+    attacks: dict[str, Cell]
+    strongest: str = ""
+    partial: bool = False
+
+    @property
+    def flagged(self) -> bool:
+        """Whether any flag fired."""
+        return any(cell.flags for cell in (self.worst, *self.attacks.values()))
+
+    @property
+    def rank(self) -> tuple[bool, float, str]:
+        """What the table is sorted by: complete lines first, the most robust on top."""
+        return self.partial, -self.worst.figure.value if self.worst.figure else 1.0, self.model
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, the cell that a line has in it, what its attack was up against, and what it counts."""
+
+    name: str
+    cell: Callable[[Line], Cell]
+    access: str = ""
+    metric: str = ""
+    strong: bool = False  # whether pages print it in bold
+
+
+def _attack_cell(name: str, line: Line) -> Cell:
+    return line.attacks.get(name, Cell(None, ABSENT))
+
+
+CLEAN = Column("clean", lambda line: line.clean)
+WORST = Column("worst case", lambda line: line.worst, strong=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What made one cell of an attack's column."""
+
+    model: str
+    column: str
+    attack: str
+    options: dict[str, Any]
+    seed: int
+    n: int
+    gradients: int
+    seconds: float
+    flags: list[str]
+    evaluation: str
+    model_digest: str
+    data_digest: str
+    command: str
+    commit: str
+    torch: str
+
 
 @dataclass(frozen=True)
 class Board:
-    """A table: rows sorted by worst case, best first; columns clean, worst case, then one per attack."""
+    """A table: a line per model, the most robust first; columns clean, worst case, then one per attack."""
 
     name: str
     dataset: str
@@ -59,9 +168,12 @@ class Board:
     eps: str
     start: int
     count: int
-    columns: tuple[str, ...]
-    rows: list[dict[str, Any]]
-    settings: list[dict[str, Any]]
+    columns: tuple[Column, ...]
+    rows: tuple[Line, ...]
+    settings: tuple[Setting, ...] = field(default=())
+
+    template = "leaderboard"
+    note = NOTE
 
     @property
     def title(self) -> str:
@@ -72,29 +184,43 @@ class Board:
     @property
     def headers(self) -> list[str]:
         """Names of the columns."""
-        return ["model", "clean", "worst case", *self.columns]
+        return ["model", *(column.name for column in self.columns)]
 
-    def texts(self, row: dict[str, Any]) -> list[str]:
+    def texts(self, row: Line) -> list[str]:
         """A row's cells as text."""
-        return [row["model"], *(row["cells"][name].text for name in self.headers[1:])]
+        return [row.model, *(column.cell(row).text for column in self.columns)]
 
     def to_json(self) -> dict[str, Any]:
         """The table with accuracies as fractions."""
-        rows = [{"model": r["model"], **{name: cell.to_json() for name, cell in r["cells"].items()}} for r in self.rows]
+        rows = [{"model": r.model, **{each.name: each.cell(r).to_json() for each in self.columns}} for r in self.rows]
         return {
             "name": self.name,
             "title": self.title,
             "columns": self.headers,
             "rows": rows,
-            "settings": self.settings,
+            "settings": [asdict(setting) for setting in self.settings],
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """The csv file's lines: figures as fractions with the ends of their intervals, then what made them."""
+        found = []
+        for row in self.rows:
+            mine = [setting for setting in self.settings if setting.model == row.model]
+            record: dict[str, Any] = {"model": row.model, "n": self.count}
+            for column in self.columns:
+                record |= column.cell(row).numbers(column.name)
+            flags = sorted({f"{s.column}: {flag}" for s in mine for flag in s.flags})
+            found.append(record | {
+                "flags": "; ".join(flags),
+                "evaluations": " ".join(s.evaluation for s in mine),
+                "commands": "; ".join(dict.fromkeys(s.command for s in mine)),
+                "commits": " ".join(dict.fromkeys(s.commit for s in mine)),
+            })  # fmt: skip
+        return found
 
     def table(self) -> Table:
         """The ranking for a terminal: a line per model; the files have every attack's column."""
-        shown = Table(
-            title=self.title, title_justify="left", title_style="bold", caption=TERMINAL_NOTE, caption_justify="left",
-            box=box.SIMPLE_HEAD, pad_edge=False,
-        )  # fmt: skip
+        shown = grid(self.title, TERMINAL_NOTE)
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
             figures = "%" in name
             width = len(name) if figures else None  # names give way before figures do
@@ -102,28 +228,16 @@ class Board:
                 name, justify="right" if figures else "left", no_wrap=figures, min_width=width, overflow="fold"
             )
         for row in self.rows:
-            worst, clean = row["cells"]["worst case"], row["cells"]["clean"]
-            low, high = worst.figure.interval if worst.figure else (0.0, 0.0)
+            worst, clean = row.worst.figure, row.clean.figure
+            low, high = worst.interval if worst else (0.0, 0.0)
             shown.add_row(
-                row["model"],
-                f"{100 * clean.figure.value:.1f}" if clean.figure else clean.text,
-                f"{100 * worst.figure.value:.1f}{'*' if row['flagged'] else ''}" if worst.figure else worst.text,
-                f"{100 * low:.1f} - {100 * high:.1f}" if worst.figure else "",
-                row["strongest"] + worst.note,
+                row.model,
+                f"{100 * clean.value:.1f}" if clean else row.clean.text,
+                f"{100 * worst.value:.1f}{'*' if row.flagged else ''}" if worst else row.worst.text,
+                f"{100 * low:.1f} - {100 * high:.1f}" if worst else "",
+                row.strongest + row.worst.note,
             )
         return shown
-
-
-NOTE = (
-    "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
-    "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
-)
-
-
-TERMINAL_NOTE = (
-    "Percent of all n images. The worst case is taken image by image over the white-box attacks; the strongest is the "
-    "one that alone comes closest to it. * flags fired: see the files."
-)
 
 
 def build(store: Store) -> list[Board]:
@@ -132,164 +246,116 @@ def build(store: Store) -> list[Board]:
     trained = {name: store.model_digest(name) for name in store.model_names()}
     folders = [store.evaluation(job_id) for job_id in store.evaluation_ids()]
     overtaken = {folder.spec.get("after") for folder in folders}
+    shared = ("data_digest", "split", "start", "count", "norm", "eps", "seed")
     for folder in folders:
-        spec, name = folder.spec, folder.about["model"]
+        spec, name = folder.spec, folder.about.model
         if folder.job_id in overtaken and spec.get("after"):
             continue  # the last one of a cascade has the finds of all before it
         if trained.get(name, spec["model_digest"]) != spec["model_digest"]:
             continue  # of an earlier model by the same name
-        key = (
-            spec["data_digest"],
-            spec["split"],
-            spec["start"],
-            spec["count"],
-            spec["norm"],
-            spec["eps"],
-            spec["seed"],
-        )
-        groups[key].append(folder)
+        groups[tuple(spec[each] for each in shared)].append(folder)
     if not groups:
         raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
-    boards = [_board(key, folders) for key, folders in sorted(groups.items(), key=lambda item: str(item[0]))]
+    ordered = sorted(groups, key=str)
+    boards = [_board(groups[key]) for key in ordered]
     names = Counter(board.name for board in boards)
-    digests = [key[0] for key in sorted(groups, key=str)]
     return [
         replace(board, name=f"{board.name}-{digest[:6]}") if names[board.name] > 1 else board
-        for board, digest in zip(boards, digests, strict=True)
+        for board, (digest, *_) in zip(boards, ordered, strict=True)
     ]
 
 
-def write(board: Board, folder: Path) -> list[Path]:
-    """Write the table's four files into `folder`; returns their paths."""
-    paths = [folder / f"{board.name}.{kind}" for kind in ("csv", "md", "tex", "html")]
-    write_text(paths[0], _csv(board))
-    for path in paths[1:]:
-        write_text(path, render(f"leaderboard{path.suffix}.j2", board=board, note=NOTE))
-    return paths
-
-
-def _board(key: tuple[Any, ...], folders: list[EvaluationFolder]) -> Board:
-    _, _, start, count, norm, exact, seed = key
-    eps = ThreatModel.of(norm, exact).eps_text
-    models: dict[tuple[str, str], dict[str, EvaluationFolder]] = defaultdict(dict)
-    columns: dict[str, str] = {}
-    about: dict[str, Any] = {}
+def _board(folders: list[EvaluationFolder]) -> Board:
+    """The table of evaluations on the same images within one threat model."""
     labels = _labels(folders)
-    for folder in sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id)):
-        about = folder.about
-        column = labels[folder.job_id]
-        if about["metric"] != "robust accuracy":
-            column += f" ({about['metric']})"
-        columns[column] = about["access"]
-        models[about["model"], folder.spec["model_digest"]][column] = folder  # the newest version of an attack
+    newest = sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id))
+    models: dict[tuple[str, str], dict[str, Scored]] = defaultdict(dict)
+    columns: dict[str, Column] = {}
+    for folder in newest:  # the last one of a column is that of the newest version of its attack
+        scored = Scored.of(folder, labels[folder.job_id])
+        name = scored.column
+        columns[name] = Column(name, partial(_attack_cell, name), scored.access, scored.metric)
+        models[folder.about.model, folder.spec["model_digest"]][name] = scored
     shared = {name for name, count in Counter(name for name, _ in models).items() if count > 1}
     named = {f"{name}#{digest[:6]}" if name in shared else name: cells for (name, digest), cells in models.items()}
-    white = [column for column, access in columns.items() if access == "white-box" and "(attack" not in column]
-    rows = [_row(model, cells, white) for model, cells in named.items()]
-    rows.sort(key=lambda row: (row["partial"], -row["rank"], row["model"]))
-    dataset = about["dataset"]
-    parts = [Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset, norm, eps, f"n{count}"]
-    parts += [f"from{start}"] if start else []
-    parts += [f"s{seed}"] if seed else []
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
-    order = tuple(sorted(columns, key=lambda c: (columns[c] != "white-box", "rate" in c, c)))
-    settings = [_setting(model, folder, column) for model, cells in named.items() for column, folder in cells.items()]
-    settings.sort(key=lambda s: (s["model"], s["column"]))
-    return Board(name, dataset, norm, eps, start, count, order, rows, settings)
+    ranking = {each.column for cells in named.values() for each in cells.values() if each.ranks}
+    rows = sorted((_line(model, cells, ranking) for model, cells in named.items()), key=lambda line: line.rank)
+    order = sorted(columns.values(), key=lambda c: (c.access != "white-box", c.metric != Measure.ROBUST, c.name))
+    settings = [_setting(model, each) for model, cells in named.items() for each in cells.values()]
+    spec, dataset = newest[-1].spec, newest[-1].about.dataset
+    eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
+    return Board(
+        _name(dataset, spec, eps), dataset, spec["norm"], eps, spec["start"], spec["count"], (CLEAN, WORST, *order),
+        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))),
+    )  # fmt: skip
 
 
-def _labels(folders: list[EvaluationFolder]) -> dict[str, str]:
-    """Every evaluation's column: attack, options and what it was up against, with a digest where names are shared."""
-    found, behind = {}, {}
-    for folder in folders:
-        spec, about = folder.spec, folder.about
-        found[folder.job_id] = label(spec["attack"], about["given_options"], about.get("against", ""))
-        behind[folder.job_id] = str(spec.get("detector") or spec.get("surrogate") or "")
+def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
+    """The files' name."""
+    parts = [
+        Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset,
+        spec["norm"],
+        eps,
+        f"n{spec['count']}",
+    ]
+    parts += [f"from{spec['start']}"] if spec["start"] else []
+    parts += [f"s{spec['seed']}"] if spec["seed"] else []
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+
+
+def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
+    """Every evaluation's label: attack, options and what it was up against, with a digest where names are shared."""
+    found = {folder.job_id: folder.label for folder in folders}
+    behind = {f.job_id: str(f.spec.get("detector") or f.spec.get("surrogate") or "") for f in folders}
     several: dict[str, set[str]] = defaultdict(set)
     for job_id, name in found.items():
         several[name].add(behind[job_id])
     return {i: f"{name} #{behind[i][:6]}" if len(several[name]) > 1 else name for i, name in found.items()}
 
 
-def _row(model: str, cells: dict[str, EvaluationFolder], columns: list[str]) -> dict[str, Any]:
-    """One model's cells. The worst case needs every white-box attack of the row to be complete, and one of `columns`
-    (the table's white-box attacks) at least; a row that lacks some of them says so and is ranked last."""
-    found: dict[str, Cell] = defaultdict(lambda: Cell(None, "absent"))
-    white, complete, clean = [], True, Cell(None, INCOMPLETE)
-    for column, folder in cells.items():
-        result, about = folder.result, folder.about
-        if result is None or sum(b - a for a, b in folder.ranges()) != folder.spec["count"]:
-            found[column] = Cell(None, INCOMPLETE)
-            complete &= about["access"] != "white-box"
+def _line(model: str, cells: dict[str, Scored], ranking: set[str]) -> Line:
+    """One model's line. Its worst case needs every evaluation that enters it to be complete; a line that lacks some of
+    the table's `ranking` attacks says so and is ranked last."""
+    attacks: dict[str, Cell] = {}
+    clean, tables = Cell(None, INCOMPLETE), {}
+    for name, each in cells.items():
+        if not each.whole or (result := each.folder.result) is None:
+            attacks[name] = Cell(None, INCOMPLETE)
             continue
-        rows = folder.rows(COUNTED)
-        found[column] = Cell(attack_figure(rows, about["metric"]), flags=tuple(result["flags"]))
-        if about["access"] != "detector" or clean.figure is None:  # behind one, clean images may be rejected
-            clean = Cell(clean_figure(rows))
-        if about["access"] == "white-box":
-            white.append(rows)
-    here = [column for column in columns if column in cells]
-    worst = worst_case(white) if here and complete else None
-    note = "" if len(here) == len(columns) else f" ({len(here)}/{len(columns)} attacks)"
-    found["clean"] = clean
-    status = "complete" if worst else "absent" if complete else INCOMPLETE
-    flags = tuple(sorted({flag for column in here for flag in found[column].flags}))
-    found["worst case"] = Cell(worst, status, flags, note)
-    figures = {column: found[column].figure for column in here}
-    values = {column: figure.value for column, figure in figures.items() if figure is not None}
-    return {
-        "model": model,
-        "cells": found,
-        "rank": worst.value if worst else -1.0,
-        "partial": bool(note),
-        "strongest": min(values, key=lambda column: values[column]) if values else "",
-        "flagged": any(cell.flags for cell in found.values()),
-    }
+        tables[name] = each.folder.rows(COUNTED)
+        attacks[name] = Cell(attack_figure(tables[name], each.metric), flags=result.flags)
+        if each.access != "detector" or clean.figure is None:  # behind one, clean images may be rejected
+            clean = Cell(clean_figure(tables[name]))
+    group = [each.column for each in entering(cells.values())]
+    complete = all(name in tables for name in group)
+    here = [name for name in group if name in ranking]
+    note = "" if len(here) == len(ranking) else f" ({len(here)}/{len(ranking)} attacks)"
+    flags = tuple(sorted({flag for name in here for flag in attacks[name].flags}))
+    figure = worst_case([tables[name] for name in group]) if group and complete else None
+    worst = Cell(figure, COMPLETE if figure else ABSENT if complete else INCOMPLETE, flags, note)
+    values = {name: figure.value for name in here if (figure := attacks[name].figure)}
+    strongest = min(values, key=lambda name: values[name]) if values else ""
+    return Line(model, clean, worst, attacks, strongest, partial=bool(note))
 
 
-def _setting(model: str, folder: EvaluationFolder, column: str) -> dict[str, Any]:
+def _setting(model: str, scored: Scored) -> Setting:
     """What made one cell."""
-    spec, about, result = folder.spec, folder.about, folder.result or {}
-    return {
-        "model": model,
-        "column": column,
-        "attack": f"{spec['attack']} v{spec['harness']}.{spec['attack_version']}",
-        "options": spec["attack_options"],
-        "seed": spec["seed"],
-        "n": result.get("n", 0),
-        "gradients": result.get("backwards", 0),
-        "seconds": result.get("seconds", 0.0),
-        "flags": result.get("flags", [INCOMPLETE]),
-        "evaluation": folder.job_id,
-        "model_digest": spec["model_digest"],
-        "data_digest": spec["data_digest"],
-        "command": command_of(folder),
-        "commit": about["environment"]["commit"],
-        "torch": about["environment"]["packages"]["torch"],
-    }
-
-
-def _csv(board: Board) -> str:
-    """One line per model: figures as fractions with interval ends, then what made them."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    figures = board.headers[1:]
-    ends = [f"{name} {part}" for name in figures for part in ("value", "low", "high")]
-    writer.writerow(["model", "n", *ends, "flags", "evaluations", "commands", "commits"])
-    for row in board.rows:
-        mine = [s for s in board.settings if s["model"] == row["model"]]
-        numbers: list[Any] = []
-        for name in figures:
-            cell = row["cells"][name]
-            absent = [cell.text] * 3 if cell.status == INCOMPLETE else [""] * 3
-            numbers += (
-                absent
-                if cell.figure is None
-                else [f"{cell.figure.value:.6g}", *(f"{v:.6g}" for v in cell.figure.interval)]
-            )
-        flags = sorted({f"{s['column']}: {flag}" for s in mine for flag in s["flags"]})
-        writer.writerow([
-            row["model"], board.count, *numbers, "; ".join(flags), " ".join(s["evaluation"] for s in mine),
-            "; ".join(dict.fromkeys(s["command"] for s in mine)), " ".join(dict.fromkeys(s["commit"] for s in mine)),
-        ])  # fmt: skip
-    return out.getvalue()
+    folder = scored.folder
+    spec, about, result = folder.spec, folder.about, folder.result
+    return Setting(
+        model=model,
+        column=scored.column,
+        attack=f"{spec['attack']} v{spec['harness']}.{spec['attack_version']}",
+        options=spec["attack_options"],
+        seed=spec["seed"],
+        n=result.n if result else 0,
+        gradients=(result.backwards or 0) if result else 0,
+        seconds=(result.seconds or 0.0) if result else 0.0,
+        flags=list(result.flags) if result else [INCOMPLETE],
+        evaluation=folder.job_id,
+        model_digest=spec["model_digest"],
+        data_digest=spec["data_digest"],
+        command=command_of(folder),
+        commit=about.commit,
+        torch=about.torch,
+    )

@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robench.results.accuracy import Figure, worst_case
-from robench.results.summary import label
+from robench.evaluation.summaries import Evaluated, Result
+from robench.results.accuracy import Figure, entering, worst_case
+from robench.results.rows import COUNTED
+from robench.results.summary import COMPLETE, INCOMPLETE, label
 from robench.store.runs import Store
+from robench.tables.rendering import grid, percent
+from robench.trust.gates import Finding
+from robench.trust.verification import Verified
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
@@ -24,48 +28,96 @@ JSON_KEYS = (
 
 
 @dataclass(frozen=True)
-class Report:
-    """Rows, one per model and attack, the per-example worst case over each model's white-box attacks, refusals, and
-    the figures of detectors."""
+class WorstCase:
+    """What several attacks on one model leave standing together, image by image; None while one is incomplete.
 
-    rows: list[dict[str, Any]]
-    worst: list[dict[str, Any]]
-    refused: list[str]
-    detections: list[dict[str, Any]] = field(default_factory=list)
-    transfer: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[dict[str, Any]] = field(default_factory=list)
+    surrogate: where all images were crafted on another model, its name.
+    """
+
+    model: str
+    dataset: str
+    norm: str
+    eps: str
+    n: int
+    attacks: tuple[str, ...]
+    figure: Figure | None
+    flags: tuple[str, ...]
+    surrogate: str = ""
 
     @classmethod
-    def of(
-        cls,
-        rows: list[dict[str, Any]],
-        store: Store,
-        refused: Sequence[str] = (),
-        detections: Sequence[dict[str, Any]] = (),
-        findings: Sequence[dict[str, Any]] = (),
-    ) -> Report:
-        """The report on summaries from the scheduler; the worst case is read from the store's rows.
+    def of(cls, group: Sequence[Result], store: Store) -> WorstCase:
+        """The worst case of evaluations on the same images, from the store's rows."""
+        first, complete = group[0], all(result.summary.complete for result in group)
+        rows = [store.evaluation(result.evaluation).rows(COUNTED) for result in group] if complete else []
+        return cls(
+            first.model, first.about.dataset, first.norm, first.about.eps, first.summary.n,
+            tuple(result.label for result in group), worst_case(rows) if rows else None,
+            tuple(sorted({flag for result in group for flag in result.summary.flags})),
+        )  # fmt: skip
 
-        `refused` has a sentence for each model that could not be used.
-        """
-        rows = _told_apart(rows)
-        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in rows:
-            if row["access"] == "white-box":
-                groups.setdefault((row["model"], row["dataset"]), []).append(row)
-        # the best a targeted attack did towards its own goal is not robust accuracy by itself
-        kept = {k: g for k, g in groups.items() if any(row["metric"] == "robust accuracy" for row in g)}
-        worst = [_worst(model, group, store) for (model, _), group in kept.items()]
-        fired = [finding for finding in findings if finding["fired"]]
-        for row in worst:
-            gates = [f["gate"] for f in fired if f["model"] == row["model"].partition("#")[0]]
-            row["flags"] = list(dict.fromkeys([*row["flags"], *gates]))
-        return cls(rows, worst, list(refused), list(detections), _transfer(rows, store), list(findings))
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types, the accuracy as a fraction."""
+        value, interval = (self.figure.value, self.figure.interval) if self.figure else (None, (0.0, 1.0))
+        found = {
+            "model": self.model,
+            "dataset": self.dataset,
+            "norm": self.norm,
+            "eps": self.eps,
+            "n": self.n,
+            "attacks": list(self.attacks),
+            "robust_accuracy": value,
+            "interval": list(interval),
+            "flags": list(self.flags),
+            "status": COMPLETE if self.figure else INCOMPLETE,
+        }
+        return found | ({"surrogate": self.surrogate} if self.surrogate else {})
+
+
+@dataclass(frozen=True)
+class Report:
+    """Results, one per model and attack, the per-example worst case over each model's white-box attacks, refusals, and
+    the figures of detectors."""
+
+    results: list[Result]
+    worst_cases: list[WorstCase]
+    refused: list[str]
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    transfers: list[WorstCase] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, done: Evaluated, store: Store) -> Report:
+        """The report on what the scheduler evaluated; the worst case is read from the store's rows."""
+        results = _told_apart(done.results)
+        groups: dict[tuple[str, str], list[Result]] = {}
+        for result in results:
+            groups.setdefault((result.model, result.about.dataset), []).append(result)
+        worst = [WorstCase.of(group, store) for group in map(entering, groups.values()) if group]
+        fired = [finding for finding in done.findings if finding.fired]
+        for i, row in enumerate(worst):
+            gates = [finding.gate for finding in fired if finding.model == row.model.partition("#")[0]]
+            worst[i] = replace(row, flags=tuple(dict.fromkeys([*row.flags, *gates])))
+        return cls(results, worst, done.refused, done.detections, _transfer(results, store), done.findings)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A dictionary per model and attack."""
+        return [result.to_json() for result in self.results]
+
+    @property
+    def worst(self) -> list[dict[str, Any]]:
+        """A dictionary per model: what its white-box attacks leave standing together."""
+        return [row.to_json() for row in self.worst_cases]
+
+    @property
+    def transfer(self) -> list[dict[str, Any]]:
+        """The same per target and surrogate."""
+        return [row.to_json() for row in self.transfers]
 
     @property
     def complete(self) -> bool:
         """Whether every evaluation is complete."""
-        return all(row["status"] == "complete" for row in self.rows)
+        return all(result.summary.complete for result in self.results)
 
     def to_json(self) -> dict[str, Any]:
         """{"rows": [...], "worst_case": [...]} with accuracies as fractions, and "refused" where a model was."""
@@ -74,36 +126,30 @@ class Report:
             "worst_case": self.worst,
         }
         found |= {"detections": self.detections} if self.detections else {}
-        found |= {"transfer": self.transfer} if self.transfer else {}
-        found |= {"diagnostics": self.findings} if self.findings else {}
+        found |= {"transfer": self.transfer} if self.transfers else {}
+        found |= {"diagnostics": [finding.to_json() for finding in self.findings]} if self.findings else {}
         return found | {"refused": self.refused} if self.refused else found
 
     def tables(self) -> RenderableType:
         """The table of the attacks, and below it those of transfer, detectors and warnings where there are any."""
-        below: list[RenderableType] = [transfer_table(self.transfer)] if self.transfer else []
+        below: list[RenderableType] = [transfer_table(self.transfers)] if self.transfers else []
         below += [detection_table(self.detections)] if self.detections else []
-        fired = [finding for finding in self.findings if finding["fired"]]
+        fired = [finding for finding in self.findings if finding.fired]
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
         return Group(self.table(), *below) if below else self.table()
 
     def table(self) -> Table:
         """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
-        table = Table(
-            title=self._title(), title_justify="left", title_style="bold", caption=self._caption(),
-            caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-        )  # fmt: skip
+        table = grid(self._title(), self._caption())
         for name in ("model", "attack"):
             table.add_column(name, overflow="fold")  # names give way before figures do
         for name in ("clean %", "robust %", "95% interval"):
             table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-        if any(row["flags"] for row in self.rows):
+        if self._flagged:
             table.add_column("flags")
-        worst = {(w["model"], w["dataset"]): w for w in self.worst}
-        order = sorted(
-            worst.values(), key=lambda w: -(w["robust_accuracy"] if w["robust_accuracy"] is not None else -1)
-        )
-        keys = [(w["model"], w["dataset"]) for w in order]
-        keys += [key for key in dict.fromkeys((r["model"], r["dataset"]) for r in self.rows) if key not in worst]
+        worst = {(w.model, w.dataset): w for w in self.worst_cases}
+        keys = sorted(worst, key=lambda key: -(figure.value if (figure := worst[key].figure) else -1))
+        keys += [key for key in dict.fromkeys((r.model, r.about.dataset) for r in self.results) if key not in worst]
         for key in keys:
             self._add(table, key, worst.get(key))
         return table
@@ -114,79 +160,84 @@ class Report:
         return out.getvalue().rstrip()
 
     def _title(self) -> str:
-        settings = dict.fromkeys(f"{r['dataset']}, {r['norm']} eps {r['eps']}, n = {r['n']:,}" for r in self.rows)
+        settings = dict.fromkeys(
+            f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}" for r in self.results
+        )
         return "; ".join(settings)
 
-    def _flags(self, row: dict[str, Any]) -> list[str]:
-        return [", ".join(row["flags"])] if any(r["flags"] for r in self.rows) else []
+    @property
+    def _flagged(self) -> bool:
+        return any(result.summary.flags for result in self.results)
+
+    def _flags(self, flags: Sequence[str]) -> list[str]:
+        return [", ".join(flags)] if self._flagged else []
 
     def _caption(self) -> str | None:
-        rates = any(row["metric"] != "robust accuracy" for row in self.rows)
+        rates = any(result.summary.measure.lower_is_better for result in self.results)
         return "† attack success rate, lower is better" if rates else None
 
-    def _add(self, table: Table, key: tuple[str, str], worst: dict[str, Any] | None) -> None:
-        rows = [row for row in self.rows if (row["model"], row["dataset"]) == key]
-        for i, row in enumerate(rows):
-            clean = f"{100 * row['clean_accuracy']:.1f}" if row.get("clean_accuracy") is not None else ""
-            mark = "" if row["metric"] == "robust accuracy" else " †"
-            attack = label(row["attack"], row["options"], row.get("against", ""))
+    def _add(self, table: Table, key: tuple[str, str], worst: WorstCase | None) -> None:
+        mine = [result for result in self.results if (result.model, result.about.dataset) == key]
+        for i, result in enumerate(mine):
+            found = result.summary
+            clean = f"{100 * found.clean_accuracy:.1f}" if found.clean_accuracy is not None else ""
             table.add_row(
-                row["model"] if i == 0 else "", attack, clean if i == 0 or row["access"] == "detector" else "",
-                *_cells(row, mark), *self._flags(row),
+                result.model if i == 0 else "", result.label + result.about.against,
+                clean if i == 0 or result.access == "detector" else "",
+                *_cells(found.value, found.interval, found.measure.mark), *self._flags(found.flags),
             )  # fmt: skip
-        if worst and len(worst["attacks"]) > 1:
-            table.add_row("", "worst case", "", *_cells(worst), *self._flags(worst), style="bold")
+        if worst and len(worst.attacks) > 1:
+            value, interval = (worst.figure.value, worst.figure.interval) if worst.figure else (None, None)
+            table.add_row("", "worst case", "", *_cells(value, interval), *self._flags(worst.flags), style="bold")
         table.add_section()
 
 
-def transfer_table(found: Sequence[dict[str, Any]]) -> Table:
+def transfer_table(found: Sequence[WorstCase]) -> Table:
     """Targets down, surrogates across: percent still right under every attack crafted on that surrogate."""
-    sources = list(dict.fromkeys(row["surrogate"] for row in found))
-    attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row["attacks"]))
+    sources = list(dict.fromkeys(row.surrogate for row in found))
+    attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row.attacks))
     letters = dict(zip(sources, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False)) if len(sources) > 2 else {}
     legend = "".join(f" {letter}: {source}." for source, letter in letters.items())
-    shown = Table(
-        title="Transfer", title_justify="left", title_style="bold", caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False, caption=f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}",
-    )  # fmt: skip
+    shown = grid("Transfer", f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}")
     shown.add_column("target", overflow="fold")
     for source in sources:
         shown.add_column(f"from {letters.get(source, source)}", justify="right", overflow="fold")
-    for target in dict.fromkeys(row["model"] for row in found):
-        cells = {row["surrogate"]: row["robust_accuracy"] for row in found if row["model"] == target}
-        shown.add_row(target, *(_percent(cells.get(source)) for source in sources))
+    for target in dict.fromkeys(row.model for row in found):
+        figures = {row.surrogate: row.figure for row in found if row.model == target}
+        values = [figure.value if (figure := figures.get(source)) else None for source in sources]
+        shown.add_row(target, *map(percent, values))
     return shown
 
 
-def _transfer(rows: list[dict[str, Any]], store: Store) -> list[dict[str, Any]]:
+def _transfer(results: Sequence[Result], store: Store) -> list[WorstCase]:
     """The worst case over the attacks from each surrogate, for each target."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.model, result.about.dataset, result.about.surrogate_digest), []).append(result)
+    kept = {key: group for key, each in groups.items() if (group := entering(each, "transfer"))}
     sources: dict[str, set[str]] = {}
-    for row in rows:
-        if row["access"] == "transfer" and row["metric"] == "robust accuracy":
-            name, digest = row["surrogate"], row["surrogate_digest"]
-            groups.setdefault((row["model"], row["dataset"], digest), []).append(row)
-            sources.setdefault(name, set()).add(digest)
+    for (_, _, digest), group in kept.items():
+        sources.setdefault(group[0].about.surrogate, set()).add(digest)
 
     def title(name: str, digest: str) -> str:
         return f"{name}#{digest[:6]}" if len(sources[name]) > 1 and "#" not in name else name
 
     return [
-        {**_worst(key[0], group, store), "surrogate": title(group[0]["surrogate"], key[2])}
-        for key, group in groups.items()
+        replace(WorstCase.of(group, store), surrogate=title(group[0].about.surrogate, digest))
+        for (_, _, digest), group in kept.items()
     ]
 
 
-def findings_text(findings: Sequence[dict[str, Any]], title: str) -> Text:
+def findings_text(findings: Sequence[Finding], title: str) -> Text:
     """The gates that fired, each with its evidence, threshold and what to do; then those that did not, by name."""
     text = Text()
     text.append(f"{title}\n", style="bold")
     for finding in findings:
-        if finding["fired"]:
-            text.append(f"\n! {finding['model']}: {finding['gate']}\n", style="bold")
-            text.append(f"  {finding['evidence']}\n  fires above: {finding['threshold']}\n")
-            text.append(f"  do: {finding['advice']}\n")
-    quiet = Counter(finding["gate"] for finding in findings if not finding["fired"])
+        if finding.fired:
+            text.append(f"\n! {finding.model}: {finding.gate}\n", style="bold")
+            text.append(f"  {finding.evidence}\n  fires above: {finding.threshold}\n")
+            text.append(f"  do: {finding.advice}\n")
+    quiet = Counter(finding.gate for finding in findings if not finding.fired)
     if quiet:
         text.append("\nDid not fire, with the comparisons behind each:\n")
         text.append("".join(f"  {gate} ({count})\n" for gate, count in quiet.items()))
@@ -203,10 +254,7 @@ DETECTION_NOTE = (
 
 def detection_table(found: Sequence[dict[str, Any]]) -> Table:
     """A line per detector and attack: shares in percent, and the numbers of images behind them."""
-    shown = Table(
-        title="Detectors", title_justify="left", title_style="bold", caption=DETECTION_NOTE, caption_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
+    shown = grid("Detectors", DETECTION_NOTE)
     shown.add_column("detector (learnt from), model, attack", overflow="fold", min_width=20)
     for name in ("broken", "nadv", "com", "auc", "found", "false", "robust"):
         shown.add_column(name, justify="right", no_wrap=True, min_width=5)
@@ -215,52 +263,46 @@ def detection_table(found: Sequence[dict[str, Any]]) -> Table:
         shown.add_row(
             f"{row['detector']} ({row['trained_on']}), {row['model']}, {attack}",
             f"{row['broken']:,}/{row['attacked']:,}",
-            *(_percent(row[name]) for name in ("acc_nadv", "acc_com")),
+            *(percent(row[name]) for name in ("acc_nadv", "acc_com")),
             "-" if row["auc"] is None else f"{row['auc']:.3f}",
-            *(_percent(row[name]) for name in ("detection_rate", "false_positive_rate", "robust_accuracy")),
+            *(percent(row[name]) for name in ("detection_rate", "false_positive_rate", "robust_accuracy")),
         )
     return shown
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def verified_table(checks: Sequence[Verified]) -> Table:
+    """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
+    shown = grid("Stored adversarial examples, checked again")
+    for name in ("evaluation", "model", "attack", "images", "ties", "holds", "faults"):
+        shown.add_column(name, overflow="fold", no_wrap=name in ("evaluation", "images", "ties"))
+    for check in checks:
+        faults = [f"{count} {kind}" for kind, count in check.faults.items() if count]
+        faults += [f"{check.expected - check.examples} missing"] if check.examples < check.expected else []
+        outcomes = {0: "yes", 1: "NO", 2: "not checked", 3: "unfinished"}
+        outcome = outcomes[check.exit_code]
+        told = check.reason or ", ".join(faults) or "none"
+        shown.add_row(
+            check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
+        )
+    return shown
 
 
-def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with the digest added to names that several models share."""
+def _told_apart(results: Sequence[Result]) -> list[Result]:
+    """The results, with the digest added to names that several models share."""
     digests: dict[str, set[str]] = {}
-    for row in rows:
-        digests.setdefault(row["model"], set()).add(row["model_digest"])
+    for result in results:
+        digests.setdefault(result.model, set()).add(result.model_digest)
     return [
-        {**row, "model": f"{row['model']}#{row['model_digest'][:6]}"} if len(digests[row["model"]]) > 1 else row
-        for row in rows
+        replace(result, about=replace(result.about, model=f"{result.model}#{result.model_digest[:6]}"))
+        if len(digests[result.model]) > 1
+        else result
+        for result in results
     ]
 
 
-def _cells(row: dict[str, Any], mark: str = "") -> tuple[str, str]:
-    """Percent and interval."""
-    value = row.get("robust_accuracy", row.get("attack_success_rate"))
-    if row["status"] != "complete" or value is None:
-        return str(row["status"]), ""
-    low, high = row["interval"]
+def _cells(value: float | None, interval: tuple[float, float] | None, mark: str = "") -> tuple[str, str]:
+    """Percent and interval, or that there is none yet."""
+    if value is None or interval is None:
+        return INCOMPLETE, ""
+    low, high = interval
     return f"{100 * value:.1f}{mark}", f"{100 * low:.1f} - {100 * high:.1f}"
-
-
-def _worst(model: str, group: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
-    first = group[0]
-    found: dict[str, Any] = {
-        "model": model,
-        "dataset": first["dataset"],
-        "norm": first["norm"],
-        "eps": first["eps"],
-        "n": first["n"],
-        "attacks": [label(row["attack"], row["options"]) for row in group],
-        "robust_accuracy": None,
-        "interval": [0.0, 1.0],
-        "flags": sorted({flag for row in group for flag in row["flags"]}),
-        "status": "incomplete",
-    }
-    if all(row["status"] == "complete" for row in group):
-        figure: Figure = worst_case([store.evaluation(row["evaluation"]).rows() for row in group])
-        found |= {"robust_accuracy": figure.value, "interval": list(figure.interval), "status": "complete"}
-    return found

@@ -6,16 +6,18 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from robench.errors import BadInput
+from robench.results.accuracy import Measure
 from robench.results.summary import label
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
 from robench.trust import gates
-from robench.trust.gates import AttackRun, diagnose, grey
+from robench.trust.gates import AttackRun, Finding, diagnose, grey
 
 # findings of other gates than these are not taken from the store
 GATES_SOURCE = hashlib.sha256(Path(gates.__file__).read_bytes()).hexdigest()[:16]
@@ -26,10 +28,10 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
     spec, about, result = folder.spec, folder.about, folder.result
     assert result is not None
     how = {name: spec[name] for name in ("eot", "bpda") if spec.get(name)}
-    name = label(spec["attack"], {**about["given_options"], **how}, about.get("against", ""))
-    threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.get("kind", about["access"])
+    name = label(spec["attack"], {**about.given_options, **how}, about.against)
+    threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.kind
     options, pixels = {**spec["attack_options"], **how}, pixels_of(folder) if threat.norm == "l2" else 0
-    return AttackRun(name, spec["attack"], kind, options, threat, folder.rows(), tuple(result["flags"]), pixels)
+    return AttackRun(name, spec["attack"], kind, options, threat, folder.rows(), result.flags, pixels)
 
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:
@@ -48,7 +50,7 @@ def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count
         if subject == (model_digest, data_digest, norm, 0, count, False):
             folder = store.evaluation(job_id)
             with contextlib.suppress(Damaged):  # until its command is run again
-                if folder.result is not None and folder.about["metric"] == "robust accuracy":
+                if folder.result is not None and folder.about.metric == Measure.ROBUST:
                     yield folder
 
 
@@ -74,14 +76,17 @@ def wider(threat: ThreatModel, pixels: int) -> list[ThreatModel]:
     return [ThreatModel(threat.norm, eps) for eps in sorted({min(2 * threat.eps, largest), largest})]
 
 
-def record(store: Store, name: str, folder: EvaluationFolder) -> list[dict[str, Any]]:
+def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
     """Every gate for the model behind an evaluation, from all runs on the same examples.
 
     Kept in the store as JSON, with what it was made from, and read from there as long as that is the same.
     """
     spec = folder.spec
     same = (spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
-    source = {"gates": GATES_SOURCE, "results": {f.job_id: digest(f.result) for f in _folders(store, *same)}}
+    source = {
+        "gates": GATES_SOURCE,
+        "results": {f.job_id: digest(r.to_json()) for f in _folders(store, *same) if (r := f.result)},
+    }
     path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
     try:
         kept = read_sealed(path).value
@@ -89,7 +94,7 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[dict[str, 
         kept = {}
     if kept.get("source") != source:
         runs = collect(store, *same)
-        findings = [{"model": name, **finding.to_json()} for finding in diagnose(runs)]
+        findings = [replace(finding, model=name).to_json() for finding in diagnose(runs)]
         kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
         write_sealed(path, kept)
-    return [{**finding, "model": name} for finding in kept["findings"]]  # the name may be a new one
+    return [Finding(**{**finding, "model": name}) for finding in kept["findings"]]  # the name may be a new one

@@ -9,9 +9,9 @@ from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from robench.results.rows import Marks, broken, correct, marked
 from robench.threat import ThreatModel
 
 # a share of all images that a weaker attack may break alone, or that more effort may still break, before it is told
@@ -25,8 +25,6 @@ ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
 WHITE, SEARCHES = ("iterative", "single-step"), ("iterative", "query")
 EFFORT = ("steps", "restarts", "queries")
 
-Broken = np.ndarray[Any, np.dtype[np.bool_]]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -37,6 +35,7 @@ class Finding:
     evidence: str
     threshold: str
     advice: str
+    model: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields."""
@@ -61,11 +60,9 @@ class AttackRun:
     pixels: int = 0
 
     @property
-    def broken(self) -> Broken:
+    def broken(self) -> Marks:
         """Which images the attack broke, bool [n]."""
-        rows = self.rows
-        found: Broken = (rows["clean_correct"] & (rows["adv_pred"] != rows["label"])).to_numpy(dtype=bool)
-        return found
+        return broken(self.rows)
 
     @property
     def at(self) -> str:
@@ -103,7 +100,7 @@ def _zero_gradient(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         if run.kind not in ("single-step", "iterative") or not (run.rows["backwards"] > 0).any():
             continue
         tried = run.rows[run.rows["backwards"] > 0]
-        images = tried["flags"].fillna("").astype(str).str.contains("zero-gradient").mean()
+        images = marked(tried, "zero-gradient").mean()
         pixels = tried["zero_pixels"].fillna(0.0).mean() if "zero_pixels" in tried else 0.0  # not every attack says
         yield Finding(
             "zero gradient",
@@ -119,7 +116,7 @@ def _zero_gradient(runs: Sequence[AttackRun]) -> Iterator[Finding]:
 # --- gates on pairs of runs ------------------------------------------------------------------------------------------
 
 
-def _union(runs: Sequence[AttackRun]) -> Broken:
+def _union(runs: Sequence[AttackRun]) -> Marks:
     found = runs[0].broken
     for run in runs[1:]:
         found = found | run.broken
@@ -191,7 +188,7 @@ def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         if not any(run.kind in SEARCHES for run in white) or not _unbounded(white[0]):
             continue
         rows = white[0].rows
-        standing = int((rows["clean_correct"].to_numpy(dtype=bool) & ~_union(white)).sum())
+        standing = int((correct(rows) & ~_union(white)).sum())
         chance = float(rows["label"].value_counts(normalize=True).max())
         yield Finding(
             "robust at eps that allows anything",

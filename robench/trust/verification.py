@@ -9,8 +9,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from robench import registry
@@ -22,7 +20,9 @@ from robench.detector import fitting as detection
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput
 from robench.models import LoadedModel, load_model
-from robench.results.summary import summarise
+from robench.results.accuracy import Measure
+from robench.results.rows import correct, succeeded, success_of
+from robench.results.summary import Summary, summarise
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
@@ -108,7 +108,7 @@ def _try(
 def _named(folder: EvaluationFolder) -> tuple[str, str]:
     """Model and attack as recorded, as far as the record can be read."""
     try:
-        return folder.about["model"], folder.spec["attack"]
+        return folder.about.model, folder.spec["attack"]
     except BadInput:
         return "", ""
 
@@ -118,12 +118,12 @@ def verify(
 ) -> Verified:
     """Check one evaluation's stored tensors against its rows, the data and the model."""
     spec, about = folder.spec, folder.about
-    loaded = _model(store, model or about["reference"], spec["model_digest"], folder)
-    dataset = open_dataset(about["dataset"], data)
+    loaded = _model(store, model or about.reference, spec["model_digest"], folder)
+    dataset = open_dataset(about.dataset, data)
     split = dataset.test
     if split.digest != spec["data_digest"]:
         raise BadInput(
-            f"The data {about['dataset']} are not those of evaluation {folder.job_id}; choose others with --data."
+            f"The data {about.dataset} are not those of evaluation {folder.job_id}; choose others with --data."
         )
     threat = ThreatModel.of(spec["norm"], spec["eps"])
     loaded.module.to(device)
@@ -131,9 +131,10 @@ def verify(
     classifier = Classifier(guard or loaded.module, dataset.classes, device=device)
     faults, close, examples = dict.fromkeys(FAULTS, 0), 0, 0
     attack: type[Attack] = registry.load("attack", spec["attack"]).base
+    targeted = Measure(attack.metric) is Measure.SUCCESS
     access = "detector" if guard else "transfer" if spec.get("surrogate") else attack.access
     recorded = {"metric": attack.metric, "access": access, "eps": threat.eps_text}
-    faults["wrong record"] += sum(about.get(key) != value for key, value in recorded.items())
+    faults["wrong record"] += sum(getattr(about, key) != value for key, value in recorded.items())
     faults["damaged shard"] += len(folder.damaged())
     try:
         classifier.check_mode()
@@ -144,8 +145,8 @@ def verify(
             if part["example_id"].tolist() != list(range(start, stop)) or len(images) != stop - start:
                 faults["wrong examples"] += stop - start
                 continue
-            faults["wrong goal"] += int(((part["goal"] >= 0) != (attack.metric == "attack success rate")).sum())
-            if attack.metric == "attack success rate":
+            faults["wrong goal"] += int(((part["goal"] >= 0) != (targeted)).sum())
+            if targeted:
                 faults["wrong goal"] += _wrong_goals(classifier, spec, split, part, batch_size)
             close += _check_shard(classifier, threat, split, images, part, batch_size, faults)
             examples += stop - start
@@ -155,17 +156,18 @@ def verify(
         close, faults["wrong verdict"] = close + faults["wrong verdict"], 0  # another draw, another answer
     if examples == spec["count"]:
         faults["wrong record"] += _misstated(folder, summarise(rows, attack.metric, folder.notes()))
-    attack_name = spec["attack"] + about.get("against", "")
-    return Verified(folder.job_id, about["model"], attack_name, examples, spec["count"], faults, close)
+    attack_name = spec["attack"] + about.against
+    return Verified(folder.job_id, about.model, attack_name, examples, spec["count"], faults, close)
 
 
-def _misstated(folder: EvaluationFolder, figures: dict[str, Any]) -> bool:
+def _misstated(folder: EvaluationFolder, figures: Summary) -> bool:
     """Whether result.json is damaged or has other figures than the rows."""
     try:
         stated = folder.stated
     except Damaged:
         return True
-    return stated is not None and any(figures[key] != stated.get(key) for key in figures if key != "seconds")
+    expected = figures.to_json()
+    return stated is not None and any(expected[key] != stated.get(key) for key in expected if key != "seconds")
 
 
 def _model(store: Store, reference: str, digest: str, folder: EvaluationFolder) -> LoadedModel:
@@ -238,26 +240,5 @@ def _wrong_goals(
 
 def _inconsistent(rows: pd.DataFrame, classes: int) -> int:
     """How many rows have a success or a clean verdict that does not follow from their own predictions."""
-    aimed, rejected = rows["goal"] >= 0, rows["adv_pred"] == classes
-    wrong = (rows["adv_pred"] != rows["label"]) & rows["clean_correct"] & ~rejected
-    hit = (rows["adv_pred"] == rows["goal"]).where(aimed, wrong)
-    correct = rows["clean_pred"] == rows["label"]
-    return int(((hit != rows["success"]) | (correct != rows["clean_correct"])).sum())
-
-
-def table(checks: Sequence[Verified]) -> Table:
-    """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
-    shown = Table(title="Stored adversarial examples, checked again", title_justify="left", title_style="bold",
-        box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
-    for name in ("evaluation", "model", "attack", "images", "ties", "holds", "faults"):
-        shown.add_column(name, overflow="fold", no_wrap=name in ("evaluation", "images", "ties"))
-    for check in checks:
-        faults = [f"{count} {kind}" for kind, count in check.faults.items() if count]
-        faults += [f"{check.expected - check.examples} missing"] if check.examples < check.expected else []
-        outcomes = {0: "yes", 1: "NO", 2: "not checked", 3: "unfinished"}
-        outcome = outcomes[check.exit_code]
-        told = check.reason or ", ".join(faults) or "none"
-        shown.add_row(
-            check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
-        )
-    return shown
+    right = (rows["clean_pred"] == rows["label"]).to_numpy()
+    return int(((success_of(rows, classes) != succeeded(rows)) | (right != correct(rows))).sum())

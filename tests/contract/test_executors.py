@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from robench.evaluation.wanted import nodes, want
 from robench.executors import ray_cluster as cluster
 from robench.executors.base import Outcome
 from robench.executors.workers import EXECUTORS, Workers
+from robench.store.about import About
 from robench.store.claims import claim, held, journal
 from robench.store.runs import EvaluationFolder, Store
 from robench.training.jobs import TrainRequest, claim_of, train
@@ -130,9 +132,9 @@ def _rows(found: Evaluated) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found.rows]
 
 
-def _about(folder: EvaluationFolder) -> dict[str, Any]:
+def _about(folder: EvaluationFolder) -> About:
     """The record but for the commit, which may be a new one by now."""
-    return {**folder.about, "environment": {k: v for k, v in folder.about["environment"].items() if k != "commit"}}
+    return replace(folder.about, environment={**folder.about.environment, "commit": ""})
 
 
 def _assert_same(one: Store, two: Store) -> None:
@@ -142,7 +144,9 @@ def _assert_same(one: Store, two: Store) -> None:
     for a, b in ((one.evaluation(i), two.evaluation(i)) for i in ids):
         assert a.spec == b.spec
         assert _about(a) == _about(b)
-        assert {**(a.result or {}), "seconds": 0} == {**(b.result or {}), "seconds": 0}
+        assert a.result is not None
+        assert b.result is not None
+        assert replace(a.result, seconds=0) == replace(b.result, seconds=0)
         assert_same_shards(a, b)
 
 

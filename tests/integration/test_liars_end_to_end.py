@@ -12,6 +12,7 @@ from torch import nn
 from robench import BadInput, ThreatModel, open_dataset
 from robench.evaluation.battery import battery
 from robench.evaluation.request import Request
+from robench.evaluation.summaries import Evaluated
 from robench.models import load_model
 from robench.store.runs import Store
 from robench.tables.report import Report
@@ -54,13 +55,13 @@ class Diagnosis:
 def diagnosed(module: nn.Module, folder: Path, norm: str = "linf") -> Diagnosis:
     """What the command finds out about a module in memory."""
     store, threat = Store(folder), ThreatModel.of(norm, EPS[norm])
-    rows, findings = battery(Request([module], ["diagnosis"], threat, dataset="digits", count=COUNT), store)
-    assert {row["status"] for row in rows} == {"complete"}
-    at_eps = [row for row in rows if row["eps"] == EPS[norm]]
-    worst = Report.of(at_eps, store).worst[0]["robust_accuracy"]
-    alone = next(row["robust_accuracy"] for row in at_eps if row["options"] == {"steps": 40})
-    fired = {finding["gate"] for finding in findings if finding["fired"]}
-    return Diagnosis(alone, worst, fired, {flag for row in rows for flag in row["flags"]})
+    results, findings = battery(Request([module], ["diagnosis"], threat, dataset="digits", count=COUNT), store)
+    assert {result.summary.status for result in results} == {"complete"}
+    at_eps = [result for result in results if result.about.eps == EPS[norm]]
+    worst = Report.of(Evaluated(at_eps), store).worst[0]["robust_accuracy"]
+    alone = next(result.summary.value for result in at_eps if result.about.given_options == {"steps": 40})
+    fired = {finding.gate for finding in findings if finding.fired}
+    return Diagnosis(alone, worst, fired, {flag for result in results for flag in result.summary.flags})
 
 
 @pytest.fixture

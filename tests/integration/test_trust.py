@@ -19,7 +19,7 @@ from robench.evaluation import tasks as work
 from robench.evaluation.jobs import attacks_of
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
-from robench.evaluation.summaries import summary
+from robench.evaluation.summaries import conclude
 from robench.evaluation.tasks import Bench, perform
 from robench.evaluation.wanted import nodes, want
 from robench.results.accuracy import attack_figure
@@ -225,8 +225,8 @@ def test_two_shard_sizes_at_once_lose_nothing(store: Store, monkeypatch: pytest.
     folder = wanted.evaluations[0].job.folder
     assert len(folder.named()) == 2
     assert folder.ranges() == [(0, COUNT)]
-    row = summary(wanted.evaluations[0])
-    assert (row["n"], row["status"], row["robust_accuracy"]) == (COUNT, "complete", found[0]["robust_accuracy"])
+    summary = conclude(wanted.evaluations[0]).summary
+    assert (summary.n, summary.status, summary.value) == (COUNT, "complete", found[0]["robust_accuracy"])
 
 
 def test_shards_made_with_different_versions_are_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +303,7 @@ def test_the_plan_counts_what_a_detector_costs(store: Store, robench: Run) -> No
     assert alone["gradients"] == behind["gradients"] == COUNT
     assert behind["what"] == "fgsm on standard-digits-e3 behind lid"
     assert _reproduce(robench)[0] == 0
-    spent = [store.evaluation(i).result["backwards"] for i in store.evaluation_ids()]
+    spent = [store.evaluation(i).result.backwards for i in store.evaluation_ids()]
     assert len(spent) == 2
     assert 0 < sum(spent) <= alone["gradients"] + behind["gradients"]
     after = _plan(robench, "table.toml")

@@ -107,8 +107,8 @@ def test_every_evaluated_example_is_in_the_denominator():
     assert attack_figure(rows, "robust accuracy").count == 40 - broken
     assert (rows["forwards"][:20] == 0).all()
     summary = summarise(rows, "robust accuracy", [])
-    assert (summary["n"], summary["clean_accuracy"]) == (60, 40 / 60)
-    assert summary["robust_accuracy"] == (40 - broken) / 60
+    assert (summary.n, summary.clean_accuracy) == (60, 40 / 60)
+    assert summary.value == (40 - broken) / 60
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)

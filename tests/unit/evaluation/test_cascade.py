@@ -105,7 +105,7 @@ def test_stored_images_are_evidence_for_all_of_it(runs: tuple[Store, list[dict],
 
 def test_a_leaderboard_shows_the_last_one_only(runs: tuple[Store, list[dict], list[dict]]) -> None:
     store, _, _ = runs
-    columns = build(store)[0].columns
+    columns = build(store)[0].headers
     assert "step-rand after fgsm, r-fgsm" in columns
     assert "r-fgsm after fgsm" not in columns
 

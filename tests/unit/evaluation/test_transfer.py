@@ -88,16 +88,16 @@ def test_transfer_to_itself_is_the_attack_to_its_end(tmp_path: Path) -> None:
 def test_the_report_takes_the_worst_by_image_and_keeps_it_from_the_white_box(tmp_path: Path) -> None:
     store = Store(tmp_path)
     done = evaluate(digits_request([Linear(1), Linear(2)], [Linear(3), Linear(4)]), store)
-    report = Report.of(done.rows, store)
+    report = Report.of(done, store)
     assert report.worst == []
     assert len(report.transfer) == 4
-    for cell in report.transfer:
+    for cell in report.transfers:
         rows = [
             store.evaluation(r["evaluation"]).rows()
             for r in done.rows
-            if (r["model"], r["surrogate"], r["model_digest"]) == (cell["model"], cell["surrogate"], r["model_digest"])
+            if (r["model"], r["surrogate"], r["model_digest"]) == (cell.model, cell.surrogate, r["model_digest"])
         ]
-        assert cell["attacks"] == ["fgsm", "pgd"]
+        assert cell.attacks == ("fgsm", "pgd")
         assert all(len(table) == 60 for table in rows)
 
 
@@ -172,9 +172,8 @@ def test_bpda_and_plain_runs_have_columns_of_their_own(tmp_path: Path) -> None:
     through = evaluate(digits_request([model], [], bpda=["levels"]), store).rows
     assert through[1]["robust_accuracy"] < plain[1]["robust_accuracy"]
     (board,) = build(store)
-    assert {"pgd", "pgd [bpda levels]"} <= set(board.columns)
-    cell = board.rows[0]["cells"]["worst case"]
-    assert cell.figure.value <= through[1]["robust_accuracy"]
+    assert {"pgd", "pgd [bpda levels]"} <= set(board.headers)
+    assert board.rows[0].worst.figure.value <= through[1]["robust_accuracy"]
 
 
 @pytest.mark.parametrize("name", ["autoattack", "foolbox:L2DeepFoolAttack", "art:AutoProjectedGradientDescent"])

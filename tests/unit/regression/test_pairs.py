@@ -12,14 +12,18 @@ import pytest
 from rich.console import Console
 
 from robench import BadInput
-from robench.evaluation.summaries import Evaluated
+from robench.evaluation.summaries import Evaluated, Result
 from robench.regression import check as regression
 from robench.regression.baseline import Kept, Outcomes
 from robench.regression.pairs import Pair, lines_of
 from robench.regression.report import Checked
-from robench.regression.verdict import Line, Terms, judge
+from robench.regression.verdict import Line, Terms, Verdict, judge
+from robench.results.accuracy import Measure
+from robench.results.summary import Summary
+from robench.store.about import About
 from robench.store.runs import Store
 from robench.store.specs import EvalSpec
+from robench.trust.gates import Finding
 
 
 def a_pair(
@@ -30,6 +34,7 @@ def a_pair(
     metric: str = "robust accuracy",
     flags: tuple[list[str], list[str]] = ([], []),
     dataset: str = "digits",
+    misses: bool | None = None,
     **spec: Any,
 ) -> Pair:
     """A pair with these outcomes, a letter per image; `now` "" for an incomplete one."""
@@ -42,15 +47,19 @@ def a_pair(
         evaluation=whole.job_id, model="plain", reference="plain", dataset=dataset, metric=metric, given_options={},
         against=" from other" if whole.surrogate else "", spec=whole, surrogate="other" if whole.surrogate else None,
         clean_accuracy=0.9, clean_interval=(0.8, 0.95), figure=then.count("r") / len(then), interval=(0.1, 0.9),
-        flags=flags[0], environment={}, outcomes=then,
+        flags=flags[0], environment={}, outcomes=then, misses=misses,
+    )  # fmt: skip
+    about = About(
+        model="plain", reference="plain", dataset=dataset, eps="0.1", given_options={}, metric=metric, access=access,
+        command="", environment={},
     )  # fmt: skip
     figure = now.count("r") / len(then)
-    row = {
-        "model": "plain", "status": "complete" if now else "incomplete", "flags": flags[1], "access": access,
-        "robust_accuracy": figure, "attack_success_rate": figure, "clean_accuracy": 0.9, "seconds": 1.0,
-        "evaluation": whole.job_id, "model_digest": "a" * 16,
-    }  # fmt: skip
-    return Pair(kept, row, Outcomes.of(then, metric), Outcomes.of(now, metric) if now else None)
+    summary = Summary(
+        Measure(metric), len(then), 0.9, (0.8, 0.95), figure if now else None, flags=tuple(flags[1]), seconds=1.0,
+        status="complete" if now else "incomplete",
+    )  # fmt: skip
+    result = Result(whole.job_id, attack, whole.norm, "a" * 16, about, summary)
+    return Pair(kept, result, Outcomes.of(then, metric), Outcomes.of(now, metric) if now else None)
 
 
 def judged(pairs: list[Pair], **terms: float) -> list[Line]:
@@ -82,7 +91,7 @@ def test_a_worst_case_may_fall_where_no_attack_does() -> None:
     [
         {"access": "noise"},
         {"access": "transfer", "surrogate": "b" * 16},
-        {"metric": "attack success rate"},
+        {"metric": "attack success rate"},  # of a file from before outcomes told what a targeted attack breaks
         {"eps": "2/10"},
         {"norm": "l2"},
         {"data_digest": "e" * 16},
@@ -94,6 +103,14 @@ def test_what_a_worst_case_is_not_over(other: dict[str, Any]) -> None:
     assert not worst(judged([a_pair("r" * 40, "r" * 40), a_pair(**{**plain, **other})]))
     assert worst(judged([a_pair("r" * 40, "r" * 40), a_pair(**plain)]))
     assert worst(judged([a_pair("r" * 40, "r" * 40), a_pair(**plain, seed=1)]))
+
+
+def test_a_targeted_attack_counts_with_every_image_that_it_broke() -> None:
+    """Whatever class it aimed at; c: its goal, m: another wrong class."""
+    untargeted, aimed = a_pair("r" * 6, "r" * 6), a_pair("r" * 6, "rrccmm", metric=Measure.SUCCESS, misses=True)
+    (line,) = worst(judged([untargeted, aimed]))
+    assert (line.then, line.now, line.fell) == (1.0, 2 / 6, 4)
+    assert not worst(judged([aimed, a_pair("r" * 6, "r" * 6, "fgsm", metric=Measure.SUCCESS, misses=True)]))
 
 
 def test_a_worst_case_is_incomplete_if_one_of_its_attacks_is() -> None:
@@ -166,7 +183,7 @@ def compared(monkeypatch: pytest.MonkeyPatch, root: Path, pairs: list[Pair], don
 def test_no_gain_is_held_of_a_model_that_cannot_be_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for flags, gains in (([], 3), (["zero-gradient 50%"], 0)):
         pairs = [a_pair("c" * 40, "r" * 40, flags=([], flags)), a_pair("c" * 40, "r" * 40, "fgsm")]
-        found = compared(monkeypatch, tmp_path / str(gains), pairs, [Evaluated([dict(pair.row)]) for pair in pairs])
+        found = compared(monkeypatch, tmp_path / str(gains), pairs, [Evaluated([pair.result]) for pair in pairs])
         assert sum("hold the gain" in note for note in found.notes) == gains
         assert found.exit_code == (1 if flags else 0)
         monkeypatch.undo()
@@ -175,8 +192,8 @@ def test_no_gain_is_held_of_a_model_that_cannot_be_trusted(monkeypatch: pytest.M
 def test_every_diagnostic_that_fired_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also where the same gate did not fire on other evidence, or fired before in what a later list holds too."""
 
-    def finding(evidence: str, fired: bool) -> dict[str, Any]:
-        return {"gate": "zero gradient", "fired": fired, "evidence": evidence, "advice": "look"}
+    def finding(evidence: str, fired: bool) -> Finding:
+        return Finding("zero gradient", fired, evidence, "none", "look")
 
     pairs = [a_pair("rr", "rr"), a_pair("rr", "rr", "fgsm"), a_pair("rr", "rr", "fgsm", eps="2/10", norm="l2")]
     lists = [
@@ -184,14 +201,16 @@ def test_every_diagnostic_that_fired_is_told_once(monkeypatch: pytest.MonkeyPatc
         [finding("pgd", True), finding("fgsm", False)],
         [finding("l2", True), finding("l2 small", False)],
     ]
-    done = [Evaluated([dict(pair.row)], findings=found) for pair, found in zip(pairs, lists, strict=True)]
+    done = [Evaluated([pair.result], findings=found) for pair, found in zip(pairs, lists, strict=True)]
     found = compared(monkeypatch, tmp_path, pairs, done)
     assert found.notes == ("plain: zero gradient (pgd); look.", "plain: zero gradient (l2); look.")
 
 
 def test_lines_of_one_model_are_of_one_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pairs = [a_pair("rr", "rr"), a_pair("rr", "rr", "fgsm")]
-    done = [Evaluated([{**pair.row, "model_digest": digest * 16}]) for pair, digest in zip(pairs, "ab", strict=True)]
+    done = [
+        Evaluated([replace(pair.result, model_digest=digest * 16)]) for pair, digest in zip(pairs, "ab", strict=True)
+    ]
     with pytest.raises(BadInput, match=r"'plain' is another one each time it is loaded \(digests a{16}, b{16}\)"):
         compared(monkeypatch, tmp_path, pairs, done)
 
@@ -229,9 +248,9 @@ def test_verdicts_are_whole_in_a_narrow_terminal(width: int) -> None:
     """The label of a worst case and a tiny p leave them the least room."""
     some = {"n": 10_000, "metric": "robust accuracy", "then": 0.386, "now": 0.896, "fell": 1234, "rose": 5678,
             "stayed": 1234, "p": 3.5e-277, "adjusted": 3.5e-277}  # fmt: skip
-    verdicts = ("untrusted", "incomplete", "fell", "rose", "same")
+    verdicts = tuple(Verdict)
     lines = [Line(model="plain", attack="worst case, linf eps 8/255", verdict=each, **some) for each in verdicts]
-    lines[1] = replace(lines[1], now=None)
+    lines[2] = replace(lines[2], now=None)
     out = io.StringIO()
     Console(width=width, file=out).print(Checked("b.json", tuple(lines), Terms()).tables())
     lasts = [line.split()[-1] for line in out.getvalue().splitlines() if line.strip()]

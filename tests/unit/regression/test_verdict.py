@@ -21,8 +21,9 @@ from robench.regression.baseline import Baseline, Kept, Outcomes, encode, read, 
 from robench.regression.check import substitutes
 from robench.regression.junit import Case, Suite, document
 from robench.regression.report import Checked
-from robench.regression.verdict import CLEAN, Line, Terms, judge
-from robench.results.accuracy import attack_figure
+from robench.regression.verdict import CLEAN, Line, Terms, Verdict, judge
+from robench.results.accuracy import attack_figure, worst_case
+from robench.results.rows import success_of
 from robench.results.statistics import holm, mcnemar, paired_interval
 from robench.store.runs import EvaluationFolder
 from robench.store.specs import EvalSpec
@@ -81,14 +82,21 @@ def a_kept(model: str = "plain", outcomes: str = "rrc-", **changes: object) -> K
 
 @pytest.mark.parametrize("metric", ["robust accuracy", "attack success rate"])
 def test_letters_keep_what_the_figures_are_made_of(metric: str, tmp_path: Path) -> None:
-    rows = pd.DataFrame({"example_id": range(4), "clean_correct": [0, 0, 1, 1], "success": [0, 1, 0, 1]})
-    rows = rows.astype({"clean_correct": bool, "success": bool})
+    """Class 1 is the truth; the last image is broken at another class than the attack aimed at, if it aimed."""
+    targeted = metric == "attack success rate"
+    rows = pd.DataFrame({
+        "example_id": range(4), "label": 1, "goal": 2 if targeted else -1, "clean_pred": [0, 0, 1, 1],
+        "adv_pred": [0, 2, 1, 3 if targeted else 2], "clean_correct": [False, False, True, True],
+    })  # fmt: skip
+    rows["success"] = success_of(rows, rejected=9)
     folder = EvaluationFolder(tmp_path)
     object.__setattr__(folder, "rows", lambda: rows)
     outcomes = Outcomes.of(encode(folder, SPEC), metric)
     assert outcomes.correct.tolist() == [False, False, True, True]
     figure = attack_figure(rows, metric).count
-    assert int(outcomes.stood.sum()) == (4 - figure if metric == "attack success rate" else figure)
+    assert int(outcomes.stood.sum()) == (4 - figure if targeted else figure)
+    assert outcomes.robust.tolist() == [False, False, True, False]
+    assert int(outcomes.robust.sum()) == worst_case([rows]).count
     object.__setattr__(folder, "rows", lambda: rows[:3])
     with pytest.raises(BadInput, match="rows of other examples"):
         encode(folder, SPEC)
@@ -154,7 +162,7 @@ def test_the_outcome_of_a_check() -> None:
     assert Checked("b", (found.lines[0], found.lines[3]), Terms()).exit_code == 3
     assert Checked("b", found.lines[:2], Terms()).exit_code == 0
     assert found.verdict == "Of 4 comparisons with b.json, 1 fell and 1 could not be made."
-    sentence = found.fell[0].sentence
+    sentence = found.of(Verdict.FELL)[0].sentence
     assert "34.0% then, 30.2% now; of 1,000 images 40 fell, 2 rose and 300 stayed" in sentence
     assert f"p = {mcnemar(40, 2):.2g}, with Holm's correction {4 * mcnemar(40, 2):.2g}" in sentence
     content = json.loads(json.dumps(found.to_json()))

@@ -117,9 +117,10 @@ def _tables(root: Path, ids: dict[str, str]) -> Any:
     found = {}
     for board in leaderboard.build(Store(root)):
         for row in board.rows:
-            for name, cell in row["cells"].items():
-                shown = cell.to_json() or {}
-                found[board.name, row["model"], name] = None if shown.get("status") != "complete" else shown["value"]
+            for column in board.columns:
+                shown = column.cell(row).to_json() or {}
+                complete = shown.get("status") == "complete"
+                found[board.name, row.model, column.name] = shown["value"] if complete else None
     return found
 
 

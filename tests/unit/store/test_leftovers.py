@@ -16,6 +16,9 @@ import torch
 
 from robench.cli.app import main
 from robench.errors import DiskError
+from robench.results.accuracy import Measure
+from robench.results.summary import Summary
+from robench.store.about import About
 from robench.store.claims import claim
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import write_json, write_sealed, write_text
@@ -27,7 +30,7 @@ CARD = {
     "spec_id": "0" * 12, "defense": "standard", "options": {}, "seconds": 1.0, "data": {"name": "digits"},
     "accuracy": {"test": 0.9, "test_count": 500, "test_interval": [0.8, 0.95]},
 }  # fmt: skip
-RESULT = {"n": 4, "status": "complete", "flags": [], "interval": [0, 1], "clean_accuracy": 1.0, "backwards": 0}
+RESULT = Summary(Measure.ROBUST, 4, 1.0, (0.5, 1.0), 1.0, (0.0, 1.0), 0, 0, 0.0, (), "complete")
 
 
 def model(store: Store, name: str, digest: str = "") -> str:
@@ -49,11 +52,11 @@ def evaluation(store: Store, reference: str, digest: str, *, shards: bool = True
         model_digest=digest, data_digest="d", count=4, norm="linf", eps="1/10", attack="pgd", attack_version=1,
         attack_options={"steps": 3}, seed=0,
     ).model_copy(update=spec)  # fmt: skip
-    about = {
-        "model": reference, "reference": reference, "dataset": "digits", "eps": "0.1", "given_options": {},
-        "metric": "robust accuracy", "access": "white-box", "command": "",
-        "environment": {"commit": "", "packages": {"torch": ""}},
-    }  # fmt: skip
+    about = About(
+        model=reference, reference=reference, dataset="digits", eps="0.1", given_options={}, metric=Measure.ROBUST,
+        access="white-box",
+        command="", environment={"commit": "", "packages": {"torch": ""}},
+    )  # fmt: skip
     folder = store.evaluation(fields.job_id)
     folder.begin(fields.to_json(), about)
     if shards:

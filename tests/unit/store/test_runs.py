@@ -1,6 +1,7 @@
 """The runs folder: files are whole or absent, damage is noticed, and a spec keeps its id."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from robench.errors import BadInput
+from robench.results.accuracy import Measure
+from robench.results.summary import Summary
 from robench.store import files
+from robench.store.about import About
 from robench.store.files import (
     Damaged,
     read_sealed,
@@ -254,12 +258,11 @@ def test_intact_shards_are_read_once(tmp_path, hashed, settled, monkeypatch):
     assert folder.damaged() == []  # others stand in
 
 
-FIGURES = {"n": 10, "status": "complete", "flags": [], "interval": [0, 1], "clean_accuracy": 1.0, "backwards": 0}
-ABOUT = {
-    "model": "m", "reference": "m", "dataset": "digits", "eps": "8/255", "given_options": {},
-    "metric": "robust accuracy", "access": "white-box", "command": "robench",
-    "environment": {"commit": "", "packages": {"torch": "2"}},
-}  # fmt: skip
+FIGURES = Summary(Measure.ROBUST, 10, 1.0, (0.7, 1.0), 0.9, (0.0, 1.0), 1, 0, 0.0, (), "complete")
+ABOUT = About(
+    model="m", reference="m", dataset="digits", eps="8/255", given_options={}, metric=Measure.ROBUST,
+    access="white-box", kind="iterative", command="robench", environment={"commit": "", "packages": {"torch": "2"}},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -280,8 +283,8 @@ def finished(tmp_path):
 def test_a_summary_is_believed_as_long_as_the_shards_are_those_it_was_made_of(finished):
     assert finished.result == FIGURES
     finished.save_shard(0, 10, finished.rows(), finished.images(0, 10), {"seconds": 3.0})
-    assert (finished.result["robust_accuracy"], finished.result["seconds"]) == (0.6, 3.0)
-    assert finished.stated["clean_accuracy"] == FIGURES["clean_accuracy"]
+    assert (finished.result.value, finished.result.seconds) == (0.6, 3.0)
+    assert finished.stated["robust_accuracy"] == FIGURES.value
     finished.finish(finished.result)
     assert finished.stated["robust_accuracy"] == 0.6
 
@@ -304,12 +307,12 @@ def test_a_damaged_record_is_made_anew(finished, name, kind):
     damage(finished.path / f"{name}.json", kind)
     with pytest.raises(Damaged, match=f"{finished.job_id}.*run the command"):
         getattr(finished, name)
-    finished.begin(before["spec"], {**before["about"], "command": "another"})
+    finished.begin(before["spec"], replace(before["about"], command="another"))
     assert finished.spec == before["spec"]
     late = {"command": "another", "mended": True} if name == "about" else {}
-    assert finished.about == {**before["about"], **late}
-    finished.begin(before["spec"], {**before["about"], "command": "a third"})
-    assert finished.about == {**before["about"], **late}
+    assert finished.about == replace(before["about"], **late)
+    finished.begin(before["spec"], replace(before["about"], command="a third"))
+    assert finished.about == replace(before["about"], **late)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -370,7 +373,7 @@ def test_no_bit_of_done_changes_unnoticed(trained):
 def test_evaluations_are_found_by_the_beginning_of_their_id(tmp_path):
     store = Store(tmp_path)
     for name in ("abc123", "abd456"):
-        store.evaluation(name).begin({"name": name}, {})
+        store.evaluation(name).begin({"name": name}, ABOUT)
     assert store.find_evaluation("abc").job_id == "abc123"
     with pytest.raises(BadInput, match="any of abc123, abd456"):
         store.find_evaluation("ab")

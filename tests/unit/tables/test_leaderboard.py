@@ -6,17 +6,20 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 from robench.errors import BadInput
-from robench.results.summary import summarise
+from robench.evaluation.summaries import Evaluated, Result
+from robench.results.accuracy import Measure
+from robench.results.summary import Summary, summarise
+from robench.store.about import About
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import EvalSpec
-from robench.tables.leaderboard import Board, build, write
+from robench.tables.leaderboard import Board, build
+from robench.tables.rendering import write
 from robench.tables.report import Report
 
 N = 10
@@ -52,12 +55,11 @@ def add(
     )  # fmt: skip
     folder = store.evaluation(spec.job_id)
     metric = "attack success rate" if attack == "random-targeted" else "robust accuracy"
-    about: dict[str, Any] = {
-        "model": model, "reference": model, "dataset": "npz:data/my_images.npz", "eps": "8/255",
-        "given_options": {}, "metric": metric,
-        "access": access, "command": f"robench evaluate {model} --data /home/me/x -a {attack} --runs='my runs'",
-        "environment": {"commit": "abc", "packages": {"torch": "2"}},
-    }  # fmt: skip
+    about = About(
+        model=model, reference=model, dataset="npz:data/my_images.npz", eps="8/255", given_options={}, metric=metric,
+        access=access, command=f"robench evaluate {model} --data /home/me/x -a {attack} --runs='my runs'",
+        environment={"commit": "abc", "packages": {"torch": "2"}},
+    )  # fmt: skip
     folder.begin(spec.model_dump(mode="json"), about)
     for k in range(shards):
         part = rows.iloc[k * N // 2 : (k + 1) * N // 2]
@@ -86,34 +88,32 @@ def only(store: Store) -> Board:
 
 
 def test_worst_case_is_image_by_image_over_white_box_attacks(store: Store) -> None:
-    row = next(r for r in only(store).rows if r["model"] == "strong_&_honest")
-    cells = row["cells"]
-    assert (cells["clean"].figure.count, cells["pgd"].figure.count, cells["untargeted"].figure.count) == (9, 7, 7)
-    assert (
-        cells["worst case"].figure.count == 6
-    )  # images 0, 1, 2 and the misclassified 9 are gone; noise does not count
-    assert cells["random-noise"].figure.count == 6
+    row = next(r for r in only(store).rows if r.model == "strong_&_honest")
+    assert [row.clean.figure.count, *(row.attacks[name].figure.count for name in ("pgd", "untargeted"))] == [9, 7, 7]
+    assert row.worst.figure.count == 6, "images 0, 1, 2 and the misclassified 9 are gone; noise does not count"
+    assert row.attacks["random-noise"].figure.count == 6
 
 
 def test_an_unfinished_attack_makes_its_cell_and_the_worst_case_incomplete(store: Store) -> None:
-    row = next(r for r in only(store).rows if r["model"] == "killed")
-    assert row["cells"]["untargeted"].text == "incomplete"
-    assert row["cells"]["worst case"].text == "incomplete"
-    assert row["cells"]["pgd"].figure.count == 9
-    assert row["cells"]["random-noise"].text == "-"
+    row = next(r for r in only(store).rows if r.model == "killed")
+    assert row.attacks["untargeted"].text == "incomplete"
+    assert row.worst.text == "incomplete"
+    assert row.attacks["pgd"].figure.count == 9
+    (noise,) = (column for column in only(store).columns if column.name == "random-noise")
+    assert noise.cell(row).text == "-"
 
 
 def test_a_damaged_shard_makes_the_cell_incomplete(store: Store) -> None:
     folder = next(f for f in map(store.evaluation, store.evaluation_ids()) if f.spec["attack"] == "random-noise")
     path = next(folder.path.glob("*.parquet"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    row = next(r for r in only(store).rows if r["model"] == "strong_&_honest")
-    assert row["cells"]["random-noise"].text == "incomplete"
-    assert row["cells"]["worst case"].figure.count == 6
+    row = next(r for r in only(store).rows if r.model == "strong_&_honest")
+    assert row.attacks["random-noise"].text == "incomplete"
+    assert row.worst.figure.count == 6
 
 
 def test_rows_are_ranked_by_worst_case_with_incomplete_last(store: Store) -> None:
-    assert [row["model"] for row in only(store).rows] == ["strong_&_honest", "killed"]
+    assert [row.model for row in only(store).rows] == ["strong_&_honest", "killed"]
 
 
 def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_the_page_loads_nothing_from_elsewhere(store: Store, tmp_path: Path) -> 
 
 
 def test_flags_mark_the_cell(store: Store) -> None:
-    row = next(r for r in only(store).rows if r["model"] == "strong_&_honest")
-    assert row["cells"]["pgd"].text.endswith("*")
+    row = next(r for r in only(store).rows if r.model == "strong_&_honest")
+    assert row.attacks["pgd"].text.endswith("*")
 
 
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
@@ -156,21 +156,17 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_report_ranks_models_and_marks_success_rates(store: Store) -> None:
-    ids = {(f.about["model"], f.spec["attack"]): f.job_id for f in map(store.evaluation, store.evaluation_ids())}
-    common = {"dataset": "d", "options": {}, "metric": "robust accuracy", "access": "white-box", "norm": "linf",
-              "eps": "8/255", "n": N, "clean_accuracy": 0.9, "flags": [], "interval": [0.3, 0.8], "model_digest": "d",
-              "forwards": 1, "backwards": 1, "seconds": 1.0}  # fmt: skip
+    folders = {(f.about.model, f.spec["attack"]): f for f in map(store.evaluation, store.evaluation_ids())}
+
+    def result(model: str, attack: str) -> Result:
+        folder = folders[model, attack]
+        found = folder.result or Summary(Measure.ROBUST, len(folder.rows()))
+        return Result(folder.job_id, attack, "linf", model, folder.about, found)
+
     name = "strong_&_honest"
-    rows = [
-        {**common, "model": name, "attack": "pgd", "robust_accuracy": 0.7, "status": "complete",
-         "evaluation": ids[name, "pgd"]},
-        {**common, "model": name, "attack": "untargeted", "robust_accuracy": 0.7, "status": "complete",
-         "evaluation": ids[name, "untargeted"]},
-        {**common, "model": "killed", "attack": "untargeted", "status": "incomplete",
-         "evaluation": ids["killed", "untargeted"]},
-    ]  # fmt: skip
-    report = Report.of(rows, store)
-    by_model = {w["model"]: w for w in report.worst}
+    results = [result(name, "pgd"), result(name, "untargeted"), result("killed", "untargeted")]
+    report = Report.of(Evaluated(results), store)
+    by_model = {w["model"]: w for w in report.to_json()["worst_case"]}
     assert by_model[name]["robust_accuracy"] == 0.6
     assert by_model["killed"]["status"] == "incomplete"
     assert by_model["killed"]["robust_accuracy"] is None

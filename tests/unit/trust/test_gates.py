@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from robench import ThreatModel
+from robench.results.accuracy import Measure
+from robench.results.summary import Summary
+from robench.store.about import About
 from robench.store.files import identity
 from robench.store.runs import EvaluationFolder, Store
 from robench.trust.diagnosis import collect, record, wider
@@ -260,17 +263,15 @@ def stored(store: Store, job: str, broken: Iterable[int], *, done: bool = True, 
         "eps": "1", "attack": "pgd", "attack_version": 1, "attack_options": {"steps": 4}, "seed": int(job[0]),
     }  # fmt: skip
     metric = spec.pop("metric", "robust accuracy")
-    about = {
-        "model": "name", "reference": "", "dataset": "digits", "eps": "1", "given_options": {}, "metric": metric,
-        "access": "white-box", "kind": "iterative", "against": "", "command": "",
-        "environment": {"commit": "", "packages": {"torch": ""}},
-    }  # fmt: skip
+    about = About(
+        model="name", reference="", dataset="digits", eps="1", given_options={}, metric=metric, access="white-box",
+        kind="iterative", command="", environment={"commit": "", "packages": {"torch": ""}},
+    )  # fmt: skip
     folder = store.evaluation(identity({**base, **spec}))
     folder.begin({**base, **spec}, about)
     folder.save_shard(0, N, rows_of(broken), torch.zeros(N, 1, 2, 2), {"flags": []})
     if done:
-        result = {"n": N, "status": "complete", "flags": [], "interval": [], "clean_accuracy": 1, "backwards": 0}
-        folder.finish(result)
+        folder.finish(Summary(Measure(metric), N, 1.0, (0.9, 1.0), 0.5, (0.4, 0.6), 0, 0, 0.0, (), "complete"))
     return folder
 
 
@@ -304,8 +305,8 @@ def test_findings_are_kept_beside_the_runs(tmp_path: Path) -> None:
     (path,) = store.diagnostics.iterdir()
     kept = json.loads(path.read_text())
     assert kept["runs"] == ["pgd at l2 eps 1"]
-    assert kept["findings"] == findings
-    assert {f["gate"] for f in findings if f["fired"]} == {"robust at eps that allows anything"}  # 1 reaches grey
+    assert kept["findings"] == [finding.to_json() for finding in findings]
+    assert {f.gate for f in findings if f.fired} == {"robust at eps that allows anything"}  # 1 reaches grey
     stored(store, "2" * 12, range(N), eps="0.5")
     record(store, "name", folder)
     assert len(json.loads(path.read_text())["runs"]) == 2

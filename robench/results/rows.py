@@ -1,0 +1,75 @@
+"""The columns of a row, one row per attacked image, and what they say: correct, broken, succeeded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
+    import pandas as pd
+
+# one truth value per row
+Marks = NDArray[np.bool_]
+
+# column -> what it means; between "zero_pixels" and "forwards" stand the distances, one column per norm
+COLUMNS = {
+    "example_id": "the image's place in its split",
+    "label": "its true class",
+    "goal": "the class that a targeted attack aimed at, -1 for an untargeted one",
+    "clean_pred": "the model's answer to the clean image, -1 where it is not finite",
+    "adv_pred": "its answer to the adversarial image; the class after the last one is a detector's 'rejected'",
+    "clean_correct": "whether the clean image was classified correctly",
+    "success": "whether the attack reached what it aimed at: its goal class, or any wrong and accepted answer",
+    "trial": "the trial that found the image, -1 where none was run, -2 where an earlier attack's was taken over",
+    "step": "the step at which it was found, -1 for the last",
+    "zero_pixels": "the share of pixels without a gradient at the first step, NaN where nobody looked",
+    "forwards": "forward passes spent on it",
+    "backwards": "backward passes spent on it",
+    "flags": "marks of this image, with semicolons between",
+}
+# those that clean accuracy, an attack's figure and the worst case are computed from
+COUNTED = ("example_id", "label", "goal", "adv_pred", "clean_correct", "success")
+
+
+def correct(rows: pd.DataFrame) -> Marks:
+    """Whether the clean image was classified correctly, bool [n]."""
+    return rows["clean_correct"].to_numpy(dtype=bool)
+
+
+def broken(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
+    """Whether an image that was classified correctly is misclassified under the attack, whatever it aimed at; bool [n].
+
+    rejected: behind a detector, its class for what it rejects: such an answer breaks nothing. An answer that is not
+    finite (-1) does.
+    """
+    return correct(rows) & misled(rows, rejected)
+
+
+def misled(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
+    """Whether the adversarial image is answered wrongly and accepted, whatever became of the clean one; bool [n]."""
+    answers: NDArray[np.int64] = rows["adv_pred"].to_numpy()
+    wrong: Marks = answers != rows["label"].to_numpy()
+    return wrong if rejected is None else wrong & (answers != rejected)
+
+
+def succeeded(rows: pd.DataFrame) -> Marks:
+    """Whether the attack reached what it aimed at, bool [n]."""
+    return rows["success"].to_numpy(dtype=bool)
+
+
+def success_of(rows: pd.DataFrame, rejected: int) -> Marks:
+    """What `success` must be by the other columns, bool [n]: the goal reached, or, without a goal, the image broken."""
+    aimed = rows["goal"].to_numpy() >= 0
+    return np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), broken(rows, rejected))
+
+
+def attacked(rows: pd.DataFrame) -> int:
+    """How many images a trial was run for."""
+    return int((rows["trial"] >= 0).sum())
+
+
+def marked(rows: pd.DataFrame, flag: str) -> Any:
+    """Which images carry a flag, a boolean Series."""
+    return rows["flags"].fillna("").astype(str).str.contains(flag, regex=False)

@@ -1,0 +1,63 @@
+"""What is recorded beside an evaluation's spec: names, what the attack was up against, and what it ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class About:
+    """The record of an evaluation, or of a crafting. Nothing here enters its identity.
+
+    reference: how to find the model again, "" for one handed over in a program. eps: as it was asked for.
+    given_options: those that differ from the attack's own. metric: a `Measure` by its name. access: "white-box",
+    "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
+    access is. against: what it was up against beside the model, as the end of a label. mended: the first record was
+    lost. more: what a later robench recorded.
+    """
+
+    model: str
+    reference: str
+    dataset: str
+    eps: str
+    given_options: dict[str, Any]
+    metric: str
+    access: str
+    command: str
+    environment: dict[str, Any]
+    kind: str = ""
+    against: str = ""
+    surrogate: str = ""
+    surrogate_digest: str = ""
+    batch_size: int | None = None
+    device: str | None = None
+    mended: bool = False
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> About:
+        """The record in a file; one of before a field was added goes without it, one of later keeps what is new."""
+        known = {each.name for each in fields(cls)} - {"more"}
+        found = {name: item for name, item in value.items() if name in known}
+        found.setdefault("kind", value["access"])
+        return cls(**found, more={name: item for name, item in value.items() if name not in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        plain: dict[str, Any] = asdict(self)
+        more: dict[str, Any] = plain.pop("more")
+        if not plain["mended"]:
+            del plain["mended"]
+        return {name: item for name, item in plain.items() if item is not None} | more
+
+    @property
+    def commit(self) -> str:
+        """The commit of robench that it was made with, "" where it did not run from a checkout."""
+        return str(self.environment["commit"])
+
+    @property
+    def torch(self) -> str:
+        """The version of torch that it was made with."""
+        return str(self.environment["packages"]["torch"])
