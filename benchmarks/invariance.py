@@ -66,7 +66,7 @@ def main() -> None:
                 {
                     "batch": batch,
                     "shards": shards,
-                    "robust_accuracy": float((rows["clean_correct"] & ~rows["success"]).mean()),
+                    "robust_accuracy": attack_figure(rows, "robust accuracy").value,
                     "verdicts_differing": int((rows["success"] != first["success"]).sum()),
                     "starts_compared": len(common),
                     "starts_differing": sum(starts[key] != first_starts[key] for key in common),
