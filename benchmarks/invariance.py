@@ -18,6 +18,7 @@ from robench.attack.base import Attack
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
+from robench.results.accuracy import attack_figure
 from robench.store.runs import Store, runs_root
 
 
