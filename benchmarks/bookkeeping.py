@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 
 from robench.cli.app import main as command_line
 from robench.data.dataset import Split, open_dataset
-from robench.evaluation.jobs import Job, attacks_of, make_job, open_target
+from robench.evaluation.attacks import resolve
+from robench.evaluation.jobs import Job, make_job, open_target
 from robench.evaluation.request import Request
 from robench.models import build_defense
 from robench.results.summary import summarise
@@ -43,12 +44,12 @@ def request(models: list[str], steps: int) -> Request:
 
 def plan(store: Store, models: list[str], settings: int) -> Iterator[Job]:
     """A job per model and setting."""
-    wanted = [request(models, steps + 1) for steps in range(settings)]
-    attacks = [attacks_of(each)[0] for each in wanted]
+    wanted = [resolve(request(models, steps + 1)) for steps in range(settings)]
     for name in models:
-        target = open_target(name, wanted[0], store)
-        for each, named in zip(wanted, attacks, strict=True):
-            yield make_job(each, store, target, named)
+        target = open_target(name, store)
+        for each in wanted:
+            (named,) = each.attacks
+            yield make_job(each.address(name, named), store, target, named)
 
 
 def add_model(store: Store, name: str) -> None:

@@ -44,6 +44,7 @@ def reproduce(
     from robench.suites.suite import load
 
     scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
+    from robench.evaluation.tasks import Bench
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root
     from robench.suites.estimate import estimate
@@ -55,13 +56,14 @@ def reproduce(
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
     store = Store(runs_root(runs))
     found = plan(scaled, Setup(data, device, batch_size, shard_size, who), store)
+    bench = Bench(store)
     opened: dict[str, Wanted] = {}
-    steps = estimate(found, store, opened)
+    steps = estimate(found, bench, opened)
     if dry_run:
         _print_plan(scaled.title, scaled.note, steps, as_json)
         return 0
     _announce(steps)
-    return _print(run(found, store, opened), out, as_json)
+    return _print(run(found, bench, opened), out, as_json)
 
 
 def _announce(steps: Sequence[Step]) -> None:

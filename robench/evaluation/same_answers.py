@@ -10,8 +10,8 @@ from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
 from robench.device import choose_device
 from robench.errors import Changed
+from robench.evaluation.address import How
 from robench.evaluation.jobs import Job
-from robench.evaluation.request import Request
 from robench.results.summary import UNSTABLE
 from robench.store.evaluation_folder import Shard
 
@@ -28,10 +28,10 @@ class Recall:
         self._compared: dict[tuple[Any, ...], tuple[int, int]] = {}
         self._answers: dict[tuple[Any, ...], dict[int, int]] = {}
 
-    def check(self, job: Job, request: Request) -> None:
+    def check(self, job: Job, how: How) -> None:
         """Raise Changed where the model answers other than when the rows of `job`, finished or not, were made."""
         stride = math.ceil(job.spec.count / LOOKED)
-        found = [self._compare(job, request, shard, stride) for shard in job.folder.shards()]
+        found = [self._compare(job, how, shard, stride) for shard in job.folder.shards()]
         differing, looked = (sum(counts) for counts in zip(*found, strict=True)) if found else (0, 0)
         if differing > (math.ceil(looked / SHARE) if looked >= FEW else 0):
             raise Changed(
@@ -39,7 +39,7 @@ class Recall:
                 f"evaluation {job.folder.path} was made; delete that folder, or give another --runs."
             )
 
-    def _compare(self, job: Job, request: Request, shard: Shard, stride: int) -> tuple[int, int]:
+    def _compare(self, job: Job, how: How, shard: Shard, stride: int) -> tuple[int, int]:
         """How many of the clean predictions in a shard differ, of how many that were looked at."""
         if set(UNSTABLE) & set(shard.notes.get("flags", [])):
             return 0, 0  # its figures are marked with that
@@ -48,19 +48,19 @@ class Recall:
         if kept is None or key not in self._compared:
             places = [i for i in range(shard.start, shard.stop) if i % stride == 0]
             then = job.folder.column(shard, "clean_pred")
-            now = self._now(job, request, places)
+            now = self._now(job, how, places)
             self._compared[key] = sum(then[i - shard.start] != now[i] for i in places), len(places)
         return self._compared[key]
 
-    def _now(self, job: Job, request: Request, places: list[int]) -> dict[int, int]:
+    def _now(self, job: Job, how: How, places: list[int]) -> dict[int, int]:
         """The predicted classes of the test images at these places, and of others."""
         known = self._answers.setdefault(_subject(job), {})
         asked = [i for i in places if i not in known]
         if asked:
-            device = choose_device(request.device)
+            device = choose_device(how.device)
             model = Classifier(job.model.module.to(device), job.classes, device=device)
             try:
-                found = predictions(clean_logits(model, job.split.pixels(asked), request.batch_size))
+                found = predictions(clean_logits(model, job.split.pixels(asked), how.batch_size))
             finally:
                 model.release()
             known |= dict(zip(asked, found.tolist(), strict=True))

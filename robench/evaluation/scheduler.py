@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from robench.errors import BadInput, DiskError
-from robench.evaluation.jobs import (
-    attacks_of,
-    check_cascade,
-    references,
-)
+from robench.evaluation.address import Address
+from robench.evaluation.attacks import check_cascade, resolve
+from robench.evaluation.jobs import references
 from robench.evaluation.progress_view import View
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.summaries import Evaluated, collect
 from robench.evaluation.tasks import Bench, executor_of
-from robench.evaluation.wanted import nodes, want
+from robench.evaluation.wanted import Wanted, nodes, want, want_one
 from robench.executors.graph import Ended, GraphRun, Node
 from robench.executors.workers import Workers
 from robench.progress import display
@@ -28,16 +27,28 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     A shard that fails makes its evaluation "incomplete"; a model that cannot be used does not keep the others from
     being evaluated. Raises BadInput for input that cannot be used, and where no model can.
     """
-    attacks, bench, recall = attacks_of(request), Bench(store), Recall()
+    asked, bench = resolve(request), Bench(store)
     if request.cascade:
-        check_cascade(attacks)
-    sources = [bench.target(reference, request) for reference in request.surrogates]
-    refused, everything = [], []
-    for reference in references(request, store):
+        check_cascade(asked.attacks)
+    sources = [bench.target(reference, request.dataset, request.data_root) for reference in request.surrogates]
+    models = [partial(want, reference, asked, sources, bench) for reference in references(request, store)]
+    return _evaluate(models, bench, workers)
+
+
+def evaluate_one(address: Address, store: Store) -> Evaluated:
+    """Compute what is missing of the evaluation at one address. Raises BadInput as `evaluate`."""
+    bench = Bench(store)
+    return _evaluate([partial(want_one, address, bench)], bench)
+
+
+def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Workers | None = None) -> Evaluated:
+    """models: what opens each, and says what is wanted of it."""
+    recall, refused, everything = Recall(), list[BadInput](), list[Wanted]()
+    for opened in models:
         try:
-            wanted = want(reference, attacks, sources, request, bench)
+            wanted = opened()
             for planned in wanted.evaluations:
-                recall.check(planned.job, planned.request)
+                recall.check(planned.job, planned.address.how)
             everything.append(wanted)
         except DiskError:
             raise
@@ -51,7 +62,7 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
         try:
             if str(i) in ended.refused:
                 raise ended.refused[str(i)]
-            collect(wanted, request, store, found)
+            collect(wanted, bench.store, found)
         except DiskError:
             raise
         except BadInput as error:

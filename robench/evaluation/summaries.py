@@ -7,7 +7,6 @@ from typing import Any
 
 from robench.detector.measuring import measure
 from robench.evaluation.jobs import Job
-from robench.evaluation.request import Request
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
 from robench.results.accuracy import Measure
@@ -98,19 +97,19 @@ class Evaluated:
         return all(result.summary.complete for result in self.results)
 
 
-def collect(wanted: Wanted, request: Request, store: Store, found: Evaluated) -> None:
+def collect(wanted: Wanted, store: Store, found: Evaluated) -> None:
     """Add to `found` what became of a model's evaluations."""
-    plain = [planned for planned in wanted.evaluations if not planned.behind]
+    plain = [planned for planned in wanted.evaluations if not planned.address.behind]
     results = [conclude(planned, tell=True) for planned in plain]
-    done = [planned.job for planned, result in zip(plain, results, strict=True) if result.summary.complete]
+    done = [planned for planned, result in zip(plain, results, strict=True) if result.summary.complete]
     detections: list[dict[str, Any]] = []
     if wanted.behind is not None and wanted.behind.watch is not None:
         watch = wanted.behind.watch
-        detections = [measure(watch, wanted.target, job.folder, request.settings) for job in done]
-    results += [conclude(planned, tell=True) for planned in wanted.evaluations if planned.behind]
+        detections = [measure(watch, wanted.target, each.job.folder, each.address.settings) for each in done]
+    results += [conclude(planned, tell=True) for planned in wanted.evaluations if planned.address.behind]
     found.results += results
     found.detections += detections
-    found.findings += record(store, wanted.target.model.name, done[0].folder) if done else []
+    found.findings += record(store, wanted.target.model.name, done[0].job.folder) if done else []
     if wanted.target.model.data is not None:
         wanted.target.model.release()
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from robench.attack.judge import Examples, Progress, Settings, attack_shard
 from robench.data.dataset import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
-from robench.evaluation.jobs import Job, Target, attacks_of, make_job, open_target, watched
-from robench.evaluation.request import Request
+from robench.evaluation.address import Address
+from robench.evaluation.attacks import attack_at
+from robench.evaluation.jobs import Job, Target, make_job, open_target, watched
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
 from robench.store.claims import claim, note
@@ -32,22 +33,12 @@ KEPT = 4
 
 
 @dataclass(frozen=True)
-class Task:
-    """One piece of work, as a worker on another machine can be told of it.
+class TrainTask:
+    """A training, as a worker on another machine can be told of it."""
 
-    "train": a model. "craft": a surrogate's images for the examples [start, stop). "shard": the rows of those examples.
-    request: for the latter two about one model, one attack and at most one surrogate. behind: whether the detector
-    that it names is attacked too. job: the evaluation's id, which the worker must come to as well.
-    """
-
-    kind: Literal["train", "craft", "shard"]
     key: str
     root: Path
-    request: Request | TrainRequest
-    start: int = 0
-    stop: int = 0
-    job: str = ""
-    behind: bool = False
+    request: TrainRequest
 
     @property
     def device(self) -> str:
@@ -56,39 +47,89 @@ class Task:
 
     @property
     def size(self) -> int:
-        """How many images it computes; 0 for a training, whose epochs have a bar of their own."""
+        """0: a training's epochs have a bar of their own."""
+        return 0
+
+    @property
+    def title(self) -> str:
+        """The model that is trained."""
+        return self.key.removeprefix("train-")
+
+    @property
+    def piece(self) -> str:
+        """That it is a training."""
+        return f"Training {self.title}"
+
+    def on(self, device: str) -> TrainTask:
+        """The same training on another device."""
+        return replace(self, request=replace(self.request, device=device))
+
+    def to_json(self) -> dict[str, Any]:
+        """The task as JSON types."""
+        return {"kind": "train", "key": self.key, "root": str(self.root.resolve()), "request": self.request.to_json()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of an evaluation, as a worker on another machine can be told of it.
+
+    "craft": a surrogate's images for the examples [start, stop). "shard": the rows of those examples. job: the
+    evaluation's id, which whoever makes the job from the address must come to as well.
+    """
+
+    kind: Literal["craft", "shard"]
+    key: str
+    root: Path
+    address: Address
+    start: int
+    stop: int
+    job: str
+
+    @property
+    def device(self) -> str:
+        """What it was asked to be computed on."""
+        return self.address.how.device
+
+    @property
+    def size(self) -> int:
+        """How many images it computes."""
         return self.stop - self.start
 
     @property
     def title(self) -> str:
-        """Model and attack, or the model that is trained."""
-        request = self.request
-        if not isinstance(request, Request):
-            return self.key.removeprefix("train-")
-        name, attack = request.models[0], request.attacks[0]
-        name = name if isinstance(name, str) else type(name).__name__
-        source = request.surrogates[0] if request.surrogates else ""
-        source = source if isinstance(source, str) else type(source).__name__
+        """Model and attack."""
+        address = self.address
+        name, *source = (model if isinstance(model, str) else type(model).__name__ for model in address.models)
         if self.kind == "craft":
-            return f"{source}  {attack}"
-        detector = f" + {request.guard.detector}" if self.behind and request.guard else ""
-        return f"{name}  {attack}{detector}{f' from {source}' if source else ''}"
+            return f"{source[0]}  {address.attack}"
+        detector = f" + {address.guard.detector}" if address.guard else ""
+        return f"{name}  {address.attack}{detector}{f' from {source[0]}' if source else ''}"
 
     @property
     def piece(self) -> str:
-        """Which examples of that, or that it is a training."""
-        return f"Examples {self.start}-{self.stop} of {self.title}" if self.size else f"Training {self.title}"
+        """Which examples of that."""
+        return f"Examples {self.start}-{self.stop} of {self.title}"
+
+    def on(self, device: str) -> Task:
+        """The same task on another device."""
+        return replace(self, address=self.address.on(device))
 
     def to_json(self) -> dict[str, Any]:
         """The task as JSON types; raises BadInput where it holds a module, which cannot be sent."""
-        plain = {name: getattr(self, name) for name in ("kind", "key", "start", "stop", "job", "behind")}
-        return {**plain, "root": str(self.root.resolve()), "request": self.request.to_json()}
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**plain, "root": str(self.root.resolve()), "address": self.address.to_json()}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Task:
-        """The task of `to_json`."""
-        kind: Any = TrainRequest if value["kind"] == "train" else Request
-        return cls(**{**value, "root": Path(value["root"]), "request": kind.from_json(value["request"])})
+
+def task_of(value: Mapping[str, Any]) -> Task | TrainTask:
+    """The task of `to_json`."""
+    root = Path(value["root"])
+    if value["kind"] == "train":
+        return TrainTask(value["key"], root, TrainRequest.from_json(value["request"]))
+    return Task(**{**value, "root": root, "address": Address.from_json(value["address"])})
+
+
+# what tells models that are open from one another: the reference, the data's name if one was given, and their folder
+Opened = tuple[str | nn.Module, str | None, Path | None]
 
 
 @dataclass
@@ -97,34 +138,49 @@ class Bench:
 
     store: Store
     keep: int = KEPT
-    _targets: OrderedDict[Any, Target] = field(default_factory=OrderedDict)
-    _jobs: dict[Any, Job] = field(default_factory=dict)
-    _datasets: dict[Any, Dataset] = field(default_factory=dict)
+    _targets: OrderedDict[Opened, Target] = field(default_factory=OrderedDict)
+    _jobs: dict[str, tuple[Address, Job]] = field(default_factory=dict)
+    _datasets: dict[tuple[str, Path | None], Dataset] = field(default_factory=dict)
 
-    def target(self, reference: str | nn.Module, request: Request) -> Target:
+    def target(self, reference: str | nn.Module, dataset: str | None = None, data_root: Path | None = None) -> Target:
         """The model and its data, opened once. Raises BadInput where they cannot be loaded."""
-        key = (reference, request.dataset, request.data_root)
+        key = (reference, dataset, data_root)
         if key not in self._targets:
             while len(self._targets) >= self.keep:
                 self._forget(next(iter(self._targets)))
-            self._targets[key] = open_target(reference, request, self.store, self._dataset)
+            self._targets[key] = open_target(reference, self.store, dataset, data_root, self._dataset)
         self._targets.move_to_end(key)
         return self._targets[key]
 
+    def make(self, address: Address) -> Job:
+        """The job at an address, of what is open or opened for it. Raises BadInput where it cannot be made."""
+        source = None if address.surrogate is None else self.target(*_key(address.surrogate, address))
+        target = self.target(*_key(address.model, address))
+        if address.guard is not None:
+            target = watched(target, address.guard, address.threat, address.settings, self.store)
+        return make_job(address, self.store, target, attack_at(address), source)
+
+    def take(self, address: Address, job: Job) -> None:
+        """Use a job that was made in this process, for as long as its models stay open."""
+        self._jobs[job.spec.job_id] = address, job
+
     def job(self, task: Task) -> Job:
-        """The job a task belongs to. Raises BadInput where this process comes to another id than the task's."""
+        """The job a task belongs to, which is made of its address unless this process has it already.
+
+        Raises BadInput where it comes to another id than the task's.
+        """
         if task.job not in self._jobs:
-            found = self._job(task)
+            found = self.make(task.address)
             if found.spec.job_id != task.job:  # what is open here may be from before a change
                 self.clear()
-                found = self._job(task)
+                found = self.make(task.address)
             if found.spec.job_id != task.job:
                 raise BadInput(
                     f"The evaluation {task.job} of {found.title} is {found.spec.job_id} where it is computed: the "
                     "model, the data or robench changed meanwhile; run the command again."
                 )
-            self._jobs[task.job] = found
-        return self._jobs[task.job]
+            self.take(task.address, found)
+        return self._jobs[task.job][1]
 
     def clear(self) -> None:
         """Close everything."""
@@ -137,23 +193,20 @@ class Bench:
             self._datasets[name, root] = open_dataset(name, root)
         return self._datasets[name, root]
 
-    def _job(self, task: Task) -> Job:
-        request = task.request
-        assert isinstance(request, Request)
-        source = self.target(request.surrogates[0], request) if request.surrogates else None
-        target = self.target(request.models[0], request)
-        if task.behind:
-            behind = watched(target, request, self.store)
-            assert behind is not None
-            target = behind
-        return make_job(request, self.store, target, attacks_of(request)[0], source)
-
-    def _forget(self, key: Any) -> None:
+    def _forget(self, key: Opened) -> None:
+        """Give up a model and the jobs that hold it."""
         self._targets.pop(key).model.release()
-        self._jobs.clear()  # they hold models too
+        for job_id, (address, job) in list(self._jobs.items()):
+            if key in [_key(model, address) for model in address.models]:
+                job.model.release()  # whoever planned the job still has it
+                del self._jobs[job_id]
 
 
-def perform(task: Task, bench: Bench, show: Progress) -> State:
+def _key(model: str | nn.Module, address: Address) -> Opened:
+    return model, address.dataset, address.how.data_root
+
+
+def perform(task: Task | TrainTask, bench: Bench, show: Progress) -> State:
     """Do a task unless it is done, or being done elsewhere; what it makes is in the store before this returns.
 
     Raises BadInput for what cannot be used and DiskError where nothing can be written; any other exception is a model's
@@ -162,7 +215,9 @@ def perform(task: Task, bench: Bench, show: Progress) -> State:
     with claim(task.root, task.key) as mine:
         if not mine:
             return "busy"
-        return WAYS[task.kind](task, bench, show)
+        if isinstance(task, TrainTask):
+            return "done" if train(task.request, bench.store, claimed=True)["fresh"] else "there"
+        return _craft(task, bench, show) if task.kind == "craft" else _shard(task, bench, show)
 
 
 # the bench of this process where it is a worker, under the runs folder and the working folder that it is for
@@ -172,8 +227,8 @@ _kept: dict[tuple[Path, str], Bench] = {}
 def perform_json(task: Mapping[str, Any], device: Callable[[str], str]) -> State:
     """What a worker of an executor does with a task of `to_json`: `perform`, on the device that `device` makes of the
     one asked for. Models and data stay open from task to task. Raises what `perform` does."""
-    known = Task.from_json(task)
-    known = replace(known, request=replace(known.request, device=device(known.device)))
+    known = task_of(task)
+    known = known.on(device(known.device))
     place = known.root, os.getcwd()
     if place not in _kept:
         _kept.clear()
@@ -184,11 +239,6 @@ def perform_json(task: Mapping[str, Any], device: Callable[[str], str]) -> State
 def executor_of(workers: Workers, bench: Bench, show: Show) -> Executor:
     """An executor that performs these tasks, on `bench` where that is in this process. Raises BadInput as `start`."""
     return workers.start(bench.store.root, lambda task, told: perform(task, bench, told), perform_json, show)
-
-
-def _train(task: Task, bench: Bench, show: Progress) -> State:
-    assert isinstance(task.request, TrainRequest)
-    return "done" if train(task.request, bench.store, claimed=True)["fresh"] else "there"
 
 
 def _craft(task: Task, bench: Bench, show: Progress) -> State:
@@ -210,10 +260,8 @@ def _shard(task: Task, bench: Bench, show: Progress) -> State:
     try:
         _attack(job, task, show)
     except torch.OutOfMemoryError:
-        assert isinstance(task.request, Request)
-        raise BadInput(
-            f"The device ran out of memory with --batch-size {task.request.batch_size}; give a smaller one."
-        ) from None
+        size = task.address.how.batch_size
+        raise BadInput(f"The device ran out of memory with --batch-size {size}; give a smaller one.") from None
     except RobenchError:
         raise
     except OSError:
@@ -226,7 +274,6 @@ def _shard(task: Task, bench: Bench, show: Progress) -> State:
 
 
 def _attack(job: Job, task: Task, show: Progress) -> None:
-    assert isinstance(task.request, Request)
     part, settings = slice(task.start, task.stop), _settings(job, task)
     examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
     module = job.model.module.to(settings.device)
@@ -246,7 +293,7 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
     notes = {
         "flags": list(shard.flags),
         "seconds": round(time.monotonic() - began, 3),
-        "batch_size": task.request.batch_size,
+        "batch_size": task.address.how.batch_size,
         "answers": digest(shard.rows["clean_pred"].tolist()),
         "made_with": made_with(settings.device),
     }
@@ -255,13 +302,9 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
 
 
 def _settings(job: Job, task: Task) -> Settings:
-    assert isinstance(task.request, Request)
-    return replace(task.request.settings, channels_last=job.model.data is not None)
+    return replace(task.address.settings, channels_last=job.model.data is not None)
 
 
 def begin(job: Job) -> None:
     """Record the job, once there is something of it to keep; a model that is refused leaves no trace."""
     job.folder.begin(job.spec.to_json(), job.about)
-
-
-WAYS: dict[str, Callable[[Task, Bench, Progress], State]] = {"train": _train, "craft": _craft, "shard": _shard}

@@ -7,30 +7,29 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from robench.evaluation.jobs import Job, NamedAttack, Target, detector_options, make_job, watched
-from robench.evaluation.request import Request
+from robench.evaluation.address import Address, After
+from robench.evaluation.attacks import Resolved
+from robench.evaluation.jobs import Job, Target, make_job, watched
 from robench.evaluation.tasks import Bench, Task, begin
 from robench.executors.graph import Node
-from robench.store.runs import Store
 
 
 @dataclass(frozen=True)
 class PlannedEvaluation:
-    """An evaluation that is wanted: the job, and the request that makes this job alone wherever it is computed.
+    """An evaluation that is wanted: the job, and the address that makes this job wherever it is computed.
 
-    behind: whether a detector is attacked too. stored: whether it was all in the store when it was asked for.
+    stored: whether it was all in the store when it was asked for.
     """
 
     job: Job
-    request: Request
-    behind: bool = False
+    address: Address
     stored: bool = False
 
     @property
     def missing(self) -> list[tuple[int, int]]:
         """The ranges of examples still to compute."""
         spec = self.job.spec
-        return self.job.folder.missing(spec.start, spec.start + spec.count, self.request.shard_size)
+        return self.job.folder.missing(spec.start, spec.start + spec.count, self.address.how.shard_size)
 
 
 @dataclass(frozen=True)
@@ -42,47 +41,52 @@ class Wanted:
     evaluations: tuple[PlannedEvaluation, ...]
 
 
-def want(
-    reference: str | nn.Module,
-    attacks: Sequence[NamedAttack],
-    sources: Sequence[Target],
-    request: Request,
-    bench: Bench,
-) -> Wanted:
-    """The evaluations of one model under the attacks: by themselves or from every source, then behind the detector."""
-    store, target = bench.store, bench.target(reference, request)
+def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target], bench: Bench) -> Wanted:
+    """The evaluations of one model under the attacks: by themselves or from every source, then behind the detector.
+
+    Raises BadInput for a model, data or a detector that cannot be used.
+    """
+    request = asked.request
+    target = bench.target(reference, request.dataset, request.data_root)
     evaluations: list[PlannedEvaluation] = []
     places: Sequence[Target | None] = sources or [None]
     for source in places:
-        evaluations += _planned(target, attacks, replace(request, models=[reference], surrogates=[]), store, source)
-    behind = watched(target, request, store)  # before the attacks: what it refuses costs nothing to find
-    if behind is not None and request.guard and request.guard.adaptive:
-        evaluations += _planned(behind, attacks, replace(request, models=[reference]), store, None)
+        evaluations += _planned(reference, target, asked, bench, source)
+    behind = None
+    if asked.guard is not None:  # before the attacks: what it refuses costs nothing to find
+        behind = watched(target, asked.guard, request.threat, request.settings, bench.store)
+        evaluations += _planned(reference, behind, asked, bench) if asked.guard.adaptive else []
     return Wanted(target, behind, tuple(evaluations))
 
 
+def want_one(address: Address, bench: Bench) -> Wanted:
+    """The evaluation at one address. Raises BadInput as `want`."""
+    planned = _plan(address, bench.make(address), bench)
+    return Wanted(bench.target(address.model, address.dataset, address.how.data_root), None, (planned,))
+
+
 def _planned(
-    target: Target, attacks: Sequence[NamedAttack], request: Request, store: Store, source: Target | None
+    reference: str | nn.Module, target: Target, asked: Resolved, bench: Bench, source: Target | None = None
 ) -> list[PlannedEvaluation]:
-    """One per attack; each with a request for it alone, and in a cascade for what the one before left standing."""
+    """One per attack, each at an address of its own, which in a cascade says what the one before left standing."""
     evaluations: list[PlannedEvaluation] = []
-    of_detector = {k: request.options[k] for k in detector_options(request)}
-    for named in attacks:
-        alone = replace(
-            request,
-            attacks=[named.name],
-            options={**of_detector, **named.given},
-            surrogates=[source.model.handle] if source else [],
-            after=(evaluations[-1].job.spec.job_id, ", ".join(planned.job.spec.attack for planned in evaluations))
-            if request.cascade and evaluations
-            else request.after,
-        )
-        job = make_job(alone, store, target, named, source)
-        if job.folder.path.is_dir():
-            begin(job)  # makes a damaged record anew
-        planned = PlannedEvaluation(job, alone, behind=target.watch is not None)
-        evaluations.append(replace(planned, stored=not planned.missing))
+    surrogate, behind, after = source.model.handle if source else None, target.watch is not None, None
+    for named in asked.attacks:
+        if asked.request.cascade and evaluations:
+            names = ", ".join(planned.job.spec.attack for planned in evaluations)
+            after = After(evaluations[-1].job.spec.job_id, names)
+        address = asked.address(reference, named, surrogate=surrogate, behind=behind, after=after)
+        evaluations.append(_plan(address, make_job(address, bench.store, target, named, source), bench))
     return evaluations
+
+
+def _plan(address: Address, job: Job, bench: Bench) -> PlannedEvaluation:
+    """An evaluation whose job is made, and need not be made again on this bench."""
+    bench.take(address, job)
+    if job.folder.path.is_dir():
+        begin(job)  # makes a damaged record anew
+    planned = PlannedEvaluation(job, address)
+    return replace(planned, stored=not planned.missing)
 
 
 def nodes(
@@ -100,7 +104,7 @@ def nodes(
         for start, stop in missing:
             place = f"{start:06d}-{stop:06d}"
             key = f"{spec.job_id}-{place}"
-            task = Task("shard", key, root, planned.request, start, stop, spec.job_id, planned.behind)
+            task = Task("shard", key, root, planned.address, start, stop, spec.job_id)
             needs = {
                 f"{spec.after}-{a:06d}-{b:06d}" for a, b in made.get(spec.after or "", []) if a < stop and b > start
             }

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from robench.errors import BadInput, require, unknown
-from robench.evaluation.jobs import Target, attacks_of, make_job, open_target
-from robench.evaluation.request import Request
-from robench.evaluation.scheduler import evaluate
+from robench.evaluation.address import Address, How
+from robench.evaluation.attacks import attack_at
+from robench.evaluation.jobs import Target, make_job, open_target
+from robench.evaluation.scheduler import evaluate_one
 from robench.models import load_model
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
@@ -45,24 +46,26 @@ class Rerun:
     data_root: Path | None = None
     reuse: bool = False
 
-    def request(self, kept: Kept) -> Request:
-        """The evaluation of a baseline as it is asked for today."""
+    def address(self, kept: Kept) -> Address:
+        """Where an evaluation of a baseline is today."""
         spec = kept.spec
-        return Request(
-            models=[self.models.get(kept.model, kept.reference)],
-            attacks=[spec.attack],
+        return Address(
+            model=self.models.get(kept.model, kept.reference),
+            attack=spec.attack,
+            options=kept.given_options,
             threat=kept.threat,
             dataset=self.dataset or kept.dataset,
             count=spec.count,
-            options=kept.given_options,
             seed=spec.seed,
-            batch_size=_first(self.batch_size, kept.batch_size, SIZE),
-            shard_size=_first(self.shard_size, kept.shard_size, SIZE),
-            device=self.device,
-            data_root=self.data_root,
-            surrogates=[kept.surrogate] if kept.surrogate else [],
+            surrogate=kept.surrogate or None,
             eot=spec.eot or 1,
-            bpda=spec.bpda or [],
+            bpda=tuple(spec.bpda or ()),
+            how=How(
+                batch_size=_first(self.batch_size, kept.batch_size, SIZE),
+                shard_size=_first(self.shard_size, kept.shard_size, SIZE),
+                device=self.device,
+                data_root=self.data_root,
+            ),
         )
 
 
@@ -96,13 +99,13 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
     return digest([baseline.checksum, models])[:12]
 
 
-def _compare(name: str, plan: Sequence[tuple[Kept, Request]], store: Store, terms: Terms) -> Checked:
+def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
     pairs: list[Pair] = []
     findings: dict[tuple[object, ...], list[Finding]] = {}
     digests: dict[str, set[str]] = {}
-    for kept, request in plan:
-        done = evaluate(request, store)
+    for kept, address in plan:
+        done = evaluate_one(address, store)
         (result,) = done.results
         _one_model(kept.model, result.model_digest, digests)
         pairs.append(Pair.of(kept, result, store))
@@ -155,19 +158,23 @@ def _known(models: Mapping[str, Model], baseline: Baseline) -> None:
             raise unknown(f"model in {baseline.name}", name, baseline.models)
 
 
-def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Request]]:
-    """Each evaluation as today's request; raises BadInput for the first that would not be the same evaluation."""
-    plan = [(kept, rerun.request(kept)) for kept in baseline.kept]
+def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Address]]:
+    """Each evaluation with its address today; raises BadInput for the first that would not be the same evaluation."""
+    plan = [(kept, rerun.address(kept)) for kept in baseline.kept]
     opened: dict[tuple[str, str], Target] = {}
     digests: dict[str, set[str]] = {}
-    for kept, request in plan:
+    for kept, address in plan:
         key = (kept.model, kept.dataset)
         if key not in opened:
-            _one_model(kept.model, _find(kept, request, store, baseline.name), digests)
-            opened[key] = _loaded(open_target(request.models[0], request, store))
+            _one_model(kept.model, _find(kept, address, store, baseline.name), digests)
+            opened[key] = _loaded(_open(address.model, address, store))
             _one_model(kept.model, opened[key].model.digest, digests)
-        _same_evaluation(kept, request, opened[key], store, baseline.name)
+        _same_evaluation(kept, address, opened[key], store, baseline.name)
     return plan
+
+
+def _open(model: Model, address: Address, store: Store) -> Target:
+    return open_target(model, store, address.dataset, address.how.data_root)
 
 
 def _loaded(target: Target) -> Target:
@@ -188,27 +195,27 @@ def _one_model(name: str, digest: str, digests: dict[str, set[str]]) -> None:
         )
 
 
-def _find(kept: Kept, request: Request, store: Store, name: str) -> str:
+def _find(kept: Kept, address: Address, store: Store, name: str) -> str:
     """The digest of the model; raises BadInput where it cannot be loaded."""
     advice = f"say where it is with --model {kept.model}=REFERENCE"
-    if not request.models[0]:
+    if not address.model:
         raise BadInput(f"The model {kept.model!r} of {name} was handed over in a program; {advice}.")
     try:
-        return load_model(request.models[0], store).digest
+        return load_model(address.model, store).digest
     except BadInput as error:
         raise BadInput(f"The model {kept.model!r} of {name} cannot be loaded; {advice}. {error}") from error
 
 
-def _same_evaluation(kept: Kept, request: Request, target: Target, store: Store, name: str) -> None:
-    """Raise BadInput unless the request is for the evaluation that was kept, but for the model."""
+def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store, name: str) -> None:
+    """Raise BadInput unless the address is that of the evaluation that was kept, but for the model."""
     if target.dataset.test.digest != kept.spec.data_digest:
         raise BadInput(
             f"The test images of {target.dataset.name} are not those that {name} was made on; give the same data with "
             "--data or --dataset, or make the baseline anew."
         )
-    (named,) = attacks_of(request)
-    sources = [_loaded(open_target(reference, request, store)) for reference in request.surrogates]
-    now = make_job(request, store, target, named, sources[0] if sources else None).spec.to_json()
+    named = attack_at(address)
+    source = None if address.surrogate is None else _loaded(_open(address.surrogate, address, store))
+    now = make_job(address, store, target, named, source).spec.to_json()
     then = kept.spec.to_json()
     for field_name in sorted({*then, *now} - {"model_digest"}):
         if now.get(field_name) != then.get(field_name):

@@ -14,13 +14,14 @@ from robench.data.dataset import DataInfo
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe
 from robench.detector.fitting import fitting
-from robench.evaluation.jobs import Job, NamedAttack, Target, attacks_of, detector_options
+from robench.detector.request import DetectorRequest
+from robench.evaluation.attacks import NamedAttack, Resolved
+from robench.evaluation.jobs import Job, Target
 from robench.evaluation.request import Request
 from robench.evaluation.tasks import Bench
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.models import LoadedModel
-from robench.store.runs import Store
-from robench.suites.plan import Place, Plan, _cheap_first, cost_of, open_place
+from robench.suites.plan import Place, Plan, cost_of, open_place
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Step:
     gradients: int | None
 
 
-def estimate(found: Plan, store: Store, opened: dict[str, Wanted] | None = None) -> list[Step]:
+def estimate(found: Plan, bench: Bench, opened: dict[str, Wanted] | None = None) -> list[Step]:
     """What is to be done, each thing once, and what it costs at most: an example that is broken early costs less.
 
-    opened: takes in the places that were opened for it, so that `reproduce` need not.
+    opened: takes in the places that were opened for it, so that `reproduce` on the same bench need not.
     """
     steps: dict[Any, Step] = {}
     for t in found.trainings:
@@ -44,68 +45,66 @@ def estimate(found: Plan, store: Store, opened: dict[str, Wanted] | None = None)
         cost = 0 if t.done else training_cost(t.job.spec.defense, t.job.spec.options, t.job.recipe, data, images)
         size = f"{t.job.recipe.epochs} epochs of {images:,} images"
         steps[t.name] = Step(f"train {t.name}", "done" if t.done else "to do", size, cost)
-    bench = Bench(store)
     for place in found.places:
-        if place.request is not None:
-            for key, step in _attack_steps(place, place.request, bench, {} if opened is None else opened):
+        if place.asked is not None:
+            for key, step in _attack_steps(place, place.asked, bench, {} if opened is None else opened):
                 steps.setdefault(key, step)
     return list(steps.values())
 
 
-def _attack_steps(
-    place: Place, request: Request, bench: Bench, opened: dict[str, Wanted]
-) -> Iterator[tuple[Any, Step]]:
+def _attack_steps(place: Place, asked: Resolved, bench: Bench, opened: dict[str, Wanted]) -> Iterator[tuple[Any, Step]]:
     """What a place needs beside its models, each step with what tells it from others."""
     trained, evaluations = all(t.done for t in place.needs), list[PlannedEvaluation]()
-    if request.guard is not None:
-        there, step = _fitting(place, request, bench, trained)
+    if asked.guard is not None:
+        there, step = _fitting(place, asked, asked.guard, bench, trained)
         yield step.what, step
         if trained and not there:  # the model may have been attacked by itself
-            options = {k: v for k, v in request.options.items() if k not in detector_options(request)}
-            evaluations += open_place(place, replace(request, guard=None, options=options), bench).evaluations
+            evaluations += open_place(place, replace(asked, guard=None), bench).evaluations
         trained &= there
     if trained:
-        opened[place.key] = open_place(place, request, bench)
+        opened[place.key] = open_place(place, asked, bench)
         evaluations += opened[place.key].evaluations
-    attacks = _cheap_first(attacks_of(request), request.threat, place.training.job.dataset.classes)
-    for behind in [False, True] if request.guard is not None and request.guard.adaptive else [False]:
-        found = [planned.job for planned in evaluations if planned.behind == behind]
+    for guard in [None, asked.guard] if asked.guard is not None and asked.guard.adaptive else [None]:
+        found = [planned.job for planned in evaluations if planned.address.behind == (guard is not None)]
         before: tuple[str, ...] = ()
-        for i, named in enumerate(attacks):
-            yield from _attack_step(place, request, named, found[i] if found else None, before, behind=behind)
-            before += (named.name,) if request.cascade else ()
+        for i, named in enumerate(asked.attacks):
+            yield from _attack_step(place, asked.request, named, found[i] if found else None, before, guard)
+            before += (named.name,) if asked.request.cascade else ()
 
 
 def _attack_step(
-    place: Place, request: Request, named: NamedAttack, job: Job | None, before: tuple[str, ...], *, behind: bool
+    place: Place,
+    request: Request,
+    named: NamedAttack,
+    job: Job | None,
+    before: tuple[str, ...],
+    guard: DetectorRequest | None,
 ) -> Iterator[tuple[Any, Step]]:
     """An attack on a place's model, or on its surrogate and then the judging of what was crafted there."""
     dataset, source, target = place.training.job.dataset, place.needs[-1].name, place.training.name
     count = len(dataset.test) if request.count is None else request.count
-    guard = f" behind {request.guard.detector}" if request.guard is not None and behind else ""
+    behind = f" behind {guard.detector}" if guard is not None else ""
     after = f" after {before[-1]}" if before else ""
     cost = cost_of(named, request, dataset.classes).backwards
     folders = (job.craft.folder if job and job.craft else None, job.folder if job else None)
-    steps = [(f"{named.name} on {target}{guard}{after}", folders[1], cost)]
+    steps = [(f"{named.name} on {target}{behind}{after}", folders[1], cost)]
     if request.surrogates:
         steps = [(f"{named.name} on {source}, crafted for others", folders[0], cost),
                  (f"{named.name} from {source} on {target}, judged", folders[1], 0)]  # fmt: skip
     given = tuple(sorted((k, str(v)) for k, v in named.given.items()))
     for what, folder, each in steps:
         left = count if folder is None else sum(b - a for a, b in folder.missing(0, count, request.shard_size))
-        key = (what, given, request.threat, before, str(request.guard) if guard else "", request.eot, *request.bpda)
+        key = (what, given, request.threat, before, str(guard) if guard else "", request.eot, *request.bpda)
         state = "done" if not left else "to do" if left == count else f"{left:,} left"
         yield key, Step(what, state, f"{count:,} images", None if each is None else each * left)
 
 
-def _fitting(place: Place, request: Request, bench: Bench, trained: bool) -> tuple[bool, Step]:
+def _fitting(place: Place, asked: Resolved, guard: DetectorRequest, bench: Bench, trained: bool) -> tuple[bool, Step]:
     """Whether a place's detector is there, and the step that fits it."""
-    guard, dataset = request.guard, place.training.job.dataset
-    assert guard is not None
-    asked = replace(guard, options={k: request.options[k] for k in detector_options(request)})
+    request, dataset = asked.request, place.training.job.dataset
     untrained = Target(LoadedModel(place.training.name, nn.Identity, ""), dataset)
-    target = bench.target(place.training.name, request) if trained else untrained
-    there, images, cost = fitting(asked, target, request.threat, request.settings, bench.store)
+    target = bench.target(place.training.name, request.dataset, request.data_root) if trained else untrained
+    there, images, cost = fitting(guard, target, request.threat, request.settings, bench.store)
     what = f"fit {guard.detector} on {place.training.name} ({guard.trained_on})"
     return there, Step(what, "done" if there else "to do", f"{images:,} images", 0 if there else cost)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from robench.attack.base import Cost
 from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
-from robench.evaluation.jobs import NamedAttack, attacks_of, cascade_fault
+from robench.evaluation.attacks import NamedAttack, Resolved, cascade_fault, resolve
 from robench.evaluation.request import Request
 from robench.evaluation.tasks import Bench
 from robench.evaluation.wanted import Wanted, want
@@ -52,12 +52,12 @@ class Training:
 @dataclass(frozen=True)
 class Place:
     """One figure of the table for one seed: the model, the column, the models that must be trained before, and what
-    is asked of the scheduler; no request where the column is clean accuracy."""
+    is asked of the scheduler, cheap attacks first; nothing where the column is clean accuracy."""
 
     training: Training
     column: Column
     needs: tuple[Training, ...]
-    request: Request | None
+    asked: Resolved | None
 
     @property
     def key(self) -> str:
@@ -131,10 +131,11 @@ def _place(
         eot=column.eot,
         bpda=column.bpda,
     )
-    attacks = attacks_of(request) if alone else []
-    if len(attacks) > 1 and not cascade_fault(attacks):
-        request = replace(request, cascade=True)
-    return Place(training, column, (training, *surrogate), request)
+    asked = resolve(request)
+    if alone and len(asked.attacks) > 1 and not cascade_fault(asked.attacks):
+        asked = replace(asked, request=replace(request, cascade=True))
+    attacks = _cheap_first(asked.attacks, request.threat, training.job.dataset.classes)
+    return Place(training, column, (training, *surrogate), replace(asked, attacks=attacks))
 
 
 def cost_of(named: NamedAttack, request: Request, classes: int) -> Cost:
@@ -142,18 +143,18 @@ def cost_of(named: NamedAttack, request: Request, classes: int) -> Cost:
     return named.attack.cost(request.threat, classes).times(request.eot)
 
 
-def _cheap_first(attacks: Sequence[NamedAttack], threat: ThreatModel, classes: int) -> list[NamedAttack]:
+def _cheap_first(attacks: Sequence[NamedAttack], threat: ThreatModel, classes: int) -> tuple[NamedAttack, ...]:
     """In the order of cost, those of unknown cost last: what a cheap attack breaks costs the others nothing."""
 
     def cost(named: NamedAttack) -> tuple[bool, int]:
         found = named.attack.cost(threat, classes)
         return found.forwards is None, (found.forwards or 0) + 2 * (found.backwards or 0)
 
-    return sorted(attacks, key=cost)
+    return tuple(sorted(attacks, key=cost))
 
 
-def open_place(place: Place, request: Request, bench: Bench) -> Wanted:
-    """The evaluations of a place whose models are there, cheap attacks first."""
-    attacks = _cheap_first(attacks_of(request), request.threat, place.training.job.dataset.classes)
-    sources = [bench.target(name, request) for name in request.surrogates]
-    return want(place.training.name, attacks, sources, request, bench)
+def open_place(place: Place, asked: Resolved, bench: Bench) -> Wanted:
+    """The evaluations of a place whose models are there."""
+    request = asked.request
+    sources = [bench.target(name, request.dataset, request.data_root) for name in request.surrogates]
+    return want(place.training.name, asked, sources, bench)

@@ -62,14 +62,13 @@ def _data(name: str) -> DataInfo | None:
 
 def _check_column(column: Column, data: DataInfo | None) -> None:
     from robench.detector.request import DetectorRequest
-    from robench.evaluation.jobs import attacks_of
-    from robench.evaluation.request import Request
+    from robench.evaluation.attacks import attacks_of
     from robench.threat import ThreatModel
 
     threat = ThreatModel.of(column.norm, column.eps)
     if data is not None:
         threat.check_shape(data.shape)
-    attacks = attacks_of(Request(["none"], column.attacks, threat, options=column.options, bpda=column.bpda))
+    attacks = attacks_of(column.attacks, column.options, threat)
     metrics = {named.attack.metric for named in attacks}
     if column.combine == "minimum" and len(metrics) > 1:
         raise BadInput("Its attacks have robust accuracy and attack success rate, of which there is no smallest one.")
@@ -87,4 +86,4 @@ def _check_column(column: Column, data: DataInfo | None) -> None:
         column.detector, {}, column.trained_on, column.trained_options, column.fpr, column.detector_images
     )
     name, ball = guard.attack_and_threat(threat)
-    attacks_of(Request(["none"], [name], ball, options=column.trained_options))
+    attacks_of([name], column.trained_options, ball)

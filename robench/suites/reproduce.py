@@ -10,12 +10,11 @@ from typing import Any
 from robench import registry
 from robench.detector.measuring import measure
 from robench.errors import BadInput, Changed, CheckFailed, DiskError
-from robench.evaluation.jobs import attacks_of
-from robench.evaluation.request import Request
+from robench.evaluation.attacks import Resolved
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import run
 from robench.evaluation.summaries import Result, conclude
-from robench.evaluation.tasks import Bench, Task
+from robench.evaluation.tasks import Bench, TrainTask
 from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
@@ -46,17 +45,17 @@ class Reproduced:
         return all(entry.status == "complete" for entry in self.table.entries)
 
 
-def reproduce(found: Plan, store: Store, planned: Mapping[str, Wanted] | None = None) -> Reproduced:
-    """Do what is missing of a plan and fill its table; planned: what `estimate` opened.
+def reproduce(found: Plan, bench: Bench, planned: Mapping[str, Wanted] | None = None) -> Reproduced:
+    """Do what is missing of a plan and fill its table; planned: what `estimate` opened on this bench.
 
     A model that cannot be used or trained leaves its places incomplete and the others alone. Raises DiskError where
     results cannot be kept.
     """
-    opening = _Opening(Bench(store), planned or {})
+    store, opening = bench.store, _Opening(bench, planned or {})
     opened = opening.opened
     graph = [_training_node(t, store) for t in found.trainings if not t.done]
-    graph += [_opening_node(place, opening) for place in found.places if place.request is not None]
-    ended = run(graph, opening.bench, found.setup.workers)
+    graph += [_opening_node(place, opening) for place in found.places if place.asked is not None]
+    ended = run(graph, bench, found.setup.workers)
     entries, findings = [], list[Finding]()
     for place in found.places:
         try:
@@ -83,10 +82,10 @@ def evaluations(found: Plan, store: Store) -> list[str]:
     """
     bench, ids = Bench(store), dict[str, None]()
     for place in found.places:
-        request = place.request
-        if request is None or request.guard or request.surrogates or request.cascade:
+        asked = place.asked
+        if asked is None or asked.guard or asked.request.surrogates or asked.request.cascade:
             continue
-        wanted = open_place(place, request, bench) if place.training.done else None
+        wanted = open_place(place, asked, bench) if place.training.done else None
         if wanted is None or any(planned.missing for planned in wanted.evaluations):
             raise BadInput(
                 f"The suite {found.suite.name!r} at scale {found.suite.scale} is not done ({place.training.name}, "
@@ -100,7 +99,7 @@ def evaluations(found: Plan, store: Store) -> list[str]:
 
 def _training_node(training: Training, store: Store) -> Node:
     key = claim_of(training.name)
-    return Node(key, Task("train", key, store.root, training.request), rank=-1.0, subject=training.name, cell=key)
+    return Node(key, TrainTask(key, store.root, training.request), rank=-1.0, subject=training.name, cell=key)
 
 
 @dataclass
@@ -112,11 +111,11 @@ class _Opening:
     opened: dict[str, Wanted] = field(default_factory=dict)
     recall: Recall = field(default_factory=Recall)
 
-    def open(self, place: Place, request: Request) -> Wanted:
+    def open(self, place: Place, asked: Resolved) -> Wanted:
         """The evaluations of a place. Raises BadInput where its model answers other than stored rows say."""
-        wanted = self.planned.get(place.key) or open_place(place, request, self.bench)
+        wanted = self.planned.get(place.key) or open_place(place, asked, self.bench)
         for planned in wanted.evaluations:
-            self.recall.check(planned.job, planned.request)
+            self.recall.check(planned.job, planned.address.how)
         wanted.target.model.release()
         self.opened[place.key] = wanted
         return wanted
@@ -130,10 +129,10 @@ def _opening_node(place: Place, opening: _Opening) -> Node:
 
 
 def _open(place: Place, opening: _Opening) -> list[Node]:
-    request, classes = place.request, place.training.job.dataset.classes
-    assert request is not None
-    wanted = opening.open(place, request)
-    ranks = {a.name: float(cost_of(a, request, classes).backwards or 0) for a in attacks_of(request)}
+    asked, classes = place.asked, place.training.job.dataset.classes
+    assert asked is not None
+    wanted = opening.open(place, asked)
+    ranks = {each.name: float(cost_of(each, asked.request, classes).backwards or 0) for each in asked.attacks}
     return list(nodes(wanted.evaluations, place.training.name, ranks))
 
 
@@ -152,7 +151,7 @@ def _empty(place: Place) -> Entry:
 def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
     """The figure of a place, or an incomplete one. Raises BadInput where what is stored is damaged."""
     empty = _empty(place)
-    if place.request is None:
+    if place.asked is None:
         return _clean(empty, place.training, store)
     if wanted is None:
         return empty
@@ -183,11 +182,11 @@ def _figure(place: Place, wanted: Wanted, results: Sequence[Result]) -> Figure |
         return _detected(place, wanted)
     behind = wanted.behind is not None  # then the attacks on model and detector together count
     pairs = zip(wanted.evaluations, results, strict=True)
-    shown = [result for planned, result in pairs if planned.behind == behind]
+    shown = [result for planned, result in pairs if planned.address.behind == behind]
     figures = [result.summary.figure for result in shown]
     if place.column.combine == "minimum":
         return min((figure for figure in figures if figure), key=lambda figure: figure.value)
-    if len(shown) > 1 and place.request is not None and not place.request.cascade:
+    if len(shown) > 1 and place.asked is not None and not place.asked.request.cascade:
         folders = {planned.job.spec.job_id: planned.job.folder for planned in wanted.evaluations}
         tables = [folders[result.evaluation].rows(COUNTED) for result in entering(shown, shown[0].access)]
         return worst_case(tables, wanted.target.dataset.classes if behind else None) if tables else None
@@ -210,9 +209,9 @@ def _detected(place: Place, wanted: Wanted) -> Figure | None:
     """The column's figure of a detector, from the first attack's images."""
     assert wanted.behind is not None
     assert wanted.behind.watch is not None
-    assert place.request is not None
     assert place.column.figure is not None
-    found = measure(wanted.behind.watch, wanted.target, wanted.evaluations[0].job.folder, place.request.settings)
+    first = wanted.evaluations[0]
+    found = measure(wanted.behind.watch, wanted.target, first.job.folder, first.address.settings)
     value, n = found[place.column.figure], found[f"{place.column.figure}_n"]
     return None if value is None else Figure(round(value * n), n)
 
@@ -221,7 +220,7 @@ def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[Finding
     """What the gates make of a model's plain white-box runs, where any is new; otherwise what they made of them."""
     found: list[Finding] = []
     seen: set[tuple[Any, ...]] = set()
-    for planned in (planned for one in wanted for planned in one.evaluations if not planned.behind):
+    for planned in (planned for one in wanted for planned in one.evaluations if not planned.address.behind):
         spec = planned.job.spec
         key = (spec.model_digest, spec.data_digest, spec.norm, spec.count)
         if key in seen or spec.surrogate or spec.after or planned.missing:

@@ -21,11 +21,11 @@ from torch import nn
 
 from robench import ThreatModel
 from robench.errors import BadInput, DiskError
-from robench.evaluation.jobs import attacks_of
+from robench.evaluation.attacks import resolve
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated
-from robench.evaluation.tasks import Bench, Task, executor_of
+from robench.evaluation.tasks import Bench, Task, TrainTask, executor_of
 from robench.evaluation.wanted import nodes, want
 from robench.executors import ray_cluster as cluster
 from robench.executors.base import Outcome
@@ -210,13 +210,13 @@ def _begun(store: Store) -> list[int]:
 
 def _task(store: Store, request: Request) -> Task:
     """The task of the first shard of a request for one model and one attack."""
-    wanted = want(request.models[0], attacks_of(request), [], request, Bench(store))
+    wanted = want(request.models[0], resolve(request), [], Bench(store))
     task = next(iter(nodes(wanted.evaluations, "0"))).task
-    assert task is not None
+    assert isinstance(task, Task)
     return task
 
 
-def _outcomes(workers: Workers, store: Store, *tasks: Task) -> list[Outcome]:
+def _outcomes(workers: Workers, store: Store, *tasks: Task | TrainTask) -> list[Outcome]:
     executor = executor_of(workers, Bench(store), lambda task, share: None)
     try:
         for task in tasks:
@@ -259,7 +259,7 @@ def test_a_model_trained_elsewhere_is_the_same(workers: Workers) -> None:
     here, there = _store("here"), _store("there")
     request = TrainRequest("standard", "digits", epochs=1, name="m")
     card = train(request, here)
-    task = Task("train", claim_of("m"), there.root, request)
+    task = TrainTask(claim_of("m"), there.root, request)
     assert [_outcomes(workers, there, task)[0].state for _ in range(2)] == ["done", "there"]
     weights = (load_file(store.model_folder("m") / "model.safetensors") for store in (there, here))
     assert_same_weights(*weights)
@@ -417,7 +417,7 @@ def test_only_what_a_worker_has_begun_is_cancelled(ray: Workers, monkeypatch: py
     """Ray aborts this process if it cancels a task that was just sent."""
     store, cancelled = _store("runs"), []
     request = _request("load", attacks=["fgsm"], options={}, shard_size=COUNT // 6)
-    wanted = want(request.models[0], attacks_of(request), [], request, Bench(store))
+    wanted = want(request.models[0], resolve(request), [], Bench(store))
     tasks = [node.task for node in nodes(wanted.evaluations, "0") if node.task is not None]
     Path("hold").touch()
     executor = executor_of(ray, Bench(store), lambda task, share: None)

@@ -16,7 +16,7 @@ from robench import environment, open_dataset
 from robench.errors import BadInput
 from robench.evaluation import scheduler
 from robench.evaluation import tasks as work
-from robench.evaluation.jobs import attacks_of
+from robench.evaluation.attacks import resolve
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import conclude
@@ -105,7 +105,7 @@ def test_rows_of_a_model_that_changed_are_not_mixed_with_new_ones(
     helper.prepared = lambda x: x
     monkeypatch.setitem(sys.modules, helper.__name__, helper)
     request = _request("model.py:load", dataset="digits", shard_size=COUNT // 3)
-    wanted = want("model.py:load", attacks_of(request), [], request, Bench(store))
+    wanted = want("model.py:load", resolve(request), [], Bench(store))
     for node in list(nodes(wanted.evaluations, "0"))[:shards]:
         assert perform(node.task, Bench(store), lambda share: None) == "done"
     helper.prepared = lambda x: 1 - x
@@ -210,7 +210,7 @@ def test_a_shard_that_is_lost_on_the_way_leaves_the_figure_out(
 def test_two_shard_sizes_at_once_lose_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The smaller shard is written last, beside a larger one that holds its images too."""
     small, large = _request(shard_size=40), _request(shard_size=COUNT)
-    wanted = want("standard-digits-e3", attacks_of(small), [], small, Bench(store))
+    wanted = want("standard-digits-e3", resolve(small), [], Bench(store))
     task = next(iter(nodes(wanted.evaluations, "0"))).task
     attack = work.attack_shard
     found = []
@@ -231,7 +231,7 @@ def test_two_shard_sizes_at_once_lose_nothing(store: Store, monkeypatch: pytest.
 
 def test_shards_made_with_different_versions_are_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     request = _request(shard_size=60)
-    wanted = want("standard-digits-e3", attacks_of(request), [], request, Bench(store))
+    wanted = want("standard-digits-e3", resolve(request), [], Bench(store))
     perform(next(iter(nodes(wanted.evaluations, "0"))).task, Bench(store), lambda share: None)
     known = environment._environment()
     other = {**known, "packages": {**known["packages"], "torch": "1.0"}}

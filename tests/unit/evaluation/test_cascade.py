@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
+from robench.evaluation.address import Address, After
 from robench.evaluation.request import Request
-from robench.evaluation.scheduler import evaluate
+from robench.evaluation.scheduler import evaluate, evaluate_one
 from robench.results.accuracy import worst_case
 from robench.store.runs import Store
 from robench.tables.leaderboard import build
@@ -111,10 +112,10 @@ def test_a_leaderboard_shows_the_last_one_only(runs: tuple[Store, list[dict], li
 
 
 def test_an_earlier_attack_must_be_complete(tmp_path: Path) -> None:
-    request = Request([SMALL], ["fgsm"], ThreatModel.of("linf", "0.06"), dataset="digits", count=20,
-                      after=("0123456789ab", "pgd"))  # fmt: skip
+    address = Address(SMALL, "fgsm", {}, ThreatModel.of("linf", "0.06"), "digits", 20,
+                      after=After("0123456789ab", "pgd"))  # fmt: skip
     with pytest.raises(BadInput, match=r"0123456789ab.*not complete"):
-        evaluate(request, Store(tmp_path))
+        evaluate_one(address, Store(tmp_path))
 
 
 def test_not_with_a_surrogate() -> None:

@@ -13,12 +13,13 @@ from robench import registry
 from robench.cli.app import main
 from robench.errors import BadInput
 from robench.evaluation import scheduler
-from robench.evaluation.jobs import attacks_of
+from robench.evaluation.address import Address, After
+from robench.evaluation.attacks import resolve
 from robench.evaluation.recorded_command import command_of, portable, train_command_of
 from robench.evaluation.request import Request
 from robench.evaluation.summaries import Evaluated
 from robench.evaluation.tasks import Bench
-from robench.evaluation.wanted import want
+from robench.evaluation.wanted import Wanted, want, want_one
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
 from robench.threat import ThreatModel
@@ -59,11 +60,16 @@ def asked(command: str, store: Store) -> Request:
 
 
 def begun(request: Request, store: Store) -> dict[str, EvaluationFolder]:
-    """The evaluations that a request stands for, recorded as when they are computed, by their ids."""
+    """The evaluations that a request stands for."""
     bench, (model,) = Bench(store), request.models
-    sources = [bench.target(reference, request) for reference in request.surrogates]
+    sources = [bench.target(reference, request.dataset) for reference in request.surrogates]
+    return recorded(want(model, resolve(request), sources, bench))
+
+
+def recorded(wanted: Wanted) -> dict[str, EvaluationFolder]:
+    """The evaluations, recorded as when they are computed, by their ids."""
     found = {}
-    for cell in want(model, attacks_of(request), sources, request, bench).evaluations:
+    for cell in wanted.evaluations:
         job = cell.job
         job.folder.begin(job.spec.to_json(), job.about)
         if job.craft is not None:
@@ -120,9 +126,8 @@ def test_what_no_command_says_is_given_as_it_was_recorded(store: Store, monkeypa
     (own,) = begun(Request([module], ["fgsm"], threat, "digits", count=20, device="cpu"), store).values()
     assert command_of(own) == "python mine.py -q"
     (first,) = begun(asked("robench evaluate plain -a pgd --steps 3 --eps 0.1 -n 20", store), store).values()
-    after = (first.job_id, "pgd")
-    request = Request(["plain"], ["pgd"], threat, count=20, options={"steps": 9}, device="cpu", after=after)
-    (second,) = begun(request, store).values()
+    address = Address("plain", "pgd", {"steps": 9}, threat, count=20, after=After(first.job_id, "pgd"))
+    (second,) = recorded(want_one(address, Bench(store))).values()
     assert second.spec["after"] == first.job_id
     assert command_of(second) == "python mine.py -q"
 

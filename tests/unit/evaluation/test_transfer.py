@@ -222,14 +222,13 @@ def test_a_surrogate_needs_the_same_images(tmp_path: Path) -> None:
     arrays |= {f"y_{part}": np.arange(40) % 10 for part in ("train", "test")}
     np.savez(tmp_path / "a.npz", **arrays)
     np.savez(tmp_path / "b.npz", **{**arrays, "x_test": arrays["x_test"] ^ 1})
-    from robench.evaluation.jobs import Target, attacks_of, make_job, open_target
+    from robench.evaluation.address import Address
+    from robench.evaluation.attacks import attack_at
+    from robench.evaluation.jobs import make_job, open_target
 
-    def opened(path: str) -> tuple[Request, Target]:
-        request = Request([Linear(1)], ["fgsm"], ThreatModel.of("linf", "0.1"), f"npz:{path}")
-        return request, open_target(request.models[0], request, Store(tmp_path))
-
-    (request, target), (_, other) = opened(str(tmp_path / "a.npz")), opened(str(tmp_path / "b.npz"))
-    (named,) = attacks_of(request)
-    assert make_job(request, Store(tmp_path), target, named, target).craft is not None
+    target, other = (open_target(Linear(1), Store(tmp_path), f"npz:{tmp_path / name}") for name in ("a.npz", "b.npz"))
+    address = Address(Linear(1), "fgsm", {}, ThreatModel.of("linf", "0.1"))
+    named = attack_at(address)
+    assert make_job(address, Store(tmp_path), target, named, target).craft is not None
     with pytest.raises(BadInput, match="other test images"):
-        make_job(request, Store(tmp_path), target, named, other)
+        make_job(address, Store(tmp_path), target, named, other)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from robench.errors import BadInput, DiskError
-from robench.evaluation.tasks import Task
+from robench.evaluation.tasks import TrainTask
 from robench.executors import graph
-from robench.executors.base import Outcome
+from robench.executors.base import Outcome, Task
 from robench.executors.graph import Ended, GraphRun, Node
 from robench.training.jobs import TrainRequest
 
@@ -23,7 +23,7 @@ REQUEST = TrainRequest("standard", "digits")
 
 
 def _task(key: str) -> Task:
-    return Task("train", key, Path("runs"), REQUEST)
+    return TrainTask(key, Path("runs"), REQUEST)
 
 
 def _node(key: str, *needs: str, **more: Any) -> Node:

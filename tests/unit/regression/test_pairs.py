@@ -174,7 +174,7 @@ def test_what_cannot_be_trusted_fails_the_check() -> None:
 def compared(monkeypatch: pytest.MonkeyPatch, root: Path, pairs: list[Pair], done: list[Evaluated]) -> Checked:
     """What a check makes of these pairs and of what evaluating them found."""
     found, left = iter(done), iter(pairs)
-    monkeypatch.setattr(regression, "evaluate", lambda request, store: next(found))
+    monkeypatch.setattr(regression, "evaluate_one", lambda address, store: next(found))
     monkeypatch.setattr(Pair, "of", lambda *_: next(left))
     plan: Any = [(pair.kept, None) for pair in pairs]
     return regression._compare("b.json", plan, Store(root), Terms())

@@ -1,0 +1,127 @@
+"""The address of one piece of work: one model under one attack, and all that decides what comes of it, wherever it is
+computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robench.attack.judge import Settings
+from robench.detector.request import DetectorRequest
+from robench.device import choose_device
+from robench.errors import BadInput
+from robench.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class How:
+    """How work is computed, which is speed and decides no figure: images per batch and per shard, the device, and the
+    folder of data."""
+
+    batch_size: int = 250
+    shard_size: int = 250
+    device: str = "auto"
+    data_root: Path | None = None
+
+    def settings(self, seed: int, eot: int, bpda: tuple[str, ...]) -> Settings:
+        """How shards are computed. Raises BadInput for a device that there is not."""
+        return Settings(seed, self.batch_size, choose_device(self.device), draws=eot, bpda=bpda)
+
+
+@dataclass(frozen=True)
+class After:
+    """What an attack of a cascade goes on from: the evaluation before it, and the names of all attacks before it."""
+
+    job: str
+    attacks: str
+
+
+@dataclass(frozen=True)
+class Address:
+    """One model under one attack.
+
+    options: those that were given for the attack, which are not the detector's. count: None means every test image.
+    surrogate: the model that the images are crafted on instead. guard: the detector that is attacked with the model,
+    its own options among it; None for the model alone.
+    """
+
+    model: str | nn.Module
+    attack: str
+    options: Mapping[str, Any]
+    threat: ThreatModel
+    dataset: str | None = None
+    count: int | None = None
+    seed: int = 0
+    surrogate: str | nn.Module | None = None
+    guard: DetectorRequest | None = None
+    eot: int = 1
+    bpda: tuple[str, ...] = ()
+    after: After | None = None
+    how: How = field(default_factory=How)
+
+    def __post_init__(self) -> None:
+        check_numbers(self.count, self.eot, self.seed, self.how)
+
+    @property
+    def behind(self) -> bool:
+        """Whether a detector is attacked too."""
+        return self.guard is not None
+
+    @property
+    def models(self) -> tuple[str | nn.Module, ...]:
+        """The models that must be opened for it."""
+        return (self.model,) if self.surrogate is None else (self.model, self.surrogate)
+
+    @property
+    def settings(self) -> Settings:
+        """How its shards are computed."""
+        return self.how.settings(self.seed, self.eot, self.bpda)
+
+    def on(self, device: str) -> Address:
+        """The same piece of work on another device."""
+        return replace(self, how=replace(self.how, device=device))
+
+    def to_json(self) -> dict[str, Any]:
+        """The address as JSON types; raises BadInput where it holds a module, which cannot be sent anywhere."""
+        for model in self.models:
+            if not isinstance(model, str):
+                raise BadInput(
+                    f"The model {type(model).__name__} was handed over in a program, so only this process has it; use "
+                    "the inline executor, or give file.py:factory."
+                )
+        root = self.how.data_root
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "options": dict(self.options),
+            "threat": [self.threat.norm, str(self.threat.eps)],
+            "guard": asdict(self.guard) if self.guard else None,
+            "bpda": list(self.bpda),
+            "after": asdict(self.after) if self.after else None,
+            "how": {**asdict(self.how), "data_root": str(root.resolve()) if root else None},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Address:
+        """The address of `to_json`."""
+        how = value["how"]
+        return cls(**{
+            **value,
+            "threat": ThreatModel.of(*value["threat"]),
+            "guard": DetectorRequest(**value["guard"]) if value["guard"] else None,
+            "bpda": tuple(value["bpda"]),
+            "after": After(**value["after"]) if value["after"] else None,
+            "how": How(**{**how, "data_root": Path(how["data_root"]) if how["data_root"] else None}),
+        })  # fmt: skip
+
+
+def check_numbers(count: int | None, eot: int, seed: int, how: How) -> None:
+    """Raise BadInput for the first number that is out of range."""
+    for name, value in (("-n", count), ("--batch-size", how.batch_size), ("--shard-size", how.shard_size),
+                        ("--eot", eot)):  # fmt: skip
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}, but must be at least 1.")
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"--seed is {seed}, but must be between 0 and 2^63 - 1.")
