@@ -91,9 +91,11 @@ def in_a_leaderboard(store: Store, folders: list[EvaluationFolder]) -> Figure | 
 def in_a_suite(store: Store, folders: list[EvaluationFolder]) -> Figure | None:
     """A column of several attacks that are not a cascade."""
     place = SimpleNamespace(column=SimpleNamespace(figure=None, combine="worst case"),
-                            request=SimpleNamespace(cascade=False))  # fmt: skip
+                            asked=SimpleNamespace(request=SimpleNamespace(cascade=False)))  # fmt: skip
     planned = [
-        SimpleNamespace(behind=False, job=SimpleNamespace(spec=SimpleNamespace(job_id=f.job_id), folder=f))
+        SimpleNamespace(
+            address=SimpleNamespace(behind=False), job=SimpleNamespace(spec=SimpleNamespace(job_id=f.job_id), folder=f)
+        )
         for f in folders
     ]
     wanted = SimpleNamespace(behind=None, evaluations=planned)

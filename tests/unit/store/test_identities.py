@@ -16,8 +16,8 @@ from torch import nn
 
 from robench import DataInfo, Normalize, ThreatModel, build_backbone, open_dataset, registry
 from robench.detector.score import Guarded, Score
-from robench.evaluation.jobs import attacks_of, kind_of
-from robench.evaluation.request import Request
+from robench.evaluation.attacks import attacks_of
+from robench.evaluation.jobs import kind_of
 from robench.models import digest_of
 from robench.store.files import identity
 from robench.store.runs import digest_of_card
@@ -45,7 +45,7 @@ def test_an_attack_comes_to_the_spec_it_came_to(job_id: str) -> None:
     kept = KEPT["evaluations"][job_id]
     spec = kept["spec"]
     threat = ThreatModel.of(spec["norm"], spec["eps"])
-    (named,) = attacks_of(Request(["none"], [spec["attack"]], threat, options=kept["given"]))
+    (named,) = attacks_of([spec["attack"]], kept["given"], threat)
     assert json.loads(json.dumps(named.options)) == spec["attack_options"]
     assert named.attack.version == spec["attack_version"]
     assert (named.attack.metric, kind_of(named.attack, threat, kept["access"])) == (kept["metric"], kept["kind"])
