@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,66 @@ from robench.store.files import Damaged, checksum, read_sealed, write_file, writ
 from robench.store.runs import EvaluationFolder
 
 
-def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: Settings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Figures:
+    """What a detector finds on an evaluation's images: how many there are, were attacked and broken, the area under the
+    curve of broken images against clean and noisy ones (None without some of both), and shares by name."""
+
+    n: int
+    attacked: int
+    broken: int
+    auc: float | None
+    shares: dict[str, Figure]
+
+    def value(self, name: str) -> float | None:
+        """A share as a fraction, None where it is one of no image."""
+        figure = self.shares[name]
+        return figure.value if figure.n else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Shares as fractions, each with its interval and its number of images."""
+        found: dict[str, Any] = {"n": self.n, "attacked": self.attacked, "broken": self.broken, "auc": self.auc}
+        for name, figure in self.shares.items():
+            found |= {name: self.value(name), f"{name}_interval": list(figure.interval), f"{name}_n": figure.n}
+        return found
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detector on the images of one evaluation that did not know of it. fitted: the id of the fitted detector."""
+
+    figures: Figures
+    model: str
+    dataset: str
+    detector: str
+    detector_options: dict[str, Any]
+    trained_on: str
+    attack: str
+    options: dict[str, Any]
+    norm: str
+    eps: str
+    false_positive_target: float
+    evaluation: str
+    fitted: str
+
+    @classmethod
+    def of(cls, figures: Figures, watch: Watch, subject: Subject, folder: EvaluationFolder) -> Detection:
+        """The figures with the names of all that they are about."""
+        spec, about = folder.spec, folder.about
+        return cls(
+            figures, subject.name, subject.dataset.name, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
+            spec["attack"], about.given_options, spec["norm"], about.eps, watch.spec.fpr, folder.job_id,
+            watch.spec.job_id,
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures and names as JSON types."""
+        names = {each.name: getattr(self, each.name) for each in fields(self)}
+        figures = names.pop("figures")
+        return {**figures.to_json(), **names}
+
+
+def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: Settings) -> Detection:
     """How the detector fares on the images of a finished evaluation that did not know of it.
 
     A row per image goes to the detector's folder. Images that the classifier gets wrong without an attack count for
@@ -27,7 +87,7 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     threshold = float(watch.score.threshold)
     kept = _kept(watch, folder)
     if kept is not None:
-        return {**figures(kept, threshold), **_names(watch, subject, folder)}
+        return Detection.of(figures(kept, threshold), watch, subject, folder)
     settings, rows = plain(settings), folder.rows()
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
     split = subject.dataset.test
@@ -51,9 +111,9 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     for kind, values in scores.items():
         table[f"score_{kind}"] = values
     sums = write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
-    result = {**figures(table, threshold), **_names(watch, subject, folder)}
-    write_sealed(watch.folder / f"{name}.json", {**result, "sha256": sums, "shards": folder.contents})
-    return result
+    found = Detection.of(figures(table, threshold), watch, subject, folder)
+    write_sealed(watch.folder / f"{name}.json", {**found.to_json(), "sha256": sums, "shards": folder.contents})
+    return found
 
 
 def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
@@ -69,25 +129,7 @@ def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
     return None
 
 
-def _names(watch: Watch, subject: Subject, folder: EvaluationFolder) -> dict[str, Any]:
-    spec = folder.spec
-    return {
-        "model": subject.name,
-        "dataset": subject.dataset.name,
-        "detector": watch.spec.detector,
-        "detector_options": watch.spec.options,
-        "trained_on": watch.spec.trained_on,
-        "attack": spec["attack"],
-        "options": folder.about.given_options,
-        "norm": spec["norm"],
-        "eps": folder.about.eps,
-        "false_positive_target": watch.spec.fpr,
-        "evaluation": folder.job_id,
-        "fitted": watch.spec.job_id,
-    }
-
-
-def figures(table: pd.DataFrame, threshold: float) -> dict[str, Any]:
+def figures(table: pd.DataFrame, threshold: float) -> Figures:
     """The figures of a detector from its rows, shares as fractions.
 
     acc_nadv: share of clean and noisy images taken for what they are, at even odds. acc_com: share of attacked images
@@ -109,12 +151,12 @@ def figures(table: pd.DataFrame, threshold: float) -> dict[str, Any]:
     if len(fallen) and len(honest):
         truth = [False] * len(honest) + [True] * len(fallen)
         auc = float(roc_auc_score(truth, [*honest, *fallen["score_adversarial"]]))
-    found: dict[str, Any] = {"n": len(table), "attacked": len(started), "broken": len(fallen), "auc": auc}
-    for name, figure in (
-        ("acc_nadv", nadv), ("acc_com", com), ("detection_rate", caught), ("false_positive_rate", rejected),
-        ("clean_accuracy", Figure(int(accepted.sum()), len(table))), ("robust_accuracy", robust),
-    ):  # fmt: skip
-        found[name] = figure.value if figure.n else None
-        found[f"{name}_interval"] = list(figure.interval)
-        found[f"{name}_n"] = figure.n
-    return found
+    shares = {
+        "acc_nadv": nadv,
+        "acc_com": com,
+        "detection_rate": caught,
+        "false_positive_rate": rejected,
+        "clean_accuracy": Figure(int(accepted.sum()), len(table)),
+        "robust_accuracy": robust,
+    }
+    return Figures(len(table), len(started), len(fallen), auc, shares)

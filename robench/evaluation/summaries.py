@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from robench.detector.measuring import measure
+from robench.detector.measuring import Detection, measure
 from robench.evaluation.jobs import Job
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
@@ -83,7 +83,7 @@ class Evaluated:
 
     results: list[Result] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    detections: list[dict[str, Any]] = field(default_factory=list)
+    detections: list[Detection] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -102,7 +102,7 @@ def collect(wanted: Wanted, store: Store, found: Evaluated) -> None:
     plain = [planned for planned in wanted.evaluations if not planned.address.behind]
     results = [conclude(planned, tell=True) for planned in plain]
     done = [planned for planned, result in zip(plain, results, strict=True) if result.summary.complete]
-    detections: list[dict[str, Any]] = []
+    detections: list[Detection] = []
     if wanted.behind is not None and wanted.behind.watch is not None:
         watch = wanted.behind.watch
         detections = [measure(watch, wanted.target, each.job.folder, each.address.settings) for each in done]

@@ -212,8 +212,8 @@ def _detected(place: Place, wanted: Wanted) -> Figure | None:
     assert place.column.figure is not None
     first = wanted.evaluations[0]
     found = measure(wanted.behind.watch, wanted.target, first.job.folder, first.address.settings)
-    value, n = found[place.column.figure], found[f"{place.column.figure}_n"]
-    return None if value is None else Figure(round(value * n), n)
+    figure = found.figures.shares[place.column.figure]
+    return figure if figure.n else None
 
 
 def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[Finding]:

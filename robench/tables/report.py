@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from robench.detector.measuring import Detection
 from robench.evaluation.summaries import Evaluated, Result
 from robench.results.accuracy import Figure, entering, worst_case
 from robench.results.rows import COUNTED
@@ -81,7 +82,7 @@ class Report:
     results: list[Result]
     worst_cases: list[WorstCase]
     refused: list[str]
-    detections: list[dict[str, Any]] = field(default_factory=list)
+    detected: list[Detection] = field(default_factory=list)
     transfers: list[WorstCase] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -115,6 +116,11 @@ class Report:
         return [row.to_json() for row in self.transfers]
 
     @property
+    def detections(self) -> list[dict[str, Any]]:
+        """A dictionary per detector and attack."""
+        return [detection.to_json() for detection in self.detected]
+
+    @property
     def complete(self) -> bool:
         """Whether every evaluation is complete."""
         return all(result.summary.complete for result in self.results)
@@ -133,7 +139,7 @@ class Report:
     def tables(self) -> RenderableType:
         """The table of the attacks, and below it those of transfer, detectors and warnings where there are any."""
         below: list[RenderableType] = [transfer_table(self.transfers)] if self.transfers else []
-        below += [detection_table(self.detections)] if self.detections else []
+        below += [detection_table(self.detected)] if self.detected else []
         fired = [finding for finding in self.findings if finding.fired]
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
         return Group(self.table(), *below) if below else self.table()
@@ -252,20 +258,28 @@ DETECTION_NOTE = (
 )
 
 
-def detection_table(found: Sequence[dict[str, Any]]) -> Table:
+def detection_table(found: Sequence[Detection]) -> Table:
     """A line per detector and attack: shares in percent, and the numbers of images behind them."""
     shown = grid("Detectors", DETECTION_NOTE)
     shown.add_column("detector (learnt from), model, attack", overflow="fold", min_width=20)
     for name in ("broken", "nadv", "com", "auc", "found", "false", "robust"):
         shown.add_column(name, justify="right", no_wrap=True, min_width=5)
-    for row in found:
-        attack = f"{label(row['attack'], row['options'])}, {row['norm']} {row['eps']}"
+    for each in found:
+        figures = each.figures
+        nadv, com, caught, rejected, robust = (
+            percent(figures.value(name))
+            for name in ("acc_nadv", "acc_com", "detection_rate", "false_positive_rate", "robust_accuracy")
+        )
         shown.add_row(
-            f"{row['detector']} ({row['trained_on']}), {row['model']}, {attack}",
-            f"{row['broken']:,}/{row['attacked']:,}",
-            *(percent(row[name]) for name in ("acc_nadv", "acc_com")),
-            "-" if row["auc"] is None else f"{row['auc']:.3f}",
-            *(percent(row[name]) for name in ("detection_rate", "false_positive_rate", "robust_accuracy")),
+            f"{each.detector} ({each.trained_on}), {each.model}, {label(each.attack, each.options)}, "
+            f"{each.norm} {each.eps}",
+            f"{figures.broken:,}/{figures.attacked:,}",
+            nadv,
+            com,
+            "-" if figures.auc is None else f"{figures.auc:.3f}",
+            caught,
+            rejected,
+            robust,
         )
     return shown
 

@@ -131,18 +131,18 @@ def test_figures_by_hand() -> None:
         }
     )
     found = figures(table, 2.0)
-    assert found["n"] == 6
-    assert (found["attacked"], found["broken"]) == (5, 4)
-    assert found["acc_nadv"] == pytest.approx(7 / 10)
-    assert found["acc_com"] == pytest.approx(4 / 5)
-    assert found["detection_rate"] == pytest.approx(2 / 4)
-    assert found["false_positive_rate"] == pytest.approx(1 / 6)
-    assert found["clean_accuracy"] == pytest.approx(4 / 6)
-    assert found["robust_accuracy"] == pytest.approx(2 / 6)
+    assert found.n == 6
+    assert (found.attacked, found.broken) == (5, 4)
+    assert found.value("acc_nadv") == pytest.approx(7 / 10)
+    assert found.value("acc_com") == pytest.approx(4 / 5)
+    assert found.value("detection_rate") == pytest.approx(2 / 4)
+    assert found.value("false_positive_rate") == pytest.approx(1 / 6)
+    assert found.value("clean_accuracy") == pytest.approx(4 / 6)
+    assert found.value("robust_accuracy") == pytest.approx(2 / 6)
     targeted = figures(table.assign(success=False), 2.0)  # the class aimed at was missed, the image broken all the same
-    assert targeted["robust_accuracy"] == found["robust_accuracy"]
+    assert targeted.value("robust_accuracy") == found.value("robust_accuracy")
     pairs = [(a, h) for a in (4, 5, 1, -1) for h in (-2, -2, 3, -1, -1, -1, 1, 1, -1, -1)]
-    assert found["auc"] == pytest.approx(sum((a > h) + 0.5 * (a == h) for a, h in pairs) / len(pairs))
+    assert found.auc == pytest.approx(sum((a > h) + 0.5 * (a == h) for a, h in pairs) / len(pairs))
 
 
 def test_noise_is_as_long_as_the_perturbation() -> None:
