@@ -217,16 +217,18 @@ def cost(subject: Subject) -> None:
     for stated, made, case in _counted(subject.build()):
         for kind, most, found in zip(("backward", "forward"), stated, made, strict=True):
             enough = most is None or found <= COUNT * most
-            expect(enough, f"it states at most {most} {kind} passes per image and made {found} for {COUNT} {case}")
+            expect(enough, f"{kind} passes: it states at most {most} per image and made {found} for {COUNT} {case}")
 
 
 def access(subject: Subject) -> None:
     """Of kind "query" it makes no backward pass, and of access "noise" no pass at all."""
     attack = subject.build()
     for _, (backwards, forwards), case in _counted(attack):
-        expect(attack.kind != "query" or not backwards, f"its kind is query and it made {backwards} backward {case}")
+        expect(
+            attack.kind != "query" or not backwards, f"its kind is query and it made {backwards} backward passes {case}"
+        )
         silent = attack.access != "noise" or not backwards + forwards
-        expect(silent, f"its access is noise and it made {backwards} backward and {forwards} forward {case}")
+        expect(silent, f"its access is noise and it made {backwards} backward and {forwards} forward passes {case}")
 
 
 def _counted(attack: Attack) -> Iterator[tuple[tuple[int | None, int | None], tuple[int, int], str]]:
@@ -252,11 +254,8 @@ ATTACK_RULES = (
     Rule(trials, founding=True),
     Rule(shape, founding=True),
     Rule(finite_pixels, founding=True),
-    *(
-        Rule(check)
-        for check in (
-            input_unchanged, model_unchanged, same_seed_same_proposals, rebuilt_from_its_record,
-            no_perturbation_at_eps_0, inside_the_threat_model, batch_of_one, judged, cost, access,
-        )
-    ),
+    *map(Rule, (
+        input_unchanged, model_unchanged, same_seed_same_proposals, rebuilt_from_its_record,
+        no_perturbation_at_eps_0, inside_the_threat_model, batch_of_one, judged, cost, access,
+    )),
 )  # fmt: skip

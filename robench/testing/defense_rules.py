@@ -199,11 +199,11 @@ DEFENSE_RULES = (
     Rule(built, founding=True),
     *OPTION_RULES,
     Rule(logits, founding=True),
-    *(
-        Rule(check)
-        for check in (
-            deterministic_in_eval_mode, independent_of_batch_neighbours, gradient_reaches_the_pixels, loss,
-            a_few_steps_lower_the_loss, saved_and_loaded, recipes, optional_parts,
-        )
-    ),
+    *map(Rule, (
+        deterministic_in_eval_mode, independent_of_batch_neighbours, gradient_reaches_the_pixels,
+    )),
+    Rule(loss, founding=True),
+    *map(Rule, (
+        a_few_steps_lower_the_loss, saved_and_loaded, recipes, optional_parts,
+    )),
 )  # fmt: skip

@@ -126,11 +126,8 @@ DETECTOR_RULES = (
     Rule(built, founding=True),
     *OPTION_RULES,
     Rule(features, founding=True),
-    *(
-        Rule(check)
-        for check in (
-            gradient_reaches_the_pixels, deterministic, independent_of_batch_neighbours, saved_and_restored,
-            fitting_twice_is_fitting_once, model_unchanged,
-        )
-    ),
+    *map(Rule, (
+        gradient_reaches_the_pixels, deterministic, independent_of_batch_neighbours, saved_and_restored,
+        fitting_twice_is_fitting_once, model_unchanged,
+    )),
 )  # fmt: skip

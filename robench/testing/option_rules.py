@@ -17,7 +17,7 @@ def options_by_keyword(subject: Subject) -> None:
         return
     parameters = list(inspect.signature(subject.plugin.base).parameters.values())
     others = [p for p in parameters[len(subject.first) :] if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    expect(not others, f"the constructor takes {', '.join(map(str, others))} otherwise; put them after a *")
+    expect(not others, f"the constructor takes {', '.join(map(str, others))}; put a * before that")
 
 
 def options_as_json(subject: Subject) -> None:
@@ -82,4 +82,4 @@ def _same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
-OPTION_RULES = tuple(Rule(check) for check in (options_by_keyword, options_as_json, options_as_text, options_kept))
+OPTION_RULES = tuple(map(Rule, (options_by_keyword, options_as_json, options_as_text, options_kept)))

@@ -96,7 +96,8 @@ class Rule:
 
     def _sentence(self, subject: Subject, seen: str) -> str:
         plugin = f"The {subject.plugin.kind} {subject.plugin.name!r}"
-        return f"{plugin} breaks the rule {self.name!r} ({self.expects}): {' '.join(seen.split()).rstrip('.')}."
+        expects = self.expects[:1].lower() + self.expects[1:]
+        return f"{plugin} breaks the rule {self.name!r} ({expects}): {' '.join(seen.split()).rstrip('.')}."
 
 
 def _raised(error: Exception, base: type) -> str:

@@ -147,7 +147,7 @@ class Numbered(Attack):
     def perturb(self, model, batch):
         return batch.x + 0.1 * batch.uniform(str(self.number))
 """),
-    "modest": ("attack", "cost", "at most 1 backward", """
+    "modest": ("attack", "cost", "backward passes: it states at most 1", """
 class Modest(Attack):
     def passes(self, threat, classes):
         return Cost(1, 1)
