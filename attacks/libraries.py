@@ -45,12 +45,12 @@ class LibraryAttack(Attack):
         check_count("restarts", restarts)
         installed = library_of(self.package)
         require(library == installed, "library", library, f"{installed!r}, which is installed")
-        self.name, self.restarts = name, restarts
+        self.name, self.runs = name, restarts
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """One trial per restart."""
         del logits, example_id, seed
-        return Trials.untargeted(len(y), self.restarts)
+        return Trials.untargeted(len(y), self.runs)
 
     @abstractmethod
     def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:

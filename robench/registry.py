@@ -171,11 +171,20 @@ def load(kind: str, name: str) -> Plugin:
             f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {reason}); "
             "mend or reinstall its package."
         ) from error
+    plugin = plugin_of(kind, name, target, entry.value, member)
+    _check_member(plugin.base, kind, name, member, entry)
+    return plugin
+
+
+def plugin_of(kind: str, name: str, target: object, origin: str, member: str | None = None) -> Plugin:
+    """The plugin that a class or a Variant is, under `name`; `origin` says where it lives.
+
+    Raises BadInput for anything else, and for a class with abstract methods.
+    """
     base = target.base if isinstance(target, Variant) else target
     if not inspect.isclass(base) or inspect.isabstract(base):
         missing = ", ".join(sorted(getattr(base, "__abstractmethods__", ()))) or "it is no class"
-        raise BadInput(f"The {kind} {name!r} ({entry.value}) cannot be used (missing: {missing}); mend its package.")
-    _check_member(base, kind, name, member, entry)
+        raise BadInput(f"The {kind} {name!r} ({origin}) cannot be used (missing: {missing}); mend its package.")
     variant = target if isinstance(target, Variant) else Variant(base, "")
     recipes = variant.recipes if variant.recipes is not None else getattr(base, "recipes", {})
     return Plugin(name, kind, base, variant.options, recipes, member)

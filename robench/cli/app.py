@@ -23,6 +23,7 @@ from robench.cli import (
     reproduce,
     runs,
     show,
+    test_plugin,
     train,
     verify,
 )
@@ -48,6 +49,7 @@ app.command("baseline")(baseline.baseline)
 app.command("check")(check.check)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
+app.command("test-plugin")(test_plugin.check_plugin)
 app.add_typer(data.app, name="data")
 app.add_typer(figure.app, name="figure")
 app.add_typer(runs.app, name="runs")

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from robench import Attack, Defense, ThreatModel, registry
 from robench.attack.judge import Examples, attack_shard
-from tests.contract.test_plugins import CASES, DATA, Small, batch, built, each_defense, info
+from robench.testing.samples import GREY, FirmModel, SmallModel, data_info, random_images
+from tests.contract.in_tree import CASES, attack_named, defense_named, each_defense
 
 COUNT = 5
-SHORT = {"steps": 6, "restarts": 2, "queries": 20, "max_iter": 6, "binary_search_steps": 2}
 # without these the bound also holds searches that only a broken example needs, or that are given up early
 EXACT = {"min-pgd": {"bisections": 0}, "cw": {"abort_early": False}}
 # a hit in the beginning of its line is looked for again
@@ -25,24 +25,9 @@ each_case = pytest.mark.parametrize(
 )
 
 
-class Firm(Small):
-    """The small model with a margin that nothing breaks, and gradients all the same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = 1e-3 * super().forward(x)
-        return logits + 10 * nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), logits.shape[1])
-
-
-def made(name: str, **options: Any) -> Attack:
-    plugin = registry.load("attack", name)
-    attack = plugin.build({k: v for k, v in {**SHORT, **options}.items() if k in plugin.options({})})
-    assert isinstance(attack, Attack)
-    return attack
-
-
 def measured(attack: Attack, module: nn.Module, y: Tensor, threat: ThreatModel, classes: int) -> tuple[int, int]:
     """Backward and forward passes over all examples; one that strays may be charged to its neighbour."""
-    x, _ = batch(info("x", 1, 8, classes), COUNT)
+    x, _ = random_images(data_info("x", 1, 8, classes), COUNT)
     rows = attack_shard(module, classes, attack, threat, Examples(x, y, torch.arange(COUNT))).rows
     return int(rows["backwards"].sum()), int(rows["forwards"].sum())
 
@@ -50,10 +35,11 @@ def measured(attack: Attack, module: nn.Module, y: Tensor, threat: ThreatModel, 
 @each_case
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_an_attack_costs_what_it_says_on_a_model_it_cannot_break(name: str, norm: str, classes: int) -> None:
-    attack = made(name, **EXACT.get(name, {}))
+    attack = attack_named(name, **EXACT.get(name, {}))
     threat = ThreatModel.of(norm, "0.1" if norm == "linf" else "0.5")
     cost = attack.cost(threat, classes)
-    backwards, forwards = measured(attack, Firm(1, classes), torch.zeros(COUNT, dtype=torch.int64), threat, classes)
+    y = torch.zeros(COUNT, dtype=torch.int64)
+    backwards, forwards = measured(attack, FirmModel(1, classes), y, threat, classes)
     assert cost.backwards is not None
     assert cost.forwards is not None
     assert backwards == COUNT * cost.backwards
@@ -64,10 +50,10 @@ def test_an_attack_costs_what_it_says_on_a_model_it_cannot_break(name: str, norm
 @pytest.mark.parametrize("eps", ["0.004", "0.1", "0.9"])
 @pytest.mark.parametrize("classes", [2, 10])
 def test_no_attack_costs_more_than_it_says(name: str, norm: str, eps: str, classes: int) -> None:
-    attack, threat = made(name), ThreatModel.of(norm, eps)
+    attack, threat = attack_named(name), ThreatModel.of(norm, eps)
     cost = attack.cost(threat, classes)
-    x, _ = batch(info("x", 1, 8, classes), COUNT)
-    backwards, forwards = measured(attack, Small(1, classes), Small(1, classes)(x).argmax(1), threat, classes)
+    x, _ = random_images(data_info("x", 1, 8, classes), COUNT)
+    backwards, forwards = measured(attack, SmallModel(1, classes), SmallModel(1, classes)(x).argmax(1), threat, classes)
     assert cost.backwards is not None
     assert cost.forwards is not None
     assert backwards <= COUNT * cost.backwards
@@ -80,14 +66,14 @@ def test_every_version_of_autoattack_says_what_it_costs(norm: str, version: str)
     attack = registry.load("attack", "autoattack").build({"version": version, "steps": 4, "queries": 10})
     threat = ThreatModel.of(norm, "0.1")
     cost = attack.cost(threat, 10)
-    found = measured(attack, Firm(1, 10), torch.zeros(COUNT, dtype=torch.int64), threat, 10)
+    found = measured(attack, FirmModel(1, 10), torch.zeros(COUNT, dtype=torch.int64), threat, 10)
     assert found == (COUNT * cost.backwards, COUNT * cost.forwards)
 
 
 @each_defense
 def test_a_defense_takes_as_many_gradients_as_it_says(name: str) -> None:
     """Images in backward passes through its network, one training step long."""
-    defense, (x, y) = built(name, DATA["digits"]).train(), batch(DATA["digits"])
+    defense, (x, y) = defense_named(name, GREY).train(), random_images(GREY)
     network = defense.encoder if "encoder" in dict(defense.named_children()) else defense.backbone
     seen = torch.zeros((), dtype=torch.int64)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robench import Batch, ThreatModel
 from robench.attack.classifier import Classifier
-from tests.contract.test_plugins import Small, attack_named, batch, each_case, info
+from robench.testing.samples import SmallModel, data_info, random_images
+from tests.contract.in_tree import attack_named, each_case
 
 COUNT = 5
 
@@ -38,8 +39,8 @@ def passes_of(module: nn.Module, originals: Tensor) -> Tensor:
 @pytest.mark.parametrize("draws", [1, 3])
 def test_every_pass_is_charged_to_its_example(name: str, norm: str, draws: int) -> None:
     """Without the judge's own passes, which are nobody's. `draws` are the passes behind a random model's gradient."""
-    x, y = batch(info("x", 1, 8, 4), COUNT)
-    module, attack = Small(1, 4), attack_named(name)
+    x, y = random_images(data_info("x", 1, 8, 4), COUNT)
+    module, attack = SmallModel(1, 4), attack_named(name)
     y = torch.where(torch.arange(COUNT) == 0, y, module(x).argmax(1))  # a broken one among sound ones
     classifier, ids = Classifier(module, 4, COUNT), torch.arange(COUNT)
     classifier.randomised, classifier.draws = draws > 1, draws
