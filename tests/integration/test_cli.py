@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def _spent() -> float:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "seconds"), [(["--help"], 0.5), (["list", "attacks"], 0.7), (["train", "--help"], 0.5)]
+    ("arguments", "seconds", "lines"),
+    [(["--help"], 0.5, 3), (["--version"], 0.5, 1), (["list", "attacks"], 0.7, 3), (["train", "--help"], 0.5, 3)],
 )
-def test_starting_is_instant(arguments: list[str], seconds: float) -> None:
+def test_starting_is_instant(arguments: list[str], seconds: float, lines: int) -> None:
     """Of torch, Lightning, numpy and pandas none is imported; the best of three takes little of a processor's time."""
     heavy = "{'torch', 'pytorch_lightning', 'numpy', 'pandas'}"
     code = f"import sys; from robench.cli.app import main; main(sys.argv[1:]); assert not {heavy} & set(sys.modules)"
@@ -52,8 +54,14 @@ def test_starting_is_instant(arguments: list[str], seconds: float) -> None:
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         best = min(best, _spent() - began)
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) >= 3
+        assert len(done.stdout.splitlines()) >= lines
     assert best < seconds
+
+
+def test_the_version_is_the_package_s(robench: Run) -> None:
+    outcome = robench("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"robench {version('robench')}\n", "")
+    assert harness.__version__ == version("robench")
 
 
 def test_from_training_to_the_leaderboard(tmp_path: Path, robench: Run) -> None:
