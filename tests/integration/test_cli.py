@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import robench as harness
 from robench import registry
+from robench.cli import quickstart
 from robench.evaluation import tasks as work
 from robench.store.runs import EvaluationFolder
 from robench.training.fit import _Watch
@@ -218,6 +219,19 @@ def test_interrupted_training_ends_in_the_same_weights(
     card = json.loads(Path("parts/models/m/model.json").read_text())
     assert [line["epoch"] for line in card["history"]] == [0, 1, 2, 3], "an epoch is missing or twice"
     assert "resumed from epoch 2" in resumed.out
+
+
+def test_the_quickstart_writes_where_git_does_not_look(
+    tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for defense in quickstart.DEFENSES:
+        set_recipe(monkeypatch, defense, epochs=1)
+    monkeypatch.setattr(quickstart, "ATTACKS", ("fgsm",))
+    assert robench("quickstart").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert sorted(path.suffix for path in Path("runs/tables").iterdir()) == [".csv", ".html", ".md", ".tex"]
+    assert robench("quickstart", "--out", "mine").code == 0
+    assert len(list(Path("mine").iterdir())) == 4
 
 
 def test_a_finished_model_is_not_trained_again(store: Path, robench: Run) -> None:
