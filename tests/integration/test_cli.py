@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import robench as harness
 from robench import registry
 from robench.cli import quickstart
-from robench.evaluation import tasks as work
+from robench.evaluation import tasks
 from robench.store.runs import EvaluationFolder
 from robench.training.fit import _Watch
 from tests.integration.conftest import Run, finished, start_module, wait_for
@@ -103,7 +103,7 @@ def test_the_same_again_computes_nothing(store: Path, robench: Run, monkeypatch:
     first = robench(*ATTACK, "-n", "30").json
     times = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     calls: list[object] = []
-    monkeypatch.setattr(work, "attack_shard", lambda *given: calls.append(given))
+    monkeypatch.setattr(tasks, "attack_shard", lambda *given: calls.append(given))
     assert robench(*ATTACK, "-n", "30", "--batch-size", "7").json == first
     assert calls == []
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == times

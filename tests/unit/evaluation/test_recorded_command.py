@@ -22,7 +22,7 @@ from robench.evaluation.wanted import want
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
 from robench.threat import ThreatModel
-from robench.training import jobs as trained
+from robench.training import jobs
 from robench.training.jobs import TrainRequest, plan, train
 
 OWN = """
@@ -143,7 +143,7 @@ def wanted(command: str) -> TrainRequest:
         raise BadInput("caught.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trained, "train", catch)
+        patch.setattr(jobs, "train", catch)
         assert main([*shlex.split(command)[1:], "--device", "cpu"]) == 2
     return found[0]
 
