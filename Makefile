@@ -14,7 +14,7 @@ help:  ## list the targets
 
 setup: $(READY)  ## make the environment in .venv
 
-quickstart: $(READY)  ## train, attack and rank two defenses on bundled data
+quickstart: $(READY)  ## train, attack and rank two defenses on bundled data; tables in runs/tables
 	$(BIN)/robench quickstart
 
 test: lint  ## lint, type-check and run every test

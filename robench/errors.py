@@ -47,6 +47,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     return BadInput(f"There is no {kind} named {name!r}; {hint}Known: {listing}.".replace("; Known", "; known"))
 
 
+def first_line(error: BaseException, limit: int | None = None, end: str = "") -> str:
+    """What an error of somebody else's code says, as part of a sentence, or its type's name where it says nothing.
+
+    It is the first line, at most `limit` characters of it, without those of `end` where it ends in them: ".", say.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:limit].rstrip(end)
+
+
 def disk_error(error: OSError, path: object) -> DiskError:
     """A failed write in one sentence: no space, no permission, or what the system said."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -22,7 +22,7 @@ from torch import nn
 from robench import registry
 from robench.data.dataset import DataInfo
 from robench.defense.networks import Normalize
-from robench.errors import BadInput, RobenchError, unknown
+from robench.errors import BadInput, RobenchError, first_line, unknown
 from robench.store.runs import Store, digest_of_card
 
 # values of a module's attributes that enter its digest
@@ -137,7 +137,7 @@ def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Stor
         module.load_state_dict(load_file(path))
     except (KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise BadInput(
-            f"The model {name!r} does not fit its card ({str(error).splitlines()[0][:120]}); train it again."
+            f"The model {name!r} does not fit its card ({first_line(error, 120)}); train it again."
         ) from error
     return module.eval()
 
@@ -159,7 +159,7 @@ def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, byt
             raise
         except (Exception, SystemExit) as error:
             raise BadInput(
-                f"The factory {reference!r} failed with {type(error).__name__}: {_first_line(error)}; it must "
+                f"The factory {reference!r} failed with {type(error).__name__}: {first_line(error, 160)}; it must "
                 "return the model when called without arguments."
             ) from error
     if not isinstance(module, nn.Module):
@@ -183,7 +183,9 @@ def _import_file(path: Path) -> Any:
     except RobenchError:
         raise
     except (Exception, SystemExit) as error:
-        raise BadInput(f"The model file {path} cannot be run: {type(error).__name__}: {_first_line(error)}.") from error
+        raise BadInput(
+            f"The model file {path} cannot be run: {type(error).__name__}: {first_line(error, 160)}."
+        ) from error
     finally:
         sys.path.pop(0)
     return module
@@ -194,7 +196,7 @@ def _import_module(name: str) -> Any:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise BadInput(
-            f"The module {name!r} cannot be imported ({type(error).__name__}: {_first_line(error)}); give "
+            f"The module {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 160)}); give "
             "file.py:factory, package.module:factory, torchvision:NAME or a trained model's name."
         ) from error
 
@@ -208,12 +210,7 @@ def _torchvision(name: str) -> LoadedModel:
     try:
         network = models.get_model(name, weights=weights)
     except OSError as error:
-        raise BadInput(f"The weights of torchvision:{name} cannot be downloaded ({_first_line(error)}).") from error
+        raise BadInput(f"The weights of torchvision:{name} cannot be downloaded ({first_line(error, 160)}).") from error
     preset = weights.transforms()
     module = nn.Sequential(Normalize(preset.mean, preset.std), network).eval()
     return _opened(f"torchvision:{name}", module, digest_of(module), f"torchvision:{name}")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

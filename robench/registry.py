@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from robench.errors import BadInput, unknown
+from robench.errors import BadInput, first_line, unknown
 
 KINDS = ("defense", "attack", "detector", "set")
 
@@ -166,9 +166,8 @@ def load(kind: str, name: str) -> Plugin:
     try:
         target = entry.load()
     except Exception as error:  # whatever a third party's module does when it is imported
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(
-            f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {reason}); "
+            f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "mend or reinstall its package."
         ) from error
     plugin = plugin_of(kind, name, target, entry.value, member)

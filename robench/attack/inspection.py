@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robench.attack.classifier import Classifier
-from robench.errors import BadInput
+from robench.errors import BadInput, first_line
 
 # two answers to one question differ by more than kernels do
 TOLERANCE = 1e-3
@@ -26,7 +26,7 @@ def first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
     except (BadInput, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a user's model does
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        reason = first_line(error, 160, end=".")
         raise BadInput(
             f"The model failed on clean images of shape {tuple(x.shape[1:])} ({reason}); mend it, or choose other data."
         ) from error

@@ -35,25 +35,25 @@ def curve(
 ) -> int:
     """Accuracy against eps: what every stored evaluation says about each eps up to its own."""
     from robench.store.runs import Store, runs_root
-    from robench.tables import curves as figures
+    from robench.tables import curves
 
     if out is not None:
-        figures.check_out(out)
-    chosen = None if points is None else figures.parse_points(points)
-    curves = figures.collect(Store(runs_root(runs)), evaluations or [], model, norm)
-    chosen = chosen or figures.default_points(curves)
+        curves.check_out(out)
+    chosen = None if points is None else curves.parse_points(points)
+    found = curves.collect(Store(runs_root(runs)), evaluations or [], model, norm)
+    chosen = chosen or curves.default_points(found)
     if out is not None:
-        figures.write(curves, chosen, out)
+        curves.write(found, chosen, out)
     if as_json:
         import json
 
-        found = {"curves": [each.to_json(chosen) for each in curves], "files": [str(out)] if out else []}
-        print(json.dumps(found))
+        told = {"curves": [each.to_json(chosen) for each in found], "files": [str(out)] if out else []}
+        print(json.dumps(told))
     else:
         from rich.console import Console
 
         console = Console()
-        console.print(figures.table(curves, chosen))
+        console.print(curves.table(found, chosen))
         if out is not None:
             console.print(f"Wrote {out}.", highlight=False)
     return 0

@@ -12,10 +12,14 @@ from robench.cli import options as shared
 DEFENSES = ("standard", "paradise-pm")
 ATTACKS = ("fgsm", "multi-targeted")
 EPS = "0.1"
+# beside the models, which git ignores: leaderboards/ holds the tables that are kept
+TABLES = "tables"
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write the tables into.")] = Path("leaderboards"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write the tables into (default: tables in the runs folder).")
+    ] = None,
     runs: shared.Runs = None,
 ) -> int:
     """Train two defenses on digits, attack them, print the ranked table and write it; about a minute on two cores."""
@@ -43,6 +47,6 @@ def quickstart(
     console = Console()
     console.print(report.table())
     boards = [board for board in build(store) if {row.model for row in board.rows} >= set(names)]
-    paths = [path for board in boards for path in write(board, out)]
+    paths = [path for board in boards for path in write(board, out or store.root / TABLES)]
     console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)
     return 0 if report.complete else 3

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robench.data.catalogue import DATASETS, TORCHVISION
-from robench.errors import BadInput, disk_error, unknown
+from robench.errors import BadInput, disk_error, first_line, unknown
 
 Part = Literal["train", "test"]
 Bytes = NDArray[np.uint8]
@@ -266,8 +266,7 @@ def memory_limit() -> float:
 
 def reason(error: BaseException) -> str:
     """The first sentence of an error's text without its full stop, or its type where it has no text."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0].rstrip(".: ")
+    return first_line(error).split(". ")[0].rstrip(".: ")
 
 
 @contextlib.contextmanager

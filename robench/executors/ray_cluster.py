@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robench.errors import BadInput, RobenchError
+from robench.errors import BadInput, RobenchError, first_line
 from robench.executors.base import There
 from robench.executors.ray_worker import Driver, run
 from robench.progress import say
@@ -113,7 +113,7 @@ class Cluster:
             found: dict[str, Any] = self.ray.get(reference)
             return found
         except errors.RayTaskError as error:  # `run` catches its own, so it could not be loaded
-            reason = _line(error.cause or error)
+            reason = first_line(error.cause or error, end=".: ")
             raise BadInput(
                 f"A worker cannot run robench ({reason}); install the same version of it on every machine."
             ) from None
@@ -129,7 +129,7 @@ class Cluster:
                 "may say why"
             ) from None
         except errors.RayError as error:
-            raise WorkerDied(_line(error)) from None
+            raise WorkerDied(first_line(error, end=".: ")) from None
 
     def close(self, running: Iterable[Any]) -> None:
         """Give up what a worker has begun, and stop what was started. Another Ctrl-C meanwhile changes nothing."""
@@ -159,11 +159,11 @@ class Cluster:
         except Exception as error:  # Ray raises nearly anything here
             if address == "local":
                 raise BadInput(
-                    f"Ray cannot be started here ({_line(error)}); its logs are in /tmp/ray/session_latest/logs, and "
-                    "--executor inline does without it."
+                    f"Ray cannot be started here ({first_line(error, end='.: ')}); its logs are in "
+                    "/tmp/ray/session_latest/logs, and --executor inline does without it."
                 ) from error
             secret = "AuthToken" in said() or isinstance(error, self.ray.exceptions.AuthenticationError)
-            raise _unreachable(address, SECRET if secret else _line(error)) from error
+            raise _unreachable(address, SECRET if secret else first_line(error, end=".: ")) from error
 
     def _start(self, quiet: Mapping[str, Any]) -> None:
         """Start a cluster of our own; once more if it takes longer than Ray allows, as on a busy machine."""
@@ -239,7 +239,7 @@ def _check_address(address: str) -> None:
             there.sendall(HELLO)
             answer = there.recv(9)
     except (OSError, OverflowError) as error:
-        raise _unreachable(address, _line(error)) from None
+        raise _unreachable(address, first_line(error, end=".: ")) from None
     encrypted = os.environ.get("RAY_USE_TLS", "0") != "0"
     if not encrypted and (len(answer) < 4 or answer[3] != SETTINGS):
         raise _unreachable(address, "what is there is not Ray")
@@ -250,12 +250,6 @@ def _unreachable(address: str, reason: str) -> BadInput:
         f"The Ray cluster {address!r} cannot be used ({reason}); start one with 'ray start --head', give its HOST:PORT "
         "as --address, or leave --address and RAY_ADDRESS out to use this machine alone."
     )
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's text, without a full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".: ")
 
 
 def _cores() -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 
-from robench.errors import BadInput, disk_error
+from robench.errors import BadInput, disk_error, first_line
 
 # keys a JSON file must have, with the types of their values
 Required = Mapping[str, type | tuple[type, ...]]
@@ -85,7 +85,7 @@ def read_json(path: Path | str, required: Required | None = None, advice: str = 
             f"There is no file {path}; {'check the name, or make it first' if advice == ADVICE else advice}."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"The file {path} is damaged ({str(error)[:120]}); {advice}.") from error
+        raise Damaged(f"The file {path} is damaged ({first_line(error, 120)}); {advice}.") from error
     if not isinstance(value, dict):
         raise Damaged(f"The file {path} is damaged (not a JSON object); {advice}.")
     for key, kind in (required or {}).items():

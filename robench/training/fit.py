@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, default_collate
 from robench.data.dataset import Dataset, Split
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe
-from robench.errors import BadInput, CheckFailed, disk_error
+from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
 from robench.store.files import write_file
 
@@ -131,7 +131,7 @@ def _run(
         if resume is None or trainer.global_step > 0:
             raise
         raise BadInput(
-            f"The checkpoint {resume} cannot be read ({str(error).splitlines()[0][:120]}); delete it and train again."
+            f"The checkpoint {resume} cannot be read ({first_line(error, 120)}); delete it and train again."
         ) from error
 
 
@@ -210,7 +210,7 @@ class _WholeFiles(TorchCheckpointIO):
                 return super().load_checkpoint(path, *arguments, **settings)
             reason = f"the checksum of {damaged} is wrong"
         except Exception as error:  # whatever the readers make of a damaged file
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            reason = first_line(error, 120)
         raise BadInput(f"The checkpoint {path} cannot be read ({reason}); delete it and train again.")
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

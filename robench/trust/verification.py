@@ -16,7 +16,7 @@ from robench.attack.base import Attack
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
 from robench.data.dataset import Split, open_dataset
-from robench.detector import fitting as detection
+from robench.detector import fitting
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput
 from robench.models import LoadedModel, load_model
@@ -127,7 +127,7 @@ def verify(
         )
     threat = ThreatModel.of(spec["norm"], spec["eps"])
     loaded.module.to(device)
-    guard = detection.load(store, spec["detector"]).guard(loaded.module).to(device) if spec.get("detector") else None
+    guard = fitting.load(store, spec["detector"]).guard(loaded.module).to(device) if spec.get("detector") else None
     classifier = Classifier(guard or loaded.module, dataset.classes, device=device)
     faults, close, examples = dict.fromkeys(FAULTS, 0), 0, 0
     attack: type[Attack] = registry.load("attack", spec["attack"]).base

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 import robench as harness
 from robench import registry
-from robench.evaluation import tasks as work
+from robench.cli import quickstart
+from robench.evaluation import tasks
 from robench.store.runs import EvaluationFolder
 from robench.training.fit import _Watch
 from tests.integration.conftest import Run, finished, start_module, wait_for
@@ -40,9 +42,10 @@ def _spent() -> float:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "seconds"), [(["--help"], 0.5), (["list", "attacks"], 0.7), (["train", "--help"], 0.5)]
+    ("arguments", "seconds", "lines"),
+    [(["--help"], 0.5, 3), (["--version"], 0.5, 1), (["list", "attacks"], 0.7, 3), (["train", "--help"], 0.5, 3)],
 )
-def test_starting_is_instant(arguments: list[str], seconds: float) -> None:
+def test_starting_is_instant(arguments: list[str], seconds: float, lines: int) -> None:
     """Of torch, Lightning, numpy and pandas none is imported; the best of three takes little of a processor's time."""
     heavy = "{'torch', 'pytorch_lightning', 'numpy', 'pandas'}"
     code = f"import sys; from robench.cli.app import main; main(sys.argv[1:]); assert not {heavy} & set(sys.modules)"
@@ -52,8 +55,14 @@ def test_starting_is_instant(arguments: list[str], seconds: float) -> None:
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         best = min(best, _spent() - began)
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) >= 3
+        assert len(done.stdout.splitlines()) >= lines
     assert best < seconds
+
+
+def test_the_version_is_the_package_s(robench: Run) -> None:
+    outcome = robench("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"robench {version('robench')}\n", "")
+    assert harness.__version__ == version("robench")
 
 
 def test_from_training_to_the_leaderboard(tmp_path: Path, robench: Run) -> None:
@@ -94,7 +103,7 @@ def test_the_same_again_computes_nothing(store: Path, robench: Run, monkeypatch:
     first = robench(*ATTACK, "-n", "30").json
     times = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     calls: list[object] = []
-    monkeypatch.setattr(work, "attack_shard", lambda *given: calls.append(given))
+    monkeypatch.setattr(tasks, "attack_shard", lambda *given: calls.append(given))
     assert robench(*ATTACK, "-n", "30", "--batch-size", "7").json == first
     assert calls == []
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == times
@@ -210,6 +219,19 @@ def test_interrupted_training_ends_in_the_same_weights(
     card = json.loads(Path("parts/models/m/model.json").read_text())
     assert [line["epoch"] for line in card["history"]] == [0, 1, 2, 3], "an epoch is missing or twice"
     assert "resumed from epoch 2" in resumed.out
+
+
+def test_the_quickstart_writes_where_git_does_not_look(
+    tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for defense in quickstart.DEFENSES:
+        set_recipe(monkeypatch, defense, epochs=1)
+    monkeypatch.setattr(quickstart, "ATTACKS", ("fgsm",))
+    assert robench("quickstart").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert sorted(path.suffix for path in Path("runs/tables").iterdir()) == [".csv", ".html", ".md", ".tex"]
+    assert robench("quickstart", "--out", "mine").code == 0
+    assert len(list(Path("mine").iterdir())) == 4
 
 
 def test_a_finished_model_is_not_trained_again(store: Path, robench: Run) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from robench.cli.app import main
-from robench.evaluation import tasks as work
+from robench.evaluation import tasks
 from robench.store.claims import journal
 from tests.integration.conftest import Run, assert_refused, start_module, wait_for
 from tests.same import assert_same_rows
@@ -151,7 +151,7 @@ def test_a_narrow_terminal_cuts_no_figure_off(
 def test_again_nothing_is_computed(made: Path, tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(made / "runs", tmp_path / "runs")
     before = len(journal(tmp_path / "runs"))
-    monkeypatch.delattr(work, "attack_shard")
+    monkeypatch.delattr(tasks, "attack_shard")
     outcome = robench(*COMMAND, "--out", "tables")
     assert outcome.code == 0, outcome.err
     assert len(journal(tmp_path / "runs")) == before
@@ -290,14 +290,14 @@ def test_two_at_once_share_the_work(made: Path, tmp_path: Path) -> None:
 def test_a_failing_shard_makes_its_cells_incomplete(
     tmp_path: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = work.attack_shard
+    real = tasks.attack_shard
 
     def fails(module: object, classes: int, attack: object, *rest: object) -> object:
         if type(attack).__name__ == "PGD":
             raise RuntimeError("no luck")
         return real(module, classes, attack, *rest)
 
-    monkeypatch.setattr(work, "attack_shard", fails)
+    monkeypatch.setattr(tasks, "attack_shard", fails)
     outcome = robench(*COMMAND, "--out", "tables")
     assert outcome.code == 3
     assert "no luck" in outcome.err
@@ -307,7 +307,7 @@ def test_a_failing_shard_makes_its_cells_incomplete(
         found[row, column] = rest
     assert "incomplete" in found["Plain", "Worst"]
     assert "complete" in found["Plain", "FGSM"]
-    monkeypatch.setattr(work, "attack_shard", real)
+    monkeypatch.setattr(tasks, "attack_shard", real)
     assert robench(*COMMAND, "--out", "tables").code == 0
 
 

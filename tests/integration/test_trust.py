@@ -14,8 +14,7 @@ import pytest
 
 from robench import environment, open_dataset
 from robench.errors import BadInput
-from robench.evaluation import scheduler
-from robench.evaluation import tasks as work
+from robench.evaluation import scheduler, tasks
 from robench.evaluation.attacks import resolve
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
@@ -23,7 +22,7 @@ from robench.evaluation.summaries import conclude
 from robench.evaluation.tasks import Bench, perform
 from robench.evaluation.wanted import nodes, want
 from robench.results.accuracy import attack_figure
-from robench.store import leftovers as upkeep
+from robench.store import leftovers
 from robench.store.runs import Store
 from robench.suites import plan, reproduce
 from robench.suites.suite import load
@@ -212,15 +211,15 @@ def test_two_shard_sizes_at_once_lose_nothing(store: Store, monkeypatch: pytest.
     small, large = _request(shard_size=40), _request(shard_size=COUNT)
     wanted = want("standard-digits-e3", resolve(small), [], Bench(store))
     task = next(iter(nodes(wanted.evaluations, "0"))).task
-    attack = work.attack_shard
+    attack = tasks.attack_shard
     found = []
 
     def overtaken(*arguments: Any, **more: Any) -> Any:
-        monkeypatch.setattr(work, "attack_shard", attack)
+        monkeypatch.setattr(tasks, "attack_shard", attack)
         found.extend(evaluate(large, store).rows)
         return attack(*arguments, **more)
 
-    monkeypatch.setattr(work, "attack_shard", overtaken)
+    monkeypatch.setattr(tasks, "attack_shard", overtaken)
     perform(task, Bench(store), lambda share: None)
     folder = wanted.evaluations[0].job.folder
     assert len(folder.named()) == 2
@@ -247,10 +246,10 @@ def test_what_was_finished_after_the_list_was_made_is_not_deleted(
     (row,) = evaluate(request, store).rows
     (manifest,) = store.evaluations.glob("*/shard-*.json")
     manifest.unlink()
-    found = upkeep.leftovers(store)
+    found = leftovers.leftovers(store)
     assert "without a single whole shard" in " ".join(each.reason for each in found)
     assert evaluate(request, store).rows[0]["robust_accuracy"] == row["robust_accuracy"]
-    assert upkeep.remove(store, found) == []
+    assert leftovers.remove(store, found) == []
     assert store.evaluation(row["evaluation"]).complete
 
 

@@ -22,8 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional
 
-from robench.data import dataset as data
-from robench.data import sources as datasets
+from robench.data import sources
 from robench.data.dataset import DataInfo, Dataset, default_root, fetch, open_dataset
 from robench.errors import BadInput
 
@@ -205,7 +204,7 @@ def test_digests_and_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     digest = write_npz(tmp_path / "a.npz", x_test=images).test.digest
     assert re.fullmatch("[0-9a-f]{16}", digest)
     assert write_npz(tmp_path / "b.npz", x_test=images, y_test=labels(12).astype(np.uint8)).test.digest == digest
-    monkeypatch.setattr(data, "_CHUNK_BYTES", 5000)
+    monkeypatch.setattr("robench.data.dataset._CHUNK_BYTES", 5000)
     assert write_npz(tmp_path / "c.npz", x_test=images).test.digest == digest
     for changes in ({"x_test": images ^ np.eye(32, dtype=np.uint8)[..., None]}, {"x_test": images[::-1]}):
         assert write_npz(tmp_path / "d.npz", **changes).test.digest != digest
@@ -286,7 +285,8 @@ def test_names_and_paths_and_the_default_root(tmp_path: Path, monkeypatch: pytes
     write_npz(tmp_path / "here.npz")
     monkeypatch.chdir(tmp_path)
     assert len(open_dataset("npz:here.npz").test) == 12
-    script, home = "import sys, robench.data.sources; assert 'torch' not in sys.modules", Path(data.__file__).parents[2]
+    script = "import sys, robench.data.sources; assert 'torch' not in sys.modules"
+    home = Path(sources.__file__).parents[2]
     subprocess.run([sys.executable, "-c", script], check=True, cwd=home)
     monkeypatch.setenv("HOME", "/home/me")
     for variable in ("ROBENCH_DATA", "XDG_CACHE_HOME"):
@@ -324,7 +324,7 @@ def test_streamed_equals_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert np.array_equal(cached.test.images([4])[0].numpy(), pixels)
     reference = [cached.info, cached.train.digest, cached.val.digest, cached.test.digest]
     assert [path.suffix for path in (tmp_path / "root" / "cache").iterdir()] == [".npy", ".npy"]
-    monkeypatch.setattr(datasets, "memory_limit", lambda: 0)
+    monkeypatch.setattr(sources, "memory_limit", lambda: 0)
     for root in (tmp_path / "root", tmp_path / "other"):
         streamed = open_dataset(name, root)
         assert [streamed.info, streamed.train.digest, streamed.val.digest, streamed.test.digest] == reference
@@ -336,8 +336,8 @@ def test_the_cache_is_used_again_mended_and_follows_the_files(tmp_path: Path, mo
     digest = open_dataset(f"folder:{base}", root).test.digest
     (path,) = (root / "cache").iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "_decode", None)
-        patch.setattr(datasets.Image, "open", None)
+        patch.setattr(sources, "_decode", None)
+        patch.setattr(sources.Image, "open", None)
         assert open_dataset(f"folder:{base}", root).test.digest == digest
     path.write_bytes(path.read_bytes()[:100])
     assert open_dataset(f"folder:{base}", root).test.digest == digest
@@ -394,7 +394,7 @@ def test_folder_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path = (base := write_folder(tmp_path / "broken")) / "test" / "emu" / "2.png"
     path.write_bytes(path.read_bytes()[:90])
     for limit in (1e9, 0):
-        monkeypatch.setattr(datasets, "memory_limit", lambda limit=limit: limit)
+        monkeypatch.setattr(sources, "memory_limit", lambda limit=limit: limit)
         assert str(path) in complaint(lambda: open_dataset(f"folder:{base}", tmp_path).test.digest)
     path.write_bytes(b"nothing")
     assert str(path) in fails(base)

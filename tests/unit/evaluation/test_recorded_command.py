@@ -23,7 +23,7 @@ from robench.evaluation.wanted import Wanted, want, want_one
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
 from robench.threat import ThreatModel
-from robench.training import jobs as trained
+from robench.training import jobs
 from robench.training.jobs import TrainRequest, plan, train
 
 OWN = """
@@ -148,7 +148,7 @@ def wanted(command: str) -> TrainRequest:
         raise BadInput("caught.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trained, "train", catch)
+        patch.setattr(jobs, "train", catch)
         assert main([*shlex.split(command)[1:], "--device", "cpu"]) == 2
     return found[0]
 

@@ -16,7 +16,7 @@ import torch
 
 from robench.errors import BadInput, CheckFailed, DiskError
 from robench.evaluation.tasks import perform_json
-from robench.executors import ray_worker as worker
+from robench.executors import ray_worker
 from robench.executors.ray_worker import retold, told
 from robench.store.files import Damaged
 
@@ -35,8 +35,8 @@ def test_a_worker_takes_over_what_names_mean_to_the_driver(
     token.touch()
     before = torch.get_num_threads()
     try:
-        worker._settle(
-            worker.Driver(
+        ray_worker._settle(
+            ray_worker.Driver(
                 str(tmp_path), ("mine", "first"), ("robench", "check"), data, "AUTO,STRICT", str(token), cpus, 0.0
             )
         )
@@ -53,11 +53,11 @@ def test_a_runs_folder_that_a_worker_does_not_have_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder of the same name on the worker's own disk would take in results that nobody reads."""
-    monkeypatch.setattr(worker, "APPEAR", 0.0)
-    sender = worker.Driver.here(tmp_path / "runs" / "locks" / "driver-1", 1.0, 0.0)
+    monkeypatch.setattr(ray_worker, "APPEAR", 0.0)
+    sender = ray_worker.Driver.here(tmp_path / "runs" / "locks" / "driver-1", 1.0, 0.0)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    answer = worker.run(perform_json, {}, json.loads(json.dumps(vars(sender))))
-    error = worker.retold(answer)
+    answer = ray_worker.run(perform_json, {}, json.loads(json.dumps(vars(sender))))
+    error = ray_worker.retold(answer)
     assert isinstance(error, DiskError)
     assert str(error).startswith(f"The runs folder {tmp_path / 'runs'} is not on worker ")
 
@@ -66,12 +66,12 @@ def test_a_worker_leaves_the_tasks_of_a_driver_that_has_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = tmp_path / "driver-1"
-    sender = json.loads(json.dumps(vars(worker.Driver.here(token, 1.0, 0.0))))
+    sender = json.loads(json.dumps(vars(ray_worker.Driver.here(token, 1.0, 0.0))))
     monkeypatch.setattr(sys, "path", [*sys.path])
     token.touch()
-    assert worker.run(perform_json, {}, sender)["error"] == "KeyError", "the task is looked at"
+    assert ray_worker.run(perform_json, {}, sender)["error"] == "KeyError", "the task is looked at"
     token.unlink()
-    assert worker.run(perform_json, {}, sender)["text"] == "The process that sent this task has stopped."
+    assert ray_worker.run(perform_json, {}, sender)["text"] == "The process that sent this task has stopped."
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_a_task_computes_where_ray_reserved_a_place(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert worker._device(asked, gpus) == means
+    assert ray_worker._device(asked, gpus) == means
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     if means != "cpu":
         with pytest.raises(BadInput, match=f"^Ray reserved GPU {given} on worker .* --gpus-per-task 0"):
-            worker._device(asked, gpus)
+            ray_worker._device(asked, gpus)
 
 
 class Odd(Exception):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from robench import BadInput
 from robench.evaluation.summaries import Evaluated, Result
-from robench.regression import check as regression
+from robench.regression import check
 from robench.regression.baseline import Kept, Outcomes
 from robench.regression.pairs import Pair, lines_of
 from robench.regression.report import Checked
@@ -174,10 +174,10 @@ def test_what_cannot_be_trusted_fails_the_check() -> None:
 def compared(monkeypatch: pytest.MonkeyPatch, root: Path, pairs: list[Pair], done: list[Evaluated]) -> Checked:
     """What a check makes of these pairs and of what evaluating them found."""
     found, left = iter(done), iter(pairs)
-    monkeypatch.setattr(regression, "evaluate_one", lambda address, store: next(found))
+    monkeypatch.setattr(check, "evaluate_one", lambda address, store: next(found))
     monkeypatch.setattr(Pair, "of", lambda *_: next(left))
     plan: Any = [(pair.kept, None) for pair in pairs]
-    return regression._compare("b.json", plan, Store(root), Terms())
+    return check._compare("b.json", plan, Store(root), Terms())
 
 
 def test_no_gain_is_held_of_a_model_that_cannot_be_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from robench.evaluation.scheduler import evaluate
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson
 from robench.store.runs import Store
-from robench.tables import curves as figures
+from robench.tables import curves
 from robench.tables.curves import Curve, standing
 
 
@@ -84,20 +84,20 @@ def test_steps_fall_where_accuracy_does() -> None:
 )
 def test_columns_end_where_no_curve_falls_any_more(furthest: float, eps: str, expected: list[float]) -> None:
     rows = table().assign(linf=[0.0, furthest / 2, furthest / 3, furthest, 0.0, furthest])
-    points = figures.default_points([curve(rows, eps), curve(table().assign(success=False), eps)])
+    points = curves.default_points([curve(rows, eps), curve(table().assign(success=False), eps)])
     assert [float(point) for point in points] == pytest.approx(expected)
 
 
 def test_points_are_read_as_eps() -> None:
-    assert figures.parse_points("0.1, 0,8/255,2,0.1") == [0, Fraction(8, 255), Fraction(1, 10), 2]
+    assert curves.parse_points("0.1, 0,8/255,2,0.1") == [0, Fraction(8, 255), Fraction(1, 10), 2]
     for text in ("", ",", "x", "0,-0.1", "0.1;0.2", "1/0"):
         with pytest.raises(BadInput):
-            figures.parse_points(text)
+            curves.parse_points(text)
 
 
 def test_the_files(tmp_path: Path) -> None:
     points = [Fraction(0), Fraction("0.1"), Fraction("0.3")]
-    figures.write([curve(), curve(eps="0.1", name="b")], points, tmp_path / "c.csv")
+    curves.write([curve(), curve(eps="0.1", name="b")], points, tmp_path / "c.csv")
     lines = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text())))
     assert [(line["evaluation"], line["eps"]) for line in lines] == [
         ("a", "0"), ("a", "0.1"), ("a", "0.3"), ("b", "0"), ("b", "0.1"),
@@ -105,14 +105,14 @@ def test_the_files(tmp_path: Path) -> None:
     assert [float(lines[1][key]) for key in ("accuracy", "low", "high")] == pytest.approx(
         [0.5, *wilson(3, 6)], abs=1e-5
     )
-    figures.write([curve()], points, tmp_path / "c.PNG")
+    curves.write([curve()], points, tmp_path / "c.PNG")
     assert (tmp_path / "c.PNG").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(BadInput, match=r"\.png or \.csv"):
-        figures.write([curve()], points, tmp_path / "c.pdf")
+        curves.write([curve()], points, tmp_path / "c.pdf")
 
 
 def test_the_picture_has_every_step() -> None:
-    (axes,) = figures.draw([curve(), curve(eps="0.1")], [Fraction(0), Fraction("0.3")]).axes
+    (axes,) = curves.draw([curve(), curve(eps="0.1")], [Fraction(0), Fraction("0.3")]).axes
     drawn = [line for line in axes.lines if line.get_label() == "m, pgd, eps 0.3"]
     eps, accuracy = curve().steps()
     assert list(drawn[0].get_xdata()) == eps  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def test_an_unfinished_evaluation_is_refused(runs: Path) -> None:
     name = id_of(runs, "fgsm")
     next((runs / "evaluations" / name).glob("shard-000000*.parquet")).unlink()
     with pytest.raises(BadInput, match="incomplete"):
-        figures.collect(Store(runs), [name])
+        curves.collect(Store(runs), [name])
     (runs / "evaluations" / id_of(runs, "min-fgsm") / "result.json").unlink()
     with pytest.raises(BadInput, match="incomplete"):
-        figures.collect(Store(runs), [id_of(runs, "min-fgsm")])
+        curves.collect(Store(runs), [id_of(runs, "min-fgsm")])
