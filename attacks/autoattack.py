@@ -41,6 +41,7 @@ class Ensemble(LibraryAttack):
     package: ClassVar[str] = "pyautoattack"
     logger: ClassVar[str] = "auto-attack"
     part: ClassVar[str] = ""
+    norms: ClassVar[tuple[str, ...]] = tuple(NORMS)
     transfers: ClassVar[bool] = False
 
     def __init__(self, kind: str, work: Work, library: str) -> None:

@@ -87,7 +87,7 @@ class Toolbox(LibraryAttack):
         self._kind = _attack(member)
         self._takes = inspect.signature(self._kind).parameters
         self._share, self._options = _step_share(self._kind), options
-        self.norms = (ONE_NORM[member],) if member in ONE_NORM else ("linf", "l2")
+        self.norms = (ONE_NORM[member],) if member in ONE_NORM else tuple(NORMS)
         self.expected, self.version = expected_passes(options), 2 if member in AIMED else 1
         self._classify(member, options)
         shape = torch.zeros(1, 1, 8, 8)

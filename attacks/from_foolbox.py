@@ -12,6 +12,7 @@ from torch import Tensor
 from robench import BadInput, Batch
 from robench_attacks.libraries import CountedModel, LibraryAttack, built, constructor_options, expected_passes
 
+NORMS = {torch.inf: "linf", 2: "l2"}
 RESERVED = ("distance", "tensorboard")
 UNUSABLE = {
     "SpatialAttack": "moves and turns images, which no norm bounds",
@@ -86,8 +87,8 @@ class Foolbox(LibraryAttack):
             p = self._attack.distance.p
         except (ValueError, AttributeError):  # a distance of one's choice
             p = None
-        if p in (2, torch.inf):
-            return ("l2",) if p == 2 else ("linf",)
+        if p in NORMS:
+            return (NORMS[p],)
         if self._fixed:
             raise BadInput(f"The attack {self.name!r} is bounded in L{p}, which is no norm here; use another.")
-        return ("linf", "l2")
+        return tuple(NORMS.values())

@@ -42,7 +42,7 @@ from .detector.base import pixel_batches as pixel_batches
 from .environment import __version__ as __version__
 from .errors import BadInput as BadInput
 from .errors import require as require
+from .norms import expand as expand
 from .registry import AttackSet as AttackSet
 from .registry import Variant as Variant
 from .threat import ThreatModel as ThreatModel
-from .threat import expand as expand

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from robench import norms
 from robench.detector.request import DetectorRequest
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate as run
@@ -22,7 +23,7 @@ def evaluate(
     dataset: str | None = None,
     attacks: str | Sequence[str] = ("multi-targeted",),
     eps: str | float | Fraction | None = None,
-    norm: str = "linf",
+    norm: str = norms.DEFAULT,
     *,
     detector: str | DetectorRequest | None = None,
     runs: str | Path | None = None,

@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from robench.norms import NORMS
 from robench.store.runs import EvaluationFolder
 
 # in pixels for distances and images; weights are of the same order
 ROUNDING = 1e-5
 # columns of rows that are sums over pixels
-DISTANCES = ["linf", "l2"]
+DISTANCES = list(NORMS)
 
 
 def assert_same_rows(found: pd.DataFrame, expected: pd.DataFrame) -> None:

@@ -95,8 +95,8 @@ class Batch:
         return self._noise(randomness.gaussian, stream)
 
     def start(self) -> Tensor:
-        """A random point of each row's ball, clipped to the box: uniform in linf, uniform in the L2 ball."""
-        direction = self.gaussian("start-direction") if self.threat.norm == "l2" else None
+        """A random point of each row's ball, clipped to the box: uniform in the ball of the norm."""
+        direction = self.gaussian("start-direction") if self.threat.geometry.directed else None
         return self.threat.sample(self.x, self.uniform("start"), direction)
 
     def _noise(self, draw: Any, stream: str) -> Tensor:
@@ -116,10 +116,10 @@ class Proposal:
 class Attack(ABC):
     """An attack plugin. Constructor keywords are its options; `trials` plans, `perturb` proposes.
 
-    `version` enters every evaluation's identity: raise it when a change of code changes figures. An attack that stops
-    where an image is broken, or returns one that it could not break as it was, says so by `transfers = False`.
-    `expected` is about how many forward passes a trial takes where `passes` knows no bound; only the progress shown
-    depends on it.
+    Norms that `norms` does not name are refused. `version` enters every evaluation's identity: raise it when a change
+    of code changes figures. An attack that stops where an image is broken, or returns one that it could not break as it
+    was, says so by `transfers = False`. `expected` is about how many forward passes a trial takes where `passes` knows
+    no bound; only the progress shown depends on it.
     """
 
     version: ClassVar[int] = 1

@@ -15,7 +15,8 @@ from robench.attack.classifier import BatchModel
 from robench.attack.objectives import FIRM, misclassified_margin
 from robench.attack.step_rules import RULES, StepRule
 from robench.errors import BadInput, require
-from robench.threat import ThreatModel, expand
+from robench.norms import expand
+from robench.threat import ThreatModel
 
 
 def parse_schedule(text: str, steps: int) -> list[float]:
@@ -112,7 +113,7 @@ class _Loop:
         self.best, self.step = self.x, torch.full_like(self.live, -1)
         self.best_margin = torch.zeros(len(batch), device=device)
         self.out, self.out_step = self.x.clone(), self.step.clone()
-        self.bounds = self._bounds()
+        self.project = self.threat.projection(self.x0)
         self.groups, self.found, self.nonfinite = self.group, torch.zeros_like(self.live), torch.zeros_like(self.live)
         self.interval = 1 if device.type == "cpu" else 8
 
@@ -136,7 +137,7 @@ class _Loop:
                     grad = grad[keep]
             if self.interval > 1 or not bool(grad.sum().isfinite()):
                 grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
-            self.x = self._project(self.rule.move(self.x, grad, size))
+            self.x = self.project(self.rule.move(self.x, grad, size))
         else:
             if any_step:
                 self._record(self.model(self.x), len(self.search.sizes))
@@ -146,13 +147,6 @@ class _Loop:
 
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)
-
-    def _bounds(self) -> tuple[Tensor, Tensor] | None:
-        """In linf the projection is a clamp between two fixed images."""
-        return self.threat.bounds(self.x0) if self.threat.norm == "linf" else None
-
-    def _project(self, x: Tensor) -> Tensor:
-        return self.threat.project(self.x0, x) if self.bounds is None else torch.clamp(x, *self.bounds)
 
     def _record(self, logits: Tensor, step: int) -> None:
         """Keep the finds with the largest margins so far, and count the finds of every example."""
@@ -186,5 +180,5 @@ class _Loop:
         self.best, self.best_margin, self.step = self.best[keep], self.best_margin[keep], self.step[keep]
         self.group, self.live = self.group[keep], self.live[keep]
         self.rule.select(keep)
-        self.bounds = self._bounds()
+        self.project = self.threat.projection(self.x0)
         self.model = self.model.select(keep.cpu())

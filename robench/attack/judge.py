@@ -18,9 +18,10 @@ from robench.attack.inspection import clean_logits, first_answers, inspect, pred
 from robench.attack.objectives import FIRM, misclassified_margin
 from robench.device import full_precision
 from robench.errors import BadInput
+from robench.norms import NORMS
 from robench.results.accuracy import Measure
 from robench.results.rows import success_of
-from robench.threat import ThreatModel, distance
+from robench.threat import ThreatModel
 
 # called with the share of a shard's work that is done, in [0, 1]
 Progress = Callable[[float], None]
@@ -318,8 +319,7 @@ class _Judge:
             "trial": self.trial.numpy(),
             "step": self.step.numpy(),
             "zero_pixels": self.model.zero_pixels.numpy(),
-            "linf": distance("linf", x, self.images).numpy(),
-            "l2": distance("l2", x, self.images).numpy(),
+            **{name: norm.distance(x, self.images).numpy() for name, norm in NORMS.items()},
             "forwards": self.model.forwards.numpy(),
             "backwards": self.model.backwards.numpy(),
             "flags": flags,

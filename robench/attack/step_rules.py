@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robench.threat import ThreatModel, expand
+from robench.errors import BadInput
+from robench.norms import AdamNorm, SteepestNorm, expand, unit
+from robench.threat import ThreatModel
 
 # Squares of larger entries overflow float32 moments, after which a row would never move again.
 LARGEST_GRADIENT = 1e15
@@ -26,18 +28,21 @@ class StepRule(Protocol):
 
 
 class Steepest:
-    """The steepest step of the given length in the threat model's norm: sign in linf, the unit gradient in L2."""
+    """The steepest step of the given length in the threat model's norm: sign in linf, the unit gradient in L2.
+
+    Raises BadInput for a norm whose steepest step nobody has said.
+    """
 
     def __init__(self, x: Tensor, threat: ThreatModel) -> None:
         del x
-        self.linf = threat.norm == "linf"
+        norm = threat.geometry
+        if not isinstance(norm, SteepestNorm):
+            raise BadInput(f"The rule 'steepest' does not know norm {norm.name}; choose another norm or attack.")
+        self.norm = norm
 
     def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
-        """x + size * sign(g), or x + size * g / ||g||_2."""
-        if self.linf:
-            return torch.add(x, grad.sign(), alpha=size)
-        grad = grad * expand(_unit(grad), grad)
-        return torch.addcdiv(x, grad, expand(grad.flatten(1).norm(dim=1).clamp(min=1e-30), grad), value=size)
+        """x + the step of length `size` that a linear function with this gradient gains most by."""
+        return self.norm.steepest(x, grad, size)
 
     def select(self, keep: Tensor) -> None:
         """Nothing to keep."""
@@ -49,15 +54,17 @@ class Adam:
     Each row's gradients are divided by the largest entry of its first one, so that the scale of a model's logits
     neither overflows the moments nor vanishes beside the 1e-9. In L2 the second moment is one number per row, the
     square of its gradient's norm, so that a constant gradient keeps its direction, which is the optimum there; steps
-    are then multiples of eps: size 0.1 moves by one radius.
+    are then multiples of eps: size 0.1 moves by one radius. Raises BadInput for a norm that says nothing of these.
     """
 
     beta1, beta2, tiny = 0.9, 0.999, 1e-9
 
     def __init__(self, x: Tensor, threat: ThreatModel) -> None:
-        self.linf, self.radius = threat.norm == "linf", threat.radius
-        self.first = torch.zeros_like(x)
-        self.second = torch.zeros_like(x) if self.linf else x.new_zeros(len(x), *(1,) * (x.dim() - 1))
+        norm = threat.geometry
+        if not isinstance(norm, AdamNorm):
+            raise BadInput(f"The rule 'adam' does not know norm {norm.name}; choose another norm, rule or attack.")
+        self.norm, self.radius = norm, threat.radius
+        self.first, self.second = torch.zeros_like(x), norm.second_moment(x)
         self.unit = x.new_ones(len(x), *(1,) * (x.dim() - 1))
         self.count = 0
 
@@ -65,15 +72,11 @@ class Adam:
         """x + size * m / (sqrt(v) + 1e-9), with bias correction of m and v."""
         self.count += 1
         if self.count == 1:
-            self.unit = expand(_unit(grad), grad)
+            self.unit = expand(unit(grad), grad)
         grad = (grad * self.unit).clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
         self.first.lerp_(grad, 1 - self.beta1)
-        if self.linf:
-            self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-            length = size
-        else:
-            self.second.lerp_(expand(grad.flatten(1).square().sum(1), grad), 1 - self.beta2)
-            length = size * 10 * self.radius
+        self.norm.average(self.second, grad, self.beta2)
+        length = self.norm.adam_length(size, self.radius)
         correction1, correction2 = 1 - self.beta1**self.count, 1 - self.beta2**self.count
         scale = self.second.sqrt().mul_(correction2**-0.5).add_(self.tiny)
         return torch.addcdiv(x, self.first, scale, value=length / correction1)
@@ -81,12 +84,6 @@ class Adam:
     def select(self, keep: Tensor) -> None:
         """Keep the moments of the rows at positions `keep`."""
         self.first, self.second, self.unit = self.first[keep], self.second[keep], self.unit[keep]
-
-
-def _unit(grad: Tensor) -> Tensor:
-    """1 over the largest entry of each row, [B]; 1 for a row of zeros."""
-    largest = grad.flatten(1).abs().amax(1)
-    return torch.where(largest > 0, largest.clamp(min=1e-37), 1.0).reciprocal()
 
 
 RULES: dict[str, type[Steepest] | type[Adam]] = {"steepest": Steepest, "adam": Adam}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robench import norms
 from robench.cli import options as shared
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ Count = Annotated[int, typer.Option("-n", "--count", parser=shared.whole, metava
 
 def diagnose(
     model: Model,
-    eps: Annotated[str | None, typer.Option("--eps", help="Perturbation in pixels; 8/255 by default in linf.")] = None,
-    norm: Annotated[str, typer.Option("--norm", help="linf or l2.")] = "linf",
+    eps: Annotated[str | None, typer.Option("--eps", help=f"Perturbation in pixels; {norms.default_eps()}.")] = None,
+    norm: Annotated[str, typer.Option("--norm", help=f"{norms.any_of(norms.NORMS)}.")] = norms.DEFAULT,
     attack: Attacks = None,
     count: Count = 200,
     surrogate: Surrogate = None,

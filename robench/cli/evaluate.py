@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robench import norms
 from robench.cli import options as shared
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ Models = Annotated[
 Attacks = Annotated[
     list[str] | None, typer.Option("-a", "--attack", help="Attacks' or sets' names, with commas between or repeated.")
 ]
-Eps = Annotated[str | None, typer.Option("--eps", help="Perturbation in pixels of [0, 1]; 8/255 by default in linf.")]
-Norm = Annotated[str, typer.Option("--norm", help="linf or l2.")]
+Eps = Annotated[str | None, typer.Option("--eps", help=f"Perturbation in pixels of [0, 1]; {norms.default_eps()}.")]
+Norm = Annotated[str, typer.Option("--norm", help=f"{norms.any_of(norms.NORMS)}.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")]
 Count = Annotated[
     int | None,
@@ -79,7 +80,7 @@ def evaluate(
     models: Models = None,
     attack: Attacks = None,
     eps: Eps = None,
-    norm: Norm = "linf",
+    norm: Norm = norms.DEFAULT,
     count: Count = None,
     restarts: Restarts = None,
     steps: Steps = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from robench import norms
 from robench.cli import options as shared
 
 app = typer.Typer(help="Draw figures.", no_args_is_help=True, rich_markup_mode=None)
@@ -25,7 +26,9 @@ def curve(
     model: Annotated[
         str | None, typer.Option("--model", help="Instead of ids: every complete evaluation of this model.")
     ] = None,
-    norm: Annotated[str | None, typer.Option("--norm", help="Only those in linf, or only those in l2.")] = None,
+    norm: Annotated[
+        str | None, typer.Option("--norm", help=f"Only those in {', or only those in '.join(norms.NORMS)}.")
+    ] = None,
     points: Annotated[
         str | None, typer.Option("--points", help="Values of eps with commas between, such as 0,0.05,8/255.")
     ] = None,

@@ -65,7 +65,7 @@ def _plugins(kind: str) -> list[dict[str, Any]]:
 def _datasets() -> list[dict[str, Any]]:
     from robench.data.catalogue import DATASETS
 
-    return [{"name": name, "summary": text} for name, text in DATASETS.items()]
+    return [{"name": name, "summary": entry.description} for name, entry in DATASETS.items()]
 
 
 def _suites() -> list[dict[str, Any]]:

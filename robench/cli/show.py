@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robench.cli import options as shared
+from robench.norms import NORMS
 
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder, Store
@@ -130,7 +131,8 @@ def _rows(rows: Any) -> dict[str, Any]:
     if len(broken):
         found["broken_at"] = {  # least, median, nine in ten, most
             key: [float(f"{value:.6g}") for value in broken[key].quantile(QUANTILES)]
-            for key in ("trial", "step", "linf", "l2")
+            for key in ("trial", "step", *NORMS)
+            if key in broken
         }
         found["broken_by_trial"] = {str(k): int(v) for k, v in broken["trial"].value_counts().sort_index().items()}
     return found

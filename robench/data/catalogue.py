@@ -1,29 +1,73 @@
-"""The datasets there are, a row each; imports nothing, so that listing is instant."""
+"""The datasets there are, a row each; imports neither torch nor torchvision, so that listing is instant."""
 
 from __future__ import annotations
 
-DATASETS: dict[str, str] = {
-    "digits": "8x8 grey digits bundled with scikit-learn; 1,297 to train, 500 to test; nothing to download",
-    "mnist": "28x28 grey handwritten digits; 60,000 to train, 10,000 to test",
-    "fashion-mnist": "28x28 grey clothing in 10 classes; 60,000 to train, 10,000 to test",
-    "cifar10": "32x32 colour photographs in 10 classes; 50,000 to train, 10,000 to test",
-    "cifar100": "32x32 colour photographs in 100 classes; 50,000 to train, 10,000 to test",
-    "svhn": "32x32 colour house numbers; 73,257 to train, 26,032 to test",
-    "stl10": "96x96 colour photographs in 10 classes; 5,000 to train, 8,000 to test",
-    "npz:PATH": "your arrays: uint8 x_train, x_test and integer y_train, y_test (or MedMNIST's names) in one .npz file",
-    "folder:PATH": "your images: PATH/train/CLASS/ and PATH/test/CLASS/ (or val); folder:PATH@SIZE crops to SIZE",
-}
-# name -> class in torchvision.datasets, where its files lie under the root, number of classes
-TORCHVISION = {
-    "mnist": ("MNIST", "MNIST", 10),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST", 10),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py", 10),
-    "cifar100": ("CIFAR100", "cifar-100-python", 100),
-    "svhn": ("SVHN", "{part}_32x32.mat", 10),
-    "stl10": ("STL10", "stl10_binary", 10),
-}
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Part = Literal["train", "test"]
 
 
-# what a model needs to know of a dataset to be built without its numbers: channels and pixels a side
-SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion-mnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32),
-          "svhn": (3, 32), "stl10": (3, 96)}  # fmt: skip
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a dataset without opening it. The user's own data have a name and a description alone.
+
+    classes, channels, side: of square images, side in pixels; 0 for the user's own. torchvision: its class in
+    torchvision.datasets, None where the pixels come from elsewhere. files: where those of a part lie under the data
+    folder, with {part} for its name. asked_by: the argument of that class that says which part is wanted, as in
+    `train=True` or `split="train"`.
+    """
+
+    name: str
+    description: str
+    classes: int = 0
+    channels: int = 0
+    side: int = 0
+    torchvision: str | None = None
+    files: str = ""
+    asked_by: Literal["train", "split"] = "train"
+
+    def asking(self, part: Part) -> dict[str, Any]:
+        """How torchvision is asked for a part: its argument by name."""
+        return {"split": part} if self.asked_by == "split" else {"train": part == "train"}
+
+
+_ROWS = (
+    Entry(
+        "digits", "8x8 grey digits bundled with scikit-learn; 1,297 to train, 500 to test; nothing to download",
+        classes=10, channels=1, side=8,
+    ),
+    Entry(
+        "mnist", "28x28 grey handwritten digits; 60,000 to train, 10,000 to test",
+        classes=10, channels=1, side=28, torchvision="MNIST", files="MNIST",
+    ),
+    Entry(
+        "fashion-mnist", "28x28 grey clothing in 10 classes; 60,000 to train, 10,000 to test",
+        classes=10, channels=1, side=28, torchvision="FashionMNIST", files="FashionMNIST",
+    ),
+    Entry(
+        "cifar10", "32x32 colour photographs in 10 classes; 50,000 to train, 10,000 to test",
+        classes=10, channels=3, side=32, torchvision="CIFAR10", files="cifar-10-batches-py",
+    ),
+    Entry(
+        "cifar100", "32x32 colour photographs in 100 classes; 50,000 to train, 10,000 to test",
+        classes=100, channels=3, side=32, torchvision="CIFAR100", files="cifar-100-python",
+    ),
+    Entry(
+        "svhn", "32x32 colour house numbers; 73,257 to train, 26,032 to test",
+        classes=10, channels=3, side=32, torchvision="SVHN", files="{part}_32x32.mat", asked_by="split",
+    ),
+    Entry(
+        "stl10", "96x96 colour photographs in 10 classes; 5,000 to train, 8,000 to test",
+        classes=10, channels=3, side=96, torchvision="STL10", files="stl10_binary", asked_by="split",
+    ),
+    Entry(
+        "npz:PATH",
+        "your arrays: uint8 x_train, x_test and integer y_train, y_test (or MedMNIST's names) in one .npz file",
+    ),
+    Entry(
+        "folder:PATH",
+        "your images: PATH/train/CLASS/ and PATH/test/CLASS/ (or val); folder:PATH@SIZE crops to SIZE",
+    ),
+)  # fmt: skip
+DATASETS = {entry.name: entry for entry in _ROWS}

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.data.catalogue import DATASETS, TORCHVISION
-from robench.data.sources import Bytes, Numbers, Part, Pixels, Source, Torchvision, find_source, reason
+from robench.data.catalogue import DATASETS, Part
+from robench.data.sources import Bytes, Numbers, Pixels, Source, Torchvision, find_source, reason
 from robench.errors import BadInput, disk_error
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
@@ -187,7 +187,8 @@ def fetch(name: str, root: Path) -> None:
         print("digits come with scikit-learn: nothing to do.")
         return
     if not isinstance(source, Torchvision):
-        raise BadInput(f"{name} is your own data, not something to fetch; fetch knows {', '.join(TORCHVISION)}.")
+        known = ", ".join(entry.name for entry in DATASETS.values() if entry.torchvision)
+        raise BadInput(f"{name} is your own data, not something to fetch; fetch knows {known}.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         source.build("train", download=True)

@@ -12,16 +12,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robench.data.catalogue import DATASETS, TORCHVISION
+from robench.data.catalogue import DATASETS, Entry, Part
 from robench.errors import BadInput, disk_error, first_line, unknown
 
-Part = Literal["train", "test"]
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 
@@ -81,7 +80,7 @@ class Source(Protocol):
 class _Digits:
     """scikit-learn's bundled digits, whose 17 grey levels are spread over 0..255."""
 
-    classes, where = 10, Path("digits")
+    classes, where = DATASETS["digits"].classes, Path("digits")
 
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
         from sklearn.datasets import load_digits  # takes a second to import, and only this dataset needs it
@@ -94,26 +93,25 @@ class _Digits:
 class Torchvision:
     """A dataset that torchvision knows, in torchvision's own file layout under `root`."""
 
-    def __init__(self, name: str, root: Path) -> None:
-        self.name, self.root = name, root
-        self.kind, self.files, self.classes = TORCHVISION[name]
-        self.where = root / self.files.partition("{")[0]
+    def __init__(self, entry: Entry, root: Path) -> None:
+        self.entry, self.root, self.classes = entry, root, entry.classes
+        self.where = root / entry.files.partition("{")[0]
 
     def build(self, part: Part, download: bool) -> Any:
         from torchvision import datasets  # slow to import, and npz: or folder: data do without
 
-        split = {"split": part} if self.name in ("svhn", "stl10") else {"train": part == "train"}
-        return getattr(datasets, self.kind)(str(self.root), download=download, **split)
+        assert self.entry.torchvision is not None
+        return getattr(datasets, self.entry.torchvision)(str(self.root), download=download, **self.entry.asking(part))
 
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
-        where = self.root / self.files.format(part=part)
-        command = f"`robench data fetch {self.name} --data {self.root}`"
+        name, where = self.entry.name, self.root / self.entry.files.format(part=part)
+        command = f"`robench data fetch {name} --data {self.root}`"
         if not where.exists():
-            raise BadInput(f"The dataset {self.name} was not found in {self.root}; run {command}.")
+            raise BadInput(f"The dataset {name} was not found in {self.root}; run {command}.")
         with _reading(where, f"delete it and run {command}"):
             raw = self.build(part, download=False)
             images, labels = np.asarray(raw.data), np.asarray(raw.targets if hasattr(raw, "targets") else raw.labels)
-            return _in_memory(images, labels, f"The {part} split of {self.name} in {self.root}"), labels
+            return _in_memory(images, labels, f"The {part} split of {name} in {self.root}"), labels
 
 
 class _Npz:
@@ -239,8 +237,8 @@ def find_source(name: str, root: Path) -> Source:
     """Where the files of dataset `name` are; raises `BadInput` for an unknown name or a path that is not there."""
     if name == "digits":
         return _Digits()
-    if name in TORCHVISION:
-        return Torchvision(name, root)
+    if name in DATASETS and DATASETS[name].torchvision:
+        return Torchvision(DATASETS[name], root)
     kind, _, text = name.partition(":")
     if kind not in ("npz", "folder") or not text:
         raise unknown("dataset", name, DATASETS)

@@ -20,6 +20,7 @@ from robench.detector.score import Guarded, Score
 from robench.device import full_precision
 from robench.environment import command, environment
 from robench.errors import BadInput, require
+from robench.norms import NORMS
 from robench.progress import bar, say
 from robench.results.rows import succeeded
 from robench.store.claims import claim
@@ -144,7 +145,7 @@ def _plan(
     if trained.norm not in built.norms:
         raise BadInput(
             f"The attack {name!r} does not support norm {trained.norm}; give its own threat model, such as "
-            f"--trained-on {name}@{built.norms[0]}:{'0.3' if built.norms[0] == 'linf' else '3'}."
+            f"--trained-on {name}@{built.norms[0]}:{NORMS[built.norms[0]].wide}."
         )
     spec = DetectorSpec(
         model_digest=subject.digest,

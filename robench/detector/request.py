@@ -9,6 +9,7 @@ from typing import Any
 
 from robench import registry
 from robench.errors import BadInput, require
+from robench.norms import DEFAULT
 from robench.threat import ThreatModel
 
 # fewer broken images than this cannot show a regression what adversarial means
@@ -35,7 +36,7 @@ class DetectorRequest:
         registry.check_names("detector", [self.detector])
         require(0 < self.fpr < 1, "--fpr", self.fpr, "a share of clean images between 0 and 1, such as 0.05")
         require(self.images >= LEAST_BROKEN, "--detector-images", self.images, f"at least {LEAST_BROKEN}")
-        self.attack_and_threat(ThreatModel.of("linf", "0.1"))
+        self.attack_and_threat(ThreatModel.of(DEFAULT, None))
 
     def attack_and_threat(self, default: ThreatModel) -> tuple[str, ThreatModel]:
         """The training attack's name and threat model. Raises BadInput for text of another form."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from robench import registry
+from robench import norms, registry
 from robench.errors import BadInput
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json
@@ -39,7 +39,7 @@ def command_of(folder: EvaluationFolder) -> str:
     except _Unwritable:
         return portable(about.command)
     words = ["robench", "evaluate", about.reference, "--dataset", about.dataset, *attacks, *_pairs("-o", options)]
-    words += ["--norm", spec["norm"]] if spec["norm"] != "linf" else []
+    words += ["--norm", spec["norm"]] if spec["norm"] != norms.DEFAULT else []
     words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
     words += ["--eot", str(spec["eot"])] if spec.get("eot") else []

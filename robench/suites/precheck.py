@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robench import registry
-from robench.data.catalogue import SHAPES
+from robench.data.catalogue import DATASETS
 from robench.errors import BadInput, unknown
 from robench.suites.schema import Column, inside
 from robench.suites.suite import RowPlan, ScaledSuite
@@ -48,16 +48,15 @@ def _check_row(row: RowPlan) -> None:
 
 def _data(name: str) -> DataInfo | None:
     """What is known of a dataset without opening it; None of the user's own. Raises BadInput for an unknown name."""
-    from robench.data.catalogue import DATASETS, TORCHVISION
     from robench.data.dataset import DataInfo
 
     if name.startswith(("npz:", "folder:")):
         return None
-    if name not in SHAPES:
+    if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
-    channels, side = SHAPES[name]
-    classes = TORCHVISION[name][2] if name in TORCHVISION else 10
-    return DataInfo(name, channels, side, side, classes, (0.5,) * channels, (0.5,) * channels, name)
+    entry = DATASETS[name]
+    middle = (0.5,) * entry.channels
+    return DataInfo(name, entry.channels, entry.side, entry.side, entry.classes, middle, middle, name)
 
 
 def _check_column(column: Column, data: DataInfo | None) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from robench import norms
 from robench.errors import BadInput, unknown
 
 # what pydantic calls a fault -> what is allowed instead
@@ -42,9 +44,17 @@ def _list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _norm(value: Any) -> Any:
+    """The value, if it is a norm's name, which are known when a file is read."""
+    if isinstance(value, str) and value in norms.NORMS:
+        return value
+    raise PydanticCustomError("literal_error", "not a norm", {"expected": norms.any_of(map(repr, norms.NORMS))})
+
+
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...], Field(min_length=1)]
+Norm = Annotated[str, BeforeValidator(_norm)]
 Number = Annotated[float, Field(strict=True)]
 # shares a detector is measured by on images made without it, by their names in `robench.detector.measuring.figures`
 Measured = Literal["acc_nadv", "acc_com", "detection_rate", "false_positive_rate", "clean_accuracy", "robust_accuracy"]
@@ -83,7 +93,7 @@ class Column(_Data):
 
     name: Name
     attacks: Annotated[tuple[Name, ...], BeforeValidator(_list), Field(alias="attack", min_length=1)] = ()
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = norms.DEFAULT
     eps: Annotated[Name | None, BeforeValidator(_text)] = None
     options: dict[str, Any] = {}
     combine: Literal["worst case", "minimum"] = "worst case"

@@ -16,12 +16,13 @@ import pandas as pd
 from rich.table import Table
 
 from robench.errors import BadInput
+from robench.norms import parse_norm
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables.rendering import grid
-from robench.threat import ThreatModel, parse_norm
+from robench.threat import ThreatModel, parse_epsilon
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -142,8 +143,7 @@ def _of_model(store: Store, model: str) -> list[Curve]:
 
 def parse_points(text: str) -> list[Fraction]:
     """The eps of "0,0.05,0.1" or "0,8/255", in order. Raises BadInput for anything that is not such a list."""
-    norm = "l2"  # whose eps may be larger than 1
-    points = {ThreatModel.of(norm, part).eps for part in text.split(",") if part.strip()}
+    points = {parse_epsilon(part) for part in text.split(",") if part.strip()}
     if not points:
         raise BadInput(f"--points is {text!r}, but must be values of eps with commas between, such as 0,0.1,0.2.")
     return sorted(points)

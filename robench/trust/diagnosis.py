@@ -17,7 +17,7 @@ from robench.store.files import Damaged, digest, read_sealed, write_sealed
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
 from robench.trust import gates
-from robench.trust.gates import AttackRun, Finding, diagnose, grey
+from robench.trust.gates import AttackRun, Finding, diagnose
 
 # findings of other gates than these are not taken from the store
 GATES_SOURCE = hashlib.sha256(Path(gates.__file__).read_bytes()).hexdigest()[:16]
@@ -30,7 +30,8 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
     how = {name: spec[name] for name in ("eot", "bpda") if spec.get(name)}
     name = label(spec["attack"], {**about.given_options, **how}, about.against)
     threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.kind
-    options, pixels = {**spec["attack_options"], **how}, pixels_of(folder) if threat.norm == "l2" else 0
+    options = {**spec["attack_options"], **how}
+    pixels = pixels_of(folder) if threat.geometry.largest is None else 0  # takes reading images
     return AttackRun(name, spec["attack"], kind, options, threat, folder.rows(), result.flags, pixels)
 
 
@@ -72,7 +73,7 @@ def pixels_of(folder: EvaluationFolder) -> int:
 
 def wider(threat: ThreatModel, pixels: int) -> list[ThreatModel]:
     """Twice the eps, and one that makes every image grey, as far as they differ."""
-    largest = grey(threat.norm, pixels)
+    largest = threat.geometry.grey(pixels)
     return [ThreatModel(threat.norm, eps) for eps in sorted({min(2 * threat.eps, largest), largest})]
 
 

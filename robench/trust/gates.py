@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
@@ -46,8 +45,8 @@ class Finding:
 class AttackRun:
     """One complete evaluation as the gates see it.
 
-    kind: "single-step", "iterative", "query", "noise" or "transfer". pixels: numbers in an image, which only L2 asks
-    for. broken: per image, classified correctly and misclassified under the attack.
+    kind: "single-step", "iterative", "query", "noise" or "transfer". pixels: numbers in an image, which only
+    norms without a `largest` eps ask for. broken: per image, classified correctly and misclassified under the attack.
     """
 
     name: str
@@ -68,11 +67,6 @@ class AttackRun:
     def at(self) -> str:
         """Attack and threat model in words."""
         return f"{self.name} at {self.threat}"
-
-
-def grey(norm: str, pixels: int) -> Fraction:
-    """The eps within which every image can be made grey: half the box, or half its diagonal to two decimals in L2."""
-    return Fraction(1, 2) if norm == "linf" else Fraction(math.ceil(50 * math.sqrt(pixels)), 100)
 
 
 def diagnose(runs: Sequence[AttackRun]) -> list[Finding]:
@@ -200,8 +194,9 @@ def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
 
 
 def _unbounded(run: AttackRun) -> bool:
-    known = run.threat.norm == "linf" or run.pixels > 0
-    return known and run.threat.eps >= grey(run.threat.norm, run.pixels)
+    norm = run.threat.geometry
+    known = norm.largest is not None or run.pixels > 0
+    return known and run.threat.eps >= norm.grey(run.pixels)
 
 
 def _effort(run: AttackRun) -> float:

@@ -20,12 +20,13 @@ from robench.detector import fitting
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput
 from robench.models import LoadedModel, load_model
+from robench.norms import NORMS
 from robench.results.accuracy import Measure
 from robench.results.rows import correct, succeeded, success_of
 from robench.results.summary import Summary, summarise
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
-from robench.threat import NORMS, TOLERANCE, ThreatModel, distance
+from robench.threat import TOLERANCE, ThreatModel
 
 # a verdict may change with the batch size only where the two highest logits are this close, relative to their size
 CLOSE = 1e-3
@@ -209,9 +210,11 @@ def _check_shard(
     faults["outside [0, 1]"] += int((finite & ((flat < 0) | (flat > 1)).any(1)).sum())
     inside = threat.distance(x0, images) <= threat.radius + TOLERANCE
     faults["outside eps"] += int((finite & ~inside).sum())
-    for norm in NORMS:
-        recorded = torch.tensor(rows[norm].to_numpy().copy())
-        faults["wrong distance"] += int((~((distance(norm, x0, images) - recorded).abs() <= 1e-6)).sum())
+    for name, norm in NORMS.items():
+        if name not in rows and name != threat.norm:  # made before there was this norm
+            continue
+        recorded = torch.tensor(rows[name].to_numpy().copy())
+        faults["wrong distance"] += int((~((norm.distance(x0, images) - recorded).abs() <= 1e-6)).sum())
     faults["wrong label"] += int((labels != torch.tensor(rows["label"].to_numpy().copy())).sum())
     clean = clean_logits(classifier, x0, batch_size)
     adversarial = clean_logits(classifier, images, batch_size)

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from robench import ThreatModel
+from robench.norms import NORMS
 from robench.results.accuracy import Measure
 from robench.results.summary import Summary
 from robench.store.about import About
 from robench.store.files import identity
 from robench.store.runs import EvaluationFolder, Store
 from robench.trust.diagnosis import collect, record, wider
-from robench.trust.gates import GATES, AttackRun, Finding, diagnose, grey
+from robench.trust.gates import GATES, AttackRun, Finding, diagnose
 
 N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
 LEAST = 3
@@ -233,7 +234,7 @@ def test_robust_where_nothing_can_be_in_l2() -> None:
 def test_every_image_can_be_made_grey(norm: str, shape: tuple[int, ...]) -> None:
     pixels = torch.Size(shape).numel()
     corner = (torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    threat = ThreatModel(norm, grey(norm, pixels))
+    threat = ThreatModel(norm, NORMS[norm].grey(pixels))
     assert threat.contains(corner, torch.full_like(corner, 0.5)).all()
     closer = ThreatModel(norm, threat.eps - Fraction(1, 50))
     assert not closer.contains(corner, torch.full_like(corner, 0.5)).any()

@@ -1,0 +1,240 @@
+"""What differs between norms, a class each: distance, ball, steepest step, and the words and limits for their eps.
+
+Everything else asks `NORMS`, so that a norm is added here, and by the plugins that support it. Listing plugins and
+showing help read this file, so torch is imported by what computes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar
+
+from robench.errors import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Norm(ABC):
+    """A norm on perturbations, as far as a threat model asks: how far an image is, and the ball around it.
+
+    default: the eps where none is given, None for a norm that has no usual one. largest: no two images in [0, 1], of
+    whatever size, are further apart; None where their distance grows with the number of pixels. example, wide: an eps
+    that sentences may offer, and one at which images of most datasets are broken. directed: whether a sample is made
+    from Gaussian noise too.
+    """
+
+    name: ClassVar[str]
+    default: ClassVar[str | None]
+    largest: ClassVar[int | None]
+    example: ClassVar[str]
+    wide: ClassVar[str]
+    directed: ClassVar[bool]
+
+    @abstractmethod
+    def distance(self, x0: Tensor, x: Tensor) -> Tensor:
+        """||x - x0|| per example in float64: [B, ...] -> [B]."""
+
+    @abstractmethod
+    def projection(self, x0: Tensor, radius: float) -> Callable[[Tensor], Tensor]:
+        """What takes x [B, ...] into the ball around x0 [B, ...] and the box, prepared once for many x.
+
+        The result is a new tensor, finite where x is, whose distance is at most the radius up to float32 rounding.
+        """
+
+    @abstractmethod
+    def sample(self, x0: Tensor, uniform: Tensor, gaussian: Tensor | None, radius: float) -> Tensor:
+        """A point uniform in the ball (then projected), [B, ...], made from `uniform` [B, ...] in [0, 1) and, where the
+        norm is `directed`, `gaussian` [B, ...]. Raises ValueError where that is missing."""
+
+    @abstractmethod
+    def diameter(self, shape: tuple[int, ...]) -> float:
+        """The distance from a black to a white image of `shape`, the largest there is."""
+
+    @abstractmethod
+    def grey(self, pixels: int) -> Fraction:
+        """The eps within which every image of so many numbers can be made grey, and so answers nothing."""
+
+    def project(self, x0: Tensor, x: Tensor, radius: float) -> Tensor:
+        """x taken into the ball around x0 and the box: [B, ...] -> [B, ...]."""
+        return self.projection(x0, radius)(x)
+
+
+class SteepestNorm(Norm):
+    """A norm whose steepest step is known."""
+
+    @abstractmethod
+    def steepest(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + the perturbation of length `size` with the largest product with `grad`; [B, ...], not projected.
+
+        A row whose gradient is zero stays where it is.
+        """
+
+
+class AdamNorm(Norm):
+    """A norm in which Adam is known: which squares its second moment averages, and what its step sizes are in."""
+
+    @abstractmethod
+    def second_moment(self, x: Tensor) -> Tensor:
+        """Zeros, one per number of x [B, ...], or one per row, [B, 1, ...]."""
+
+    @abstractmethod
+    def average(self, moment: Tensor, grad: Tensor, keep: float) -> None:
+        """Make `moment` its `keep` share and the rest the square of grad [B, ...], in place."""
+
+    @abstractmethod
+    def adam_length(self, size: float, radius: float) -> float:
+        """The length in pixels of a step of `size`."""
+
+
+class Linf(SteepestNorm, AdamNorm):
+    """The largest change of a pixel. The ball is a cube, which meets the box in a cube."""
+
+    name, default, largest, example, wide, directed = "linf", "8/255", 1, "8/255", "0.3", False
+
+    def distance(self, x0: Tensor, x: Tensor) -> Tensor:
+        """max |x - x0|."""
+        return (x.double() - x0.double()).flatten(1).abs().amax(1)
+
+    def projection(self, x0: Tensor, radius: float) -> Callable[[Tensor], Tensor]:
+        """The nearest point: a clamp between two fixed images."""
+        low, high = (x0 - radius).clamp_(min=0.0), (x0 + radius).clamp_(max=1.0)
+        return lambda x: x.clamp(low, high)
+
+    def sample(self, x0: Tensor, uniform: Tensor, gaussian: Tensor | None, radius: float) -> Tensor:
+        """`uniform`, scaled to +-radius."""
+        del gaussian
+        return self.project(x0, x0 + (2 * uniform - 1) * radius, radius)
+
+    def diameter(self, shape: tuple[int, ...]) -> float:
+        """1, whatever the shape."""
+        del shape
+        return 1.0
+
+    def grey(self, pixels: int) -> Fraction:
+        """Half the box."""
+        del pixels
+        return Fraction(1, 2)
+
+    def steepest(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + size * sign(g)."""
+        return x.add(grad.sign(), alpha=size)
+
+    def second_moment(self, x: Tensor) -> Tensor:
+        """One per pixel, as Adam has it."""
+        import torch
+
+        return torch.zeros_like(x)
+
+    def average(self, moment: Tensor, grad: Tensor, keep: float) -> None:
+        """By the square of every entry."""
+        moment.mul_(keep).addcmul_(grad, grad, value=1 - keep)
+
+    def adam_length(self, size: float, radius: float) -> float:
+        """Sizes are in pixels."""
+        del radius
+        return size
+
+
+class L2(SteepestNorm, AdamNorm):
+    """The Euclidean length of the perturbation over all pixels and channels."""
+
+    name, default, largest, example, wide, directed = "l2", None, None, "0.5", "3", True
+
+    def distance(self, x0: Tensor, x: Tensor) -> Tensor:
+        """The root of the sum of (x - x0)^2."""
+        length: Tensor = (x.double() - x0.double()).flatten(1).norm(dim=1)
+        return length
+
+    def projection(self, x0: Tensor, radius: float) -> Callable[[Tensor], Tensor]:
+        """x scaled into the ball, then clipped to the box; a point that is allowed, not the nearest one.
+
+        Clipping moves every pixel towards x0, so the distance stays within the radius.
+        """
+        import torch
+
+        def project(x: Tensor) -> Tensor:
+            delta = x - x0
+            flat = delta.flatten(1)
+            norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+            # a hair inside, so that float32 rounding of every pixel cannot carry the result out of the ball
+            reach = max(radius * (1 - 2e-7) - math.sqrt(flat.shape[1]) * 2.0**-25, 0.0)
+            factor = torch.where(norms <= radius, 1.0, reach / norms.clamp(min=1e-30)).to(delta.dtype)
+            return (x0 + delta * expand(factor, delta)).clamp_(0.0, 1.0)
+
+        return project
+
+    def sample(self, x0: Tensor, uniform: Tensor, gaussian: Tensor | None, radius: float) -> Tensor:
+        """`gaussian` gives the direction and the first number u of each row of `uniform` the length, radius * u^(1/d)
+        for d pixels."""
+        if gaussian is None:
+            raise ValueError("an L2 sample needs gaussian noise for its direction")
+        flat = gaussian.flatten(1)
+        direction = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        length = uniform.flatten(1)[:, :1] ** (1.0 / flat.shape[1]) * radius
+        return self.project(x0, x0 + (direction * length).reshape_as(x0), radius)
+
+    def diameter(self, shape: tuple[int, ...]) -> float:
+        """The root of the number of pixels."""
+        return math.sqrt(math.prod(shape))
+
+    def grey(self, pixels: int) -> Fraction:
+        """Half the diagonal of the box, rounded up to two decimals."""
+        return Fraction(math.ceil(50 * math.sqrt(pixels)), 100)
+
+    def steepest(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + size * g / ||g||_2."""
+        grad = grad * expand(unit(grad), grad)
+        return x.addcdiv(grad, expand(grad.flatten(1).norm(dim=1).clamp(min=1e-30), grad), value=size)
+
+    def second_moment(self, x: Tensor) -> Tensor:
+        """One per row, so that a constant gradient keeps its direction, which is the optimum in L2."""
+        return x.new_zeros(len(x), *(1,) * (x.dim() - 1))
+
+    def average(self, moment: Tensor, grad: Tensor, keep: float) -> None:
+        """By the square of each row's length."""
+        moment.lerp_(expand(grad.flatten(1).square().sum(1), grad), 1 - keep)
+
+    def adam_length(self, size: float, radius: float) -> float:
+        """Sizes are in tenths of the radius: 0.1 moves by one radius."""
+        return size * 10 * radius
+
+
+# by name, in the order of the columns of rows; the first two were there from the start, so add at the end
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2())}
+
+# the norm where none is named
+DEFAULT = Linf.name
+
+
+def parse_norm(norm: str) -> str:
+    """The norm's canonical name; raises BadInput for an unknown one."""
+    name = norm.strip().lower().replace("∞", "inf").replace("_", "")
+    if name not in NORMS:
+        raise unknown("norm", norm, NORMS)
+    return name
+
+
+def any_of(texts: Iterable[str]) -> str:
+    """Alternatives in words: "linf or l2"."""
+    *most, last = texts
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def default_eps() -> str:
+    """The norms' own eps in words, for those that have one: "8/255 by default in linf"."""
+    return ", ".join(f"{norm.default} by default in {norm.name}" for norm in NORMS.values() if norm.default)
+
+
+def expand(per_example: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, ...], to broadcast against `like` [B, ...]."""
+    return per_example.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def unit(grad: Tensor) -> Tensor:
+    """1 over the largest entry of each row, [B]; 1 for a row of zeros."""
+    largest = grad.flatten(1).abs().amax(1)
+    return largest.clamp(min=1e-37).masked_fill(~(largest > 0), 1.0).reciprocal()
