@@ -8,9 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,71 +17,32 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robench import ThreatModel
 from robench.errors import BadInput, DiskError
 from robench.evaluation.attacks import resolve
-from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
-from robench.evaluation.summaries import Evaluated
-from robench.evaluation.tasks import Bench, Task, TrainTask, executor_of
+from robench.evaluation.tasks import Bench, TrainTask, executor_of
 from robench.evaluation.wanted import nodes, want
 from robench.executors import ray_cluster as cluster
-from robench.executors.base import Outcome
 from robench.executors.workers import EXECUTORS, Workers
-from robench.store.about import About
 from robench.store.claims import claim, held, journal
-from robench.store.runs import EvaluationFolder, Store
 from robench.training.jobs import TrainRequest, claim_of, train
-from tests.same import assert_same_shards, assert_same_weights
-
-MODELS = """
-import json, os, sys, time
-from pathlib import Path
-
-import torch
-from torch import nn
-
-
-class Flat(nn.Module):
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x):
-        while Path("hold").exists():
-            time.sleep(0.02)
-        return self.head(x.flatten(1))
-
-
-class Fragile(Flat):
-    def forward(self, x):
-        if ((x * 255 - (x * 255).round()).abs() > 0.01).any():
-            raise TypeError("cannot take a perturbed image")
-        return super().forward(x)
-
-
-class Deadly(Flat):
-    def forward(self, x):
-        if Path("driver").read_text() != str(os.getpid()):
-            os.kill(os.getpid(), 9)
-        return super().forward(x)
-
-
-def load():
-    seen = {"process": os.getpid(), "threads": torch.get_num_threads(), "omp": os.environ["OMP_NUM_THREADS"],
-            "data": os.environ.get("ROBENCH_DATA")}
-    with open("opened.jsonl", "a") as file:
-        file.write(json.dumps(seen) + "\\n")
-    return Flat().eval()
-
-
-def other(): return Flat(1).eval()
-def fragile(): return Fragile().eval()
-def deadly(): return Deadly().eval()
-def probabilities(): return nn.Sequential(Flat(), nn.Softmax(1)).eval()
-"""
-COUNT, SHARD = 60, 20
+from tests.contract.executing import (
+    COUNT,
+    MODELS,
+    SHARD,
+    assert_same,
+    first_task,
+    held_up,
+    meanwhile,
+    outcomes_of,
+    processes_begun,
+    request_for,
+    rows_without_time,
+    said_on,
+    store_of,
+    wait_until,
+)
+from tests.same import assert_same_weights
 
 
 @pytest.fixture(scope="module")
@@ -118,136 +77,28 @@ def _models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("driver").write_text(str(os.getpid()))
 
 
-def _request(*models: str | nn.Module, **more: Any) -> Request:
-    settings = {"attacks": ["fgsm", "multi-targeted"], "options": {"steps": 5}, "count": COUNT, "shard_size": SHARD}
-    names = [f"models.py:{model}" if isinstance(model, str) else model for model in models]
-    return Request(names, threat=ThreatModel.of("linf", "0.1"), dataset="digits", **{**settings, **more})
-
-
-def _store(name: str) -> Store:
-    return Store(Path(name).resolve())
-
-
-def _rows(found: Evaluated) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in found.rows]
-
-
-def _about(folder: EvaluationFolder) -> About:
-    """The record but for the commit, which may be a new one by now."""
-    return replace(folder.about, environment={**folder.about.environment, "commit": ""})
-
-
-def _assert_same(one: Store, two: Store) -> None:
-    """The same evaluations with the same rows and images, and the same records but for the time they took."""
-    ids = one.evaluation_ids()
-    assert ids == two.evaluation_ids() != []
-    for a, b in ((one.evaluation(i), two.evaluation(i)) for i in ids):
-        assert a.spec == b.spec
-        assert _about(a) == _about(b)
-        assert a.result is not None
-        assert b.result is not None
-        assert replace(a.result, seconds=0) == replace(b.result, seconds=0)
-        assert_same_shards(a, b)
-
-
-def _said(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines on stderr, without those of progress."""
-    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("robench: ")]
-
-
-def _wait(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
-    return found
-
-
-@contextmanager
-def _meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Runs `act` in a thread."""
-    faults: list[Exception] = []
-
-    def run() -> None:
-        try:
-            act()
-        except Exception as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    assert not faults, faults
-
-
-@contextmanager
-def _held_up(act: Callable[[], None]) -> Iterator[None]:
-    """Models do not answer until `act`, run in a thread, has ended."""
-
-    def release() -> None:
-        try:
-            act()
-        finally:
-            Path("hold").unlink()
-
-    Path("hold").touch()
-    with _meanwhile(release):
-        yield
-
-
-def _begun(store: Store) -> list[int]:
-    """The processes at work: those that noted a beginning and no end."""
-    open_: dict[str, int] = {}
-    for line in journal(store.root):
-        open_.pop(line["work"], None)
-        if line["event"] == "begin":
-            open_[line["work"]] = line["process"]
-    return list(open_.values())
-
-
-def _task(store: Store, request: Request) -> Task:
-    """The task of the first shard of a request for one model and one attack."""
-    wanted = want(request.models[0], resolve(request), [], Bench(store))
-    task = next(iter(nodes(wanted.evaluations, "0"))).task
-    assert isinstance(task, Task)
-    return task
-
-
-def _outcomes(workers: Workers, store: Store, *tasks: Task | TrainTask) -> list[Outcome]:
-    executor = executor_of(workers, Bench(store), lambda task, share: None)
-    try:
-        for task in tasks:
-            executor.submit(task)
-        return [executor.next() for _ in tasks]
-    finally:
-        executor.close()
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
 def test_all_is_done_and_the_rows_are_those_of_this_process(workers: Workers) -> None:
-    request = _request("load", "other")
-    here, there = _store("here"), _store("there")
+    request = request_for("load", "other")
+    here, there = store_of("here"), store_of("there")
     expected = evaluate(request, here)
     found = evaluate(request, there, workers)
     assert [row["status"] for row in found.rows] == ["complete"] * 4
-    assert _rows(found) == _rows(expected)
-    _assert_same(here, there)
+    assert rows_without_time(found) == rows_without_time(expected)
+    assert_same(here, there)
     lines = journal(there.root)
     assert sum(line["event"] == "end" for line in lines) == 4 * COUNT // SHARD
     assert (os.getpid() in {line["process"] for line in lines}) == (workers.kind == "inline")
     assert not list((there.root / "locks").glob("driver-*"))
-    assert _rows(evaluate(request, there, workers)) == _rows(expected)
+    assert rows_without_time(evaluate(request, there, workers)) == rows_without_time(expected)
     assert journal(there.root) == lines, "what is in the store is not computed again"
 
 
 def test_a_process_opens_a_model_once_and_has_the_drivers_surroundings(workers: Workers) -> None:
-    store = _store("runs")
-    evaluate(_request("load"), store, workers)
+    store = store_of("runs")
+    evaluate(request_for("load"), store, workers)
     seen = [json.loads(line) for line in Path("opened.jsonl").read_text().splitlines()]
     processes = [entry["process"] for entry in seen]
     assert len(processes) == len(set(processes))
@@ -256,11 +107,11 @@ def test_a_process_opens_a_model_once_and_has_the_drivers_surroundings(workers: 
 
 
 def test_a_model_trained_elsewhere_is_the_same(workers: Workers) -> None:
-    here, there = _store("here"), _store("there")
+    here, there = store_of("here"), store_of("there")
     request = TrainRequest("standard", "digits", epochs=1, name="m")
     card = train(request, here)
     task = TrainTask(claim_of("m"), there.root, request)
-    assert [_outcomes(workers, there, task)[0].state for _ in range(2)] == ["done", "there"]
+    assert [outcomes_of(workers, there, task)[0].state for _ in range(2)] == ["done", "there"]
     weights = (load_file(store.model_folder("m") / "model.safetensors") for store in (there, here))
     assert_same_weights(*weights)
     assert there.card("m")["accuracy"] == card["accuracy"]
@@ -268,18 +119,18 @@ def test_a_model_trained_elsewhere_is_the_same(workers: Workers) -> None:
 
 
 def test_a_task_that_is_done_is_there_and_one_that_is_claimed_is_busy(workers: Workers) -> None:
-    store = _store("runs")
-    task = _task(store, _request("load", attacks=["fgsm"], options={}))
-    assert [outcome.state for outcome in _outcomes(workers, store, task)] == ["done"]
-    assert [outcome.state for outcome in _outcomes(workers, store, task)] == ["there"]
+    store = store_of("runs")
+    task = first_task(store, request_for("load", attacks=["fgsm"], options={}))
+    assert [outcome.state for outcome in outcomes_of(workers, store, task)] == ["done"]
+    assert [outcome.state for outcome in outcomes_of(workers, store, task)] == ["there"]
     with claim(store.root, task.key) as mine:
         assert mine
-        assert [outcome.state for outcome in _outcomes(workers, store, task)] == ["busy"]
+        assert [outcome.state for outcome in outcomes_of(workers, store, task)] == ["busy"]
 
 
 def test_work_that_another_process_gives_up_is_taken_over(workers: Workers) -> None:
-    store, request = _store("runs"), _request("load", attacks=["fgsm"], options={})
-    task = _task(store, request)
+    store, request = store_of("runs"), request_for("load", attacks=["fgsm"], options={})
+    task = first_task(store, request)
     last = {"work": f"{task.job}-{COUNT - SHARD:06d}-{COUNT:06d}", "event": "end"}
     claimed = threading.Event()
 
@@ -287,9 +138,9 @@ def test_work_that_another_process_gives_up_is_taken_over(workers: Workers) -> N
         with claim(store.root, task.key) as mine:
             assert mine
             claimed.set()
-            _wait(lambda: any(last.items() <= line.items() for line in journal(store.root)))
+            wait_until(lambda: any(last.items() <= line.items() for line in journal(store.root)))
 
-    with _meanwhile(hold):
+    with meanwhile(hold):
         assert claimed.wait(10)
         found = evaluate(request, store, workers)
     assert [row["status"] for row in found.rows] == ["complete"]
@@ -302,29 +153,29 @@ def test_work_that_another_process_gives_up_is_taken_over(workers: Workers) -> N
 def test_a_failing_model_is_incomplete_and_the_others_are_done(
     workers: Workers, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(_request("fragile", "other", attacks=["fgsm"], options={}), _store("runs"), workers)
+    found = evaluate(request_for("fragile", "other", attacks=["fgsm"], options={}), store_of("runs"), workers)
     assert [(row["model"], row["status"]) for row in found.rows] == [
         ("models.py:fragile", "incomplete"),
         ("models.py:other", "complete"),
     ]
-    lines = _said(capfd)
+    lines = said_on(capfd)
     assert 1 <= len(lines) <= COUNT // SHARD
     assert all(line.endswith("failed: TypeError: cannot take a perturbed image") for line in lines)
 
 
 def test_bad_input_refuses_that_model_only(workers: Workers) -> None:
-    found = evaluate(_request("probabilities", "other"), _store("runs"), workers)
+    found = evaluate(request_for("probabilities", "other"), store_of("runs"), workers)
     assert [(row["model"], row["status"]) for row in found.rows] == [("models.py:other", "complete")] * 2
     (sentence,) = found.refused
     assert "probabilities" in sentence
 
 
 def test_where_results_cannot_be_kept_it_stops(workers: Workers) -> None:
-    store = _store("runs")
+    store = store_of("runs")
     store.root.mkdir()
     store.evaluations.write_text("a file where the folder should be")
     with pytest.raises(DiskError, match=r"^Cannot write .*/evaluations.*check the folder"):
-        evaluate(_request("load"), store, workers)
+        evaluate(request_for("load"), store, workers)
     assert len({line["work"] for line in journal(store.root)}) <= 4 < 2 * COUNT // SHARD, "the rest is not tried"
 
 
@@ -332,38 +183,38 @@ def test_where_results_cannot_be_kept_it_stops(workers: Workers) -> None:
 def test_a_module_that_was_handed_over_stays_in_this_process(workers: Workers) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
-    found = evaluate(_request(module), _store("runs"), workers)
+    found = evaluate(request_for(module), store_of("runs"), workers)
     assert [row["status"] for row in found.rows] == ["complete"] * 2
 
 
 def test_a_module_that_was_handed_over_cannot_be_sent(ray: Workers) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
-    found = evaluate(_request("other", module), _store("runs"), ray)
+    found = evaluate(request_for("other", module), store_of("runs"), ray)
     assert [row["status"] for row in found.rows] == ["complete"] * 2
     (sentence,) = found.refused
     assert "Sequential was handed over in a program" in sentence
     with pytest.raises(BadInput, match="handed over in a program"):
-        evaluate(_request(module), _store("runs"), ray)
+        evaluate(request_for(module), store_of("runs"), ray)
 
 
 # --- workers that die, and stops -------------------------------------------------------------------------------------
 
 
 def test_what_a_killed_worker_did_is_done_again(ray: Workers) -> None:
-    request = _request("load")
-    here, there = _store("here"), _store("there")
+    request = request_for("load")
+    here, there = store_of("here"), store_of("there")
     evaluate(request, here)
     killed = []
 
     def kill() -> None:
-        killed.append(_wait(lambda: _begun(there))[0])
+        killed.append(wait_until(lambda: processes_begun(there))[0])
         os.kill(killed[0], signal.SIGKILL)
 
-    with _held_up(kill):
+    with held_up(kill):
         found = evaluate(request, there, ray)
     assert [row["status"] for row in found.rows] == ["complete"] * 2
-    _assert_same(here, there)
+    assert_same(here, there)
     lines = journal(there.root)
     twice = [line["work"] for line in lines if line["event"] == "begin" and line["process"] == killed[0]]
     for work in twice:
@@ -376,14 +227,14 @@ def test_a_task_that_kills_its_workers_is_given_up(
     ray: Workers, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "RETRIES", 1)  # each takes the seconds that a worker needs to start
-    store = _store("runs")
-    request = _request("deadly", "other", attacks=["fgsm"], options={}, shard_size=COUNT)
+    store = store_of("runs")
+    request = request_for("deadly", "other", attacks=["fgsm"], options={}, shard_size=COUNT)
     found = evaluate(request, store, ray)
     assert [(row["model"], row["status"]) for row in found.rows] == [
         ("models.py:deadly", "incomplete"),
         ("models.py:other", "complete"),
     ]
-    (line,) = _said(capfd)
+    (line,) = said_on(capfd)
     assert "failed: WorkerDied: its process died 2 times" in line
     lines = journal(store.root)
     ended = {entry["work"] for entry in lines if entry["event"] == "end"}
@@ -392,31 +243,31 @@ def test_a_task_that_kills_its_workers_is_given_up(
 
 
 def test_ctrl_c_comes_through_at_once_and_leaves_nothing_claimed(workers: Workers) -> None:
-    store, request = _store("runs"), _request("load")
+    store, request = store_of("runs"), request_for("load")
     sent: list[float] = []
 
     def interrupt() -> None:
-        _wait(lambda: _begun(store))
+        wait_until(lambda: processes_begun(store))
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with _held_up(interrupt), pytest.raises(KeyboardInterrupt):
+        with held_up(interrupt), pytest.raises(KeyboardInterrupt):
             evaluate(request, store, workers)
         took = time.monotonic() - sent[0]
     finally:
         signal.signal(signal.SIGINT, before)
     assert took < 5
     keys = {line["work"] for line in journal(store.root)}
-    _wait(lambda: not any(held(store.root, key) for key in keys), 10)
+    wait_until(lambda: not any(held(store.root, key) for key in keys), 10)
     assert [row["status"] for row in evaluate(request, store).rows] == ["complete"] * 2, "another executor goes on"
 
 
 def test_only_what_a_worker_has_begun_is_cancelled(ray: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray aborts this process if it cancels a task that was just sent."""
-    store, cancelled = _store("runs"), []
-    request = _request("load", attacks=["fgsm"], options={}, shard_size=COUNT // 6)
+    store, cancelled = store_of("runs"), []
+    request = request_for("load", attacks=["fgsm"], options={}, shard_size=COUNT // 6)
     wanted = want(request.models[0], resolve(request), [], Bench(store))
     tasks = [node.task for node in nodes(wanted.evaluations, "0") if node.task is not None]
     Path("hold").touch()
@@ -424,13 +275,13 @@ def test_only_what_a_worker_has_begun_is_cancelled(ray: Workers, monkeypatch: py
     try:
         for task in tasks:
             executor.submit(task)
-        _wait(lambda: len(_begun(store)) == 2)
+        wait_until(lambda: len(processes_begun(store)) == 2)
         cancel = executor.cluster.ray.cancel
         monkeypatch.setattr(executor.cluster.ray, "cancel", lambda *a, **k: (cancelled.append(a), cancel(*a, **k)))
     finally:
         executor.close()
         Path("hold").unlink()
     assert (len(tasks), len(cancelled)) == (6, 2)
-    _wait(lambda: not any(held(store.root, task.key) for task in tasks), 30)
+    wait_until(lambda: not any(held(store.root, task.key) for task in tasks), 30)
     time.sleep(3)
     assert len({line["work"] for line in journal(store.root)}) == 2, "no worker begins what was not begun"

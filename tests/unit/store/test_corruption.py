@@ -6,8 +6,6 @@ and `robench evaluate` or `robench train` makes the artifact anew, after which e
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
@@ -20,8 +18,6 @@ from typing import Any
 
 import pytest
 
-from robench.cli.listing import list_
-from robench.cli.show import show
 from robench.detector.request import DetectorRequest
 from robench.errors import RobenchError
 from robench.evaluation.request import Request
@@ -31,7 +27,7 @@ from robench.store.runs import Store
 from robench.tables import leaderboard
 from robench.threat import ThreatModel
 from robench.training.jobs import TrainRequest, train
-from robench.trust.verification import verify_all
+from tests.unit.store.readers import READERS, agrees, assert_sentence, figures_of
 
 PLAIN = Request(["plain"], ["fgsm"], ThreatModel.of("linf", "0.1"), count=20, shard_size=10, device="cpu")
 TRANSFER = replace(PLAIN, surrogates=["other"])
@@ -39,7 +35,6 @@ REPLAYED = replace(TRANSFER, models=["other"])  # not in the store: it needs the
 GUARD = DetectorRequest("kd", trained_on="fgsm@linf:0.3", images=100, adaptive=False)
 WATCHED = replace(PLAIN, guard=GUARD)
 ELSEWHERE = replace(PLAIN, threat=ThreatModel.of("linf", "0.2"))  # another evaluation, for files out of place
-SKIPPED = {"seconds", "model_digest"}
 
 # where an artifact is under runs/, which request reads it, and whether that request makes it anew, refuses, or does
 # without it
@@ -108,88 +103,6 @@ def _only(folder: Path) -> str:
     return path.name
 
 
-# --- readers ---------------------------------------------------------------------------------------------------------
-
-
-def _tables(root: Path, ids: dict[str, str]) -> Any:
-    """Every cell of every table, without what varies between runs; None where it is incomplete."""
-    del ids
-    found = {}
-    for board in leaderboard.build(Store(root)):
-        for row in board.rows:
-            for column in board.columns:
-                shown = column.cell(row).to_json() or {}
-                complete = shown.get("status") == "complete"
-                found[board.name, row.model, column.name] = shown["value"] if complete else None
-    return found
-
-
-def _list(root: Path, ids: dict[str, str]) -> Any:
-    """The lines of the list by id; None for what is damaged, incomplete or not there."""
-    del ids
-    items = _output(list_, "evaluations", root)["evaluations"]
-    return {item["name"]: item["summary"] if item.get("status") == "complete" else None for item in items}
-
-
-def _models(root: Path, ids: dict[str, str]) -> Any:
-    del ids
-    items = _output(list_, "models", root)["models"]
-    return {item["name"]: None if "damaged" in item else item["summary"] for item in items}
-
-
-def _show(root: Path, ids: dict[str, str]) -> Any:
-    found = _output(show, ids["plain"], root)
-    if found["status"] != "complete":
-        return None
-    return {"result": _figures(found["result"]), "rows": found["rows"], "command": found["command"]}
-
-
-def _show_model(root: Path, ids: dict[str, str]) -> Any:
-    del ids
-    return _output(show, "plain", root)
-
-
-def _verify(root: Path, ids: dict[str, str]) -> Any:
-    (check,) = verify_all(Store(root), [ids["plain"]], device="cpu")
-    return check.holds or None
-
-
-READERS: dict[str, Callable[[Path, dict[str, str]], Any]] = {
-    "tables": _tables,
-    "list": _list,
-    "list models": _models,
-    "show": _show,
-    "show model": _show_model,
-    "verify": _verify,
-}
-
-
-def _output(command: Callable[..., int], name: str, root: Path) -> Any:
-    """What a command prints as JSON."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert command(name, runs=root, as_json=True) == 0
-    return json.loads(out.getvalue())
-
-
-def _figures(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in SKIPPED}
-
-
-def _sentence(error: RobenchError) -> None:
-    text = str(error)
-    assert len(text.splitlines()) == 1, text
-    assert text.rstrip().endswith((".", ")")), text
-    assert error.exit_code in (1, 2), text
-
-
-def agrees(now: Any, before: Any) -> bool:
-    """Whether an answer is the one before, or leaves out (None) some of its cells."""
-    if isinstance(before, dict) and isinstance(now, dict) and set(now) <= set(before):
-        return all(now[key] is None or now[key] == before[key] for key in now)
-    return now is None or bool(now == before)
-
-
 def read_all(root: Path, kept: Kept) -> list[str]:
     """Ask every reader; those that do not give the whole answer, none of them a wrong one."""
     partly = []
@@ -197,7 +110,7 @@ def read_all(root: Path, kept: Kept) -> list[str]:
         try:
             now = reader(root, kept.ids)
         except RobenchError as error:
-            _sentence(error)
+            assert_sentence(error)
             partly.append(name)
             continue
         assert agrees(now, kept.answers[name]), f"{name} says {now}, but {kept.answers[name]} is right"
@@ -308,9 +221,9 @@ def test_damage_is_noticed(
     refused, rows, detections = [], [], []
     try:
         done = evaluate(request, Store(root))
-        refused, rows, detections = done.refused, [_figures(row) for row in done.rows], done.detections
+        refused, rows, detections = done.refused, [figures_of(row) for row in done.rows], done.detections
     except RobenchError as error:
-        _sentence(error)
+        assert_sentence(error)
         refused = [str(error)]
     assert agrees(rows, before["rows"]) or not rows
     anew = path.exists() and path.read_bytes() != damaged
@@ -345,7 +258,7 @@ def _meaning(content: bytes) -> object:
 
 def _evaluated(request: Request, root: Path) -> dict[str, Any]:
     done = evaluate(request, Store(root))
-    return {"rows": [_figures(row) for row in done.rows], "detections": done.detections}
+    return {"rows": [figures_of(row) for row in done.rows], "detections": done.detections}
 
 
 # --- stores from before there were seals -----------------------------------------------------------------------------
