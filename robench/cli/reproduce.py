@@ -44,7 +44,7 @@ def reproduce(
     from robench.suites.suite import load
 
     scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
-    from robench.evaluation.tasks import Bench
+    from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root
     from robench.suites.estimate import estimate

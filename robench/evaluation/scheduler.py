@@ -8,12 +8,13 @@ from functools import partial
 from robench.errors import BadInput, DiskError
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import check_cascade, resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import references
 from robench.evaluation.progress_view import View
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.summaries import Evaluated, collect
-from robench.evaluation.tasks import Bench, executor_of
+from robench.evaluation.tasks import executor_of
 from robench.evaluation.wanted import Wanted, nodes, want, want_one
 from robench.executors.graph import Ended, GraphRun, Node
 from robench.executors.workers import Workers

@@ -5,31 +5,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from robench.attack.judge import Examples, Progress, Settings, attack_shard
-from robench.data.dataset import Dataset, open_dataset
 from robench.environment import made_with
 from robench.errors import BadInput, RobenchError
 from robench.evaluation.address import Address
-from robench.evaluation.attacks import attack_at
-from robench.evaluation.jobs import Job, Target, make_job, open_target, watched
+from robench.evaluation.bench import Bench
+from robench.evaluation.jobs import Job
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
 from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
 from robench.training.jobs import TrainRequest, train
-
-# models that a process keeps open
-KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -128,84 +122,6 @@ def task_of(value: Mapping[str, Any]) -> Task | TrainTask:
     return Task(**{**value, "root": root, "address": Address.from_json(value["address"])})
 
 
-# what tells models that are open from one another: the reference, the data's name if one was given, and their folder
-Opened = tuple[str | nn.Module, str | None, Path | None]
-
-
-@dataclass
-class Bench:
-    """What a process has open: models with their data, and the jobs made of them. `keep` models at most."""
-
-    store: Store
-    keep: int = KEPT
-    _targets: OrderedDict[Opened, Target] = field(default_factory=OrderedDict)
-    _jobs: dict[str, tuple[Address, Job]] = field(default_factory=dict)
-    _datasets: dict[tuple[str, Path | None], Dataset] = field(default_factory=dict)
-
-    def target(self, reference: str | nn.Module, dataset: str | None = None, data_root: Path | None = None) -> Target:
-        """The model and its data, opened once. Raises BadInput where they cannot be loaded."""
-        key = (reference, dataset, data_root)
-        if key not in self._targets:
-            while len(self._targets) >= self.keep:
-                self._forget(next(iter(self._targets)))
-            self._targets[key] = open_target(reference, self.store, dataset, data_root, self._dataset)
-        self._targets.move_to_end(key)
-        return self._targets[key]
-
-    def make(self, address: Address) -> Job:
-        """The job at an address, of what is open or opened for it. Raises BadInput where it cannot be made."""
-        source = None if address.surrogate is None else self.target(*_key(address.surrogate, address))
-        target = self.target(*_key(address.model, address))
-        if address.guard is not None:
-            target = watched(target, address.guard, address.threat, address.settings, self.store)
-        return make_job(address, self.store, target, attack_at(address), source)
-
-    def take(self, address: Address, job: Job) -> None:
-        """Use a job that was made in this process, for as long as its models stay open."""
-        self._jobs[job.spec.job_id] = address, job
-
-    def job(self, task: Task) -> Job:
-        """The job a task belongs to, which is made of its address unless this process has it already.
-
-        Raises BadInput where it comes to another id than the task's.
-        """
-        if task.job not in self._jobs:
-            found = self.make(task.address)
-            if found.spec.job_id != task.job:  # what is open here may be from before a change
-                self.clear()
-                found = self.make(task.address)
-            if found.spec.job_id != task.job:
-                raise BadInput(
-                    f"The evaluation {task.job} of {found.title} is {found.spec.job_id} where it is computed: the "
-                    "model, the data or robench changed meanwhile; run the command again."
-                )
-            self.take(task.address, found)
-        return self._jobs[task.job][1]
-
-    def clear(self) -> None:
-        """Close everything."""
-        self._targets.clear()
-        self._jobs.clear()
-        self._datasets.clear()
-
-    def _dataset(self, name: str, root: Path | None) -> Dataset:
-        if (name, root) not in self._datasets:
-            self._datasets[name, root] = open_dataset(name, root)
-        return self._datasets[name, root]
-
-    def _forget(self, key: Opened) -> None:
-        """Give up a model and the jobs that hold it."""
-        self._targets.pop(key).model.release()
-        for job_id, (address, job) in list(self._jobs.items()):
-            if key in [_key(model, address) for model in address.models]:
-                job.model.release()  # whoever planned the job still has it
-                del self._jobs[job_id]
-
-
-def _key(model: str | nn.Module, address: Address) -> Opened:
-    return model, address.dataset, address.how.data_root
-
-
 def perform(task: Task | TrainTask, bench: Bench, show: Progress) -> State:
     """Do a task unless it is done, or being done elsewhere; what it makes is in the store before this returns.
 
@@ -242,7 +158,7 @@ def executor_of(workers: Workers, bench: Bench, show: Show) -> Executor:
 
 
 def _craft(task: Task, bench: Bench, show: Progress) -> State:
-    job = bench.job(task)
+    job = bench.job(task.address, task.job)
     assert job.craft is not None
     if not job.craft.folder.missing(task.start, task.stop, task.stop - task.start):
         return "there"
@@ -253,7 +169,7 @@ def _craft(task: Task, bench: Bench, show: Progress) -> State:
 
 
 def _shard(task: Task, bench: Bench, show: Progress) -> State:
-    job = bench.job(task)
+    job = bench.job(task.address, task.job)
     if not job.folder.missing(task.start, task.stop, task.stop - task.start):
         return "there"
     note(task.root, task.key, "begin")

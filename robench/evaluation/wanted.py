@@ -9,8 +9,9 @@ from torch import nn
 
 from robench.evaluation.address import Address, After
 from robench.evaluation.attacks import Resolved
+from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job, Target, make_job, watched
-from robench.evaluation.tasks import Bench, Task, begin
+from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
 
 

@@ -16,9 +16,9 @@ from robench.defense.recipe import Recipe
 from robench.detector.fitting import fitting
 from robench.detector.request import DetectorRequest
 from robench.evaluation.attacks import NamedAttack, Resolved
+from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job, Target
 from robench.evaluation.request import Request
-from robench.evaluation.tasks import Bench
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.models import LoadedModel
 from robench.suites.plan import Place, Plan, cost_of, open_place

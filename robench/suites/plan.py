@@ -10,8 +10,8 @@ from robench.attack.base import Cost
 from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
 from robench.evaluation.attacks import NamedAttack, Resolved, cascade_fault, resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.request import Request
-from robench.evaluation.tasks import Bench
 from robench.evaluation.wanted import Wanted, want
 from robench.executors.workers import Workers
 from robench.store.runs import Store

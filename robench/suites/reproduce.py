@@ -11,10 +11,11 @@ from robench import registry
 from robench.detector.measuring import measure
 from robench.errors import BadInput, Changed, CheckFailed, DiskError
 from robench.evaluation.attacks import Resolved
+from robench.evaluation.bench import Bench
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import run
 from robench.evaluation.summaries import Result, conclude
-from robench.evaluation.tasks import Bench, TrainTask
+from robench.evaluation.tasks import TrainTask
 from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model

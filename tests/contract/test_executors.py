@@ -19,8 +19,9 @@ from torch import nn
 
 from robench.errors import BadInput, DiskError
 from robench.evaluation.attacks import resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.scheduler import evaluate
-from robench.evaluation.tasks import Bench, TrainTask, executor_of
+from robench.evaluation.tasks import TrainTask, executor_of
 from robench.evaluation.wanted import nodes, want
 from robench.executors import ray_cluster as cluster
 from robench.executors.workers import EXECUTORS, Workers

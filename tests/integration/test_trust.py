@@ -16,10 +16,11 @@ from robench import environment, open_dataset
 from robench.errors import BadInput
 from robench.evaluation import scheduler, tasks
 from robench.evaluation.attacks import resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import conclude
-from robench.evaluation.tasks import Bench, perform
+from robench.evaluation.tasks import perform
 from robench.evaluation.wanted import nodes, want
 from robench.results.accuracy import attack_figure
 from robench.store import leftovers

@@ -15,10 +15,11 @@ from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
 from robench.evaluation.address import Address, After, How
 from robench.evaluation.attacks import attack_at, resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
-from robench.evaluation.tasks import Bench, Task, TrainTask, perform_json, task_of
+from robench.evaluation.tasks import Task, TrainTask, perform_json, task_of
 from robench.evaluation.wanted import want
 from robench.store.runs import Store
 from robench.store.specs import EvalSpec
@@ -230,15 +231,15 @@ def test_a_model_that_is_given_up_takes_its_jobs_along(store: Store, monkeypatch
     (planned,) = want("plain", resolve(Request(["plain"], ["fgsm"], THREAT, count=20, device="cpu")), [],
                       bench).evaluations  # fmt: skip
     task = Task("shard", "x", store.root, planned.address, 0, 20, planned.job.spec.job_id)
-    assert bench.job(task) is planned.job
+    assert bench.job(task.address, task.job) is planned.job
     assert planned.job.model.module is not None
     bench.target("other")
     assert "module" not in vars(planned.job.model)
-    again = bench.job(task)
+    again = bench.job(task.address, task.job)
     assert again is not planned.job
     assert again.spec == planned.job.spec
     bench.target("other")
     card = {**store.card("plain"), "digest": "0" * 64}
     monkeypatch.setattr(Store, "card", lambda self, name: card)
     with pytest.raises(BadInput, match="changed meanwhile; run the command again"):
-        bench.job(task)
+        bench.job(task.address, task.job)

@@ -15,10 +15,10 @@ from robench.errors import BadInput
 from robench.evaluation import scheduler
 from robench.evaluation.address import Address, After
 from robench.evaluation.attacks import resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.recorded_command import command_of, portable, train_command_of
 from robench.evaluation.request import Request
 from robench.evaluation.summaries import Evaluated
-from robench.evaluation.tasks import Bench
 from robench.evaluation.wanted import Wanted, want, want_one
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
