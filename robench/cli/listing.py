@@ -71,7 +71,8 @@ def _datasets() -> list[dict[str, Any]]:
 def _suites() -> list[dict[str, Any]]:
     from robench.suites.suite import names
 
-    return [{"name": name, "summary": title} for name, title in names().items()]
+    own = {"PATH/FILE.toml": "your own table: its rows, columns and scales in a file, see docs/guide.md"}
+    return [{"name": name, "summary": title} for name, title in (names() | own).items()]
 
 
 def _models(runs: Any) -> list[dict[str, Any]]:

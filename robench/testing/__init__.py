@@ -1,5 +1,8 @@
-"""For authors of plugins: what holds for every attack, defense and detector, checked on small random data."""
+"""For authors of plugins: what holds for every attack, defense and detector, checked on small random data.
 
-from robench.testing.check import check_attack, check_defense, check_detector, rule_names
+The names and where they live are in `__init__.pyi`; they load on first use.
+"""
 
-__all__ = ["check_attack", "check_defense", "check_detector", "rule_names"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,9 +15,9 @@ from torch import nn
 
 from robench import ThreatModel
 from robench.evaluation.attacks import resolve
+from robench.evaluation.bench import Bench
 from robench.evaluation.request import Request
 from robench.evaluation.summaries import Evaluated
-from robench.evaluation.bench import Bench
 from robench.evaluation.tasks import Task, TrainTask, executor_of
 from robench.evaluation.wanted import nodes, want
 from robench.executors.base import Outcome

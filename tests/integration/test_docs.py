@@ -145,6 +145,7 @@ def known(call: Call) -> None:
     """Raise BadInput or AssertionError where a name that stands for itself is not the program's."""
     command = " ".join(call.path)
     attacks = literal(call.texts("attack"))
+    attacks = [name for name in attacks if name not in own_plugins(call)]
     registry.check_attacks(attacks)
     registry.check_attacks(name.partition("@")[0] for name in literal(call.texts("trained_on")))
     registry.check_names("detector", literal(call.texts("detector")))
@@ -171,8 +172,16 @@ def known(call: Call) -> None:
     members = [name for name, _ in registry.expand(attacks)]
     owners = [("attack", name) for name in members] + [("detector", name) for name in literal(call.texts("detector"))]
     owners += [("defense", name) for name in literal(call.texts("defense"))]
-    for name in options:
+    for name in options if not own_plugins(call) else ():
         assert name == "key" or not owners or _takes(owners, name), f"{call.where}: none of {owners} has {name}"
+
+
+def own_plugins(call: Call) -> set[str]:
+    """The plugins that the call's page declares entry points of, and that the call names."""
+    text = "".join(page.read_text() for page in PAGES if call.where.startswith(f"{page.name}:"))
+    declared = re.findall(r'entry-points\."robench\.\w+"\]\n((?:[\w-]+ = .*\n)+)', text)
+    names = {line.partition(" = ")[0] for block in declared for line in block.splitlines()}
+    return names & set(literal([text for _, text in call.given]))
 
 
 def _takes(owners: Iterable[tuple[str, str]], option: str) -> bool:

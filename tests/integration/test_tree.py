@@ -40,9 +40,10 @@ def test_the_packages_are_the_folders() -> None:
     assert PROJECT["tool"]["setuptools"]["package-dir"] == {"robench": "robench", **FOLDERS}
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
+@pytest.mark.parametrize("room", [room for room in ROOMS if room.name != "testing"], ids=lambda path: path.name)
 def test_a_room_s_init_is_one_docstring(room: Path) -> None:
-    """Importing a room imports nothing: names are taken from the module that they live in."""
+    """Importing a room imports nothing: names are taken from the module that they live in. The faces, `robench` and
+    `robench.testing`, have theirs in a stub, and load them on first use."""
     (only,) = ast.parse((room / "__init__.py").read_text()).body
     assert isinstance(only, ast.Expr)
     assert isinstance(only.value, ast.Constant)

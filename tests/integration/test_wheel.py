@@ -12,7 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"robench": "robench", "defenses": "robench_defenses", "attacks": "robench_attacks"}
-DATA = ("robench/py.typed", "robench/__init__.pyi", "robench/suites/bundled/*.toml", "robench/tables/templates/*.j2")
+DATA = (
+    "robench/py.typed",
+    "robench/__init__.pyi",
+    "robench/testing/__init__.pyi",
+    "robench/suites/bundled/*.toml",
+    "robench/tables/templates/*.j2",
+)
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 
 
