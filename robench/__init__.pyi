@@ -39,6 +39,7 @@ from .defense.training_attack import frozen as frozen
 from .defense.training_attack import perturbed as perturbed
 from .detector.base import Detector as Detector
 from .detector.base import pixel_batches as pixel_batches
+from .detector.request import DetectorRequest as DetectorRequest
 from .environment import __version__ as __version__
 from .errors import BadInput as BadInput
 from .errors import require as require

@@ -17,6 +17,9 @@ from robench.store.runs import Store, runs_root
 from robench.tables.report import Report as Report
 from robench.threat import ThreatModel
 
+# the name that DetectorRequest had until 0.1; goes with the next version
+Guard = DetectorRequest
+
 
 def evaluate(
     model: str | nn.Module | Sequence[str | nn.Module],
