@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__version__ = version("robench")
 PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
 # variables that decide in which order kernels sum
 KERNELS = ("MKL_CBWR", "OMP_NUM_THREADS")
@@ -32,20 +31,24 @@ def made_with(device: str) -> dict[str, str]:
 
 @cache
 def _environment() -> dict[str, Any]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
     return {
-        "packages": versions,
+        "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "commit": _commit(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "kernels": {name: os.environ.get(name, "") for name in KERNELS},
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+__version__ = _version("robench")
 
 
 def command() -> str:

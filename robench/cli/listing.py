@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 KINDS = "defenses, attacks, sets, detectors, suites, datasets, models or evaluations"
 
+# stands in the list of suites for those of the user's own
+OWN_SUITE = "PATH/FILE.toml"
+
 
 def list_(
     kind: Annotated[str, typer.Argument(help=f"{KINDS[0].upper()}{KINDS[1:]}.")],
@@ -45,7 +48,7 @@ def list_(
     if as_json:
         import json
 
-        print(json.dumps({kind: items}))
+        print(json.dumps({kind: [item for item in items if item["name"] != OWN_SUITE]}))
     elif items:
         width = max(len(item["name"]) for item in items)
         for item in items:
@@ -71,7 +74,7 @@ def _datasets() -> list[dict[str, Any]]:
 def _suites() -> list[dict[str, Any]]:
     from robench.suites.suite import names
 
-    own = {"PATH/FILE.toml": "your own table: its rows, columns and scales in a file, see docs/guide.md"}
+    own = {OWN_SUITE: "your own table: its rows, columns and scales in a file, see docs/guide.md"}
     return [{"name": name, "summary": title} for name, title in (names() | own).items()]
 
 

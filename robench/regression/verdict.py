@@ -188,5 +188,6 @@ def _verdict(line: Line, adjusted: float, terms: Terms) -> Verdict:
 
 def exit_code(lines: Sequence[Line]) -> int:
     """A check's: 1 where a line fails it, else 3 where one is open, else 0."""
-    codes = {line.verdict.exit_code for line in lines}
-    return next((code for code in (1, 3) if code in codes), 0)
+    if any(line.verdict.fails for line in lines):
+        return 1
+    return max((line.verdict.exit_code for line in lines), default=0)

@@ -73,6 +73,10 @@ def attack_figure(rows: pd.DataFrame, measure: str) -> Figure:
     return Figure(int(counted.sum()), len(rows))
 
 
+# what an attack that enters the worst case of a model alone is up against
+WHITE_BOX = "white-box"
+
+
 class Judged(Protocol):
     """What a worst case asks of an evaluation: what the attack was up against, and what its figure counts."""
 
@@ -88,7 +92,7 @@ class Judged(Protocol):
 J = TypeVar("J", bound=Judged)
 
 
-def entering(evaluations: Iterable[J], access: str = "white-box") -> list[J]:
+def entering(evaluations: Iterable[J], access: str = WHITE_BOX) -> list[J]:
     """Those evaluations of one model on the same images that its worst case within one threat model is taken over.
 
     They are the white-box ones: transfer, detectors and noise have figures of their own, the first two with a worst

@@ -62,7 +62,8 @@ class Summary:
             "flags": list(self.flags),
             "status": self.status,
         }
-        return {name: value for name, value in found.items() if name != "clean_interval" or value is not None}
+        known = ("clean_interval",) if not self.complete else found  # a record of before a field was added lacks it
+        return {name: value for name, value in found.items() if value is not None or name not in known}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], metric: str) -> Summary:

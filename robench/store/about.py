@@ -15,7 +15,7 @@ class About:
     given_options: those that differ from the attack's own. metric: a `Measure` by its name. access: "white-box",
     "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
     access is. against: what it was up against beside the model, as the end of a label. mended: the first record was
-    lost. more: what a later robench recorded.
+    lost. more: what a later robench recorded; lacks: the fields that an earlier one did not.
     """
 
     model: str
@@ -35,22 +35,24 @@ class About:
     device: str | None = None
     mended: bool = False
     more: dict[str, Any] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> About:
         """The record in a file; one of before a field was added goes without it, one of later keeps what is new."""
-        known = {each.name for each in fields(cls)} - {"more"}
+        known = {each.name for each in fields(cls)} - {"more", "lacks"}
+        lacks = tuple(sorted(known - value.keys()))
         found = {name: item for name, item in value.items() if name in known}
         found.setdefault("kind", value["access"])
-        return cls(**found, more={name: item for name, item in value.items() if name not in known})
+        return cls(**found, lacks=lacks, more={name: item for name, item in value.items() if name not in known})
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
         plain: dict[str, Any] = asdict(self)
         more: dict[str, Any] = plain.pop("more")
-        if not plain["mended"]:
-            del plain["mended"]
-        return {name: item for name, item in plain.items() if item is not None} | more
+        absent = {"lacks", *plain["lacks"]} - ({"mended"} if self.mended else set())
+        absent |= set() if self.mended else {"mended"}
+        return {name: item for name, item in plain.items() if name not in absent and item is not None} | more
 
     @property
     def commit(self) -> str:

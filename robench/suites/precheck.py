@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from robench import registry
 from robench.data.catalogue import DATASETS
 from robench.errors import BadInput, unknown
+from robench.results.accuracy import WHITE_BOX, entering
 from robench.suites.schema import Column, inside
 from robench.suites.suite import RowPlan, ScaledSuite
 
 if TYPE_CHECKING:
     from robench.data.dataset import DataInfo
+    from robench.evaluation.attacks import NamedAttack
 
 
 def check(scaled: ScaledSuite) -> None:
@@ -59,6 +62,22 @@ def _data(name: str) -> DataInfo | None:
     return DataInfo(name, entry.channels, entry.side, entry.side, entry.classes, middle, middle, name)
 
 
+def _check_together(attacks: Sequence[NamedAttack]) -> None:
+    """Raise BadInput for attacks of which a column can take no worst case."""
+    entered = [named.name for named in entering(attacks)]
+    outside = [named.name for named in attacks if named.access != WHITE_BOX]
+    if outside:
+        raise BadInput(
+            f"It takes {', '.join(outside)} together with other attacks, but such figures never enter a worst case; "
+            "give it a column of its own."
+        )
+    if not entered:
+        raise BadInput(
+            f"Its attacks {', '.join(named.name for named in attacks)} count the classes they reach, so they have no "
+            'worst case; give each a column, or combine = "minimum".'
+        )
+
+
 def _check_column(column: Column, data: DataInfo | None) -> None:
     from robench.detector.request import DetectorRequest
     from robench.evaluation.attacks import attacks_of
@@ -71,6 +90,8 @@ def _check_column(column: Column, data: DataInfo | None) -> None:
     metrics = {named.attack.metric for named in attacks}
     if column.combine == "minimum" and len(metrics) > 1:
         raise BadInput("Its attacks have robust accuracy and attack success rate, of which there is no smallest one.")
+    if column.combine == "worst case" and len(attacks) > 1:
+        _check_together(attacks)
     for named in attacks if column.surrogate else ():
         if not named.attack.transfers:
             raise BadInput(f"The attack {named.name!r} says nothing about transfer; choose another, such as pgd.")

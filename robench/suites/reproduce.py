@@ -19,7 +19,7 @@ from robench.evaluation.tasks import TrainTask
 from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
-from robench.results.accuracy import Figure, Measure, entering, worst_case
+from robench.results.accuracy import WHITE_BOX, Figure, Measure, entering, worst_case
 from robench.results.rows import COUNTED
 from robench.store.runs import Store
 from robench.suites.plan import Place, Plan, Training, cost_of, open_place
@@ -189,7 +189,8 @@ def _figure(place: Place, wanted: Wanted, results: Sequence[Result]) -> Figure |
         return min((figure for figure in figures if figure), key=lambda figure: figure.value)
     if len(shown) > 1 and place.asked is not None and not place.asked.request.cascade:
         folders = {planned.job.spec.job_id: planned.job.folder for planned in wanted.evaluations}
-        tables = [folders[result.evaluation].rows(COUNTED) for result in entering(shown, shown[0].access)]
+        access = "detector" if behind else "transfer" if place.asked.request.surrogates else WHITE_BOX
+        tables = [folders[result.evaluation].rows(COUNTED) for result in entering(shown, access)]
         return worst_case(tables, wanted.target.dataset.classes if behind else None) if tables else None
     return figures[-1]  # the last attack of a cascade has the finds of all before it
 

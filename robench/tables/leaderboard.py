@@ -14,7 +14,7 @@ from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
-from robench.results.accuracy import Figure, Measure, attack_figure, clean_figure, entering, worst_case
+from robench.results.accuracy import WHITE_BOX, Figure, Measure, attack_figure, clean_figure, entering, worst_case
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder, Store
@@ -278,9 +278,10 @@ def _board(folders: list[EvaluationFolder]) -> Board:
         models[folder.about.model, folder.spec["model_digest"]][name] = scored
     shared = {name for name, count in Counter(name for name, _ in models).items() if count > 1}
     named = {f"{name}#{digest[:6]}" if name in shared else name: cells for (name, digest), cells in models.items()}
-    ranking = {each.column for cells in named.values() for each in cells.values() if each.ranks}
+    order = sorted(columns.values(), key=lambda c: (c.access != WHITE_BOX, c.metric != Measure.ROBUST, c.name))
+    ranks = {each.column for cells in named.values() for each in cells.values() if each.ranks}
+    ranking = [column.name for column in order if column.name in ranks]
     rows = sorted((_line(model, cells, ranking) for model, cells in named.items()), key=lambda line: line.rank)
-    order = sorted(columns.values(), key=lambda c: (c.access != "white-box", c.metric != Measure.ROBUST, c.name))
     settings = [_setting(model, each) for model, cells in named.items() for each in cells.values()]
     spec, dataset = newest[-1].spec, newest[-1].about.dataset
     eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
@@ -313,7 +314,7 @@ def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
     return {i: f"{name} #{behind[i][:6]}" if len(several[name]) > 1 else name for i, name in found.items()}
 
 
-def _line(model: str, cells: dict[str, Scored], ranking: set[str]) -> Line:
+def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str]) -> Line:
     """One model's line. Its worst case needs every evaluation that enters it to be complete; a line that lacks some of
     the table's `ranking` attacks says so and is ranked last."""
     attacks: dict[str, Cell] = {}
@@ -327,8 +328,8 @@ def _line(model: str, cells: dict[str, Scored], ranking: set[str]) -> Line:
         if each.access != "detector" or clean.figure is None:  # behind one, clean images may be rejected
             clean = Cell(clean_figure(tables[name]))
     group = [each.column for each in entering(cells.values())]
-    complete = all(name in tables for name in group)
-    here = [name for name in group if name in ranking]
+    complete = all(each.column in tables for each in cells.values() if each.access == WHITE_BOX)
+    here = [name for name in ranking if name in group]
     note = "" if len(here) == len(ranking) else f" ({len(here)}/{len(ranking)} attacks)"
     flags = tuple(sorted({flag for name in here for flag in attacks[name].flags}))
     figure = worst_case([tables[name] for name in group]) if group and complete else None

@@ -84,7 +84,7 @@ class Report:
     refused: list[str]
     detected: list[Detection] = field(default_factory=list)
     transfers: list[WorstCase] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    diagnosed: list[Finding] = field(default_factory=list)
 
     @classmethod
     def of(cls, done: Evaluated, store: Store) -> Report:
@@ -121,6 +121,11 @@ class Report:
         return [detection.to_json() for detection in self.detected]
 
     @property
+    def findings(self) -> list[dict[str, Any]]:
+        """A dictionary per gate for gradient masking and comparison behind it."""
+        return [finding.to_json() for finding in self.diagnosed]
+
+    @property
     def complete(self) -> bool:
         """Whether every evaluation is complete."""
         return all(result.summary.complete for result in self.results)
@@ -133,14 +138,14 @@ class Report:
         }
         found |= {"detections": self.detections} if self.detections else {}
         found |= {"transfer": self.transfer} if self.transfers else {}
-        found |= {"diagnostics": [finding.to_json() for finding in self.findings]} if self.findings else {}
+        found |= {"diagnostics": self.findings} if self.findings else {}
         return found | {"refused": self.refused} if self.refused else found
 
     def tables(self) -> RenderableType:
         """The table of the attacks, and below it those of transfer, detectors and warnings where there are any."""
         below: list[RenderableType] = [transfer_table(self.transfers)] if self.transfers else []
         below += [detection_table(self.detected)] if self.detected else []
-        fired = [finding for finding in self.findings if finding.fired]
+        fired = [finding for finding in self.diagnosed if finding.fired]
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
         return Group(self.table(), *below) if below else self.table()
 

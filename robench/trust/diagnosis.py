@@ -19,8 +19,9 @@ from robench.threat import ThreatModel
 from robench.trust import gates
 from robench.trust.gates import AttackRun, Finding, diagnose
 
-# findings of other gates than these are not taken from the store
-GATES_SOURCE = hashlib.sha256(Path(gates.__file__).read_bytes()).hexdigest()[:16]
+# findings of other gates than these, or of runs collected in another way, are not taken from the store
+_SOURCES = [Path(gates.__file__), Path(__file__)]
+GATES_SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
 
 
 def run_of(folder: EvaluationFolder) -> AttackRun:

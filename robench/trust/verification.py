@@ -146,7 +146,7 @@ def verify(
             if part["example_id"].tolist() != list(range(start, stop)) or len(images) != stop - start:
                 faults["wrong examples"] += stop - start
                 continue
-            faults["wrong goal"] += int(((part["goal"] >= 0) != (targeted)).sum())
+            faults["wrong goal"] += int(((part["goal"] >= 0) != targeted).sum())
             if targeted:
                 faults["wrong goal"] += _wrong_goals(classifier, spec, split, part, batch_size)
             close += _check_shard(classifier, threat, split, images, part, batch_size, faults)

@@ -91,7 +91,7 @@ def in_a_leaderboard(store: Store, folders: list[EvaluationFolder]) -> Figure | 
 def in_a_suite(store: Store, folders: list[EvaluationFolder]) -> Figure | None:
     """A column of several attacks that are not a cascade."""
     place = SimpleNamespace(column=SimpleNamespace(figure=None, combine="worst case"),
-                            asked=SimpleNamespace(request=SimpleNamespace(cascade=False)))  # fmt: skip
+                            asked=SimpleNamespace(request=SimpleNamespace(cascade=False, surrogates=[])))  # fmt: skip
     planned = [
         SimpleNamespace(
             address=SimpleNamespace(behind=False), job=SimpleNamespace(spec=SimpleNamespace(job_id=f.job_id), folder=f)

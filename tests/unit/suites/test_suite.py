@@ -314,6 +314,10 @@ PLUGINS = {
         'eps = 0.1\ndetector = "kd"\nfigure = "acc_com"\nattack = "guess-first"\n',
         "column 'PGD': Its figure acc_com is of one attack's images, but there are 2 attacks",
     ),
+    "noise among others": (
+        "eps = 0.1\noptions = { steps = 5 }\n", 'eps = 0.1\nattack = ["random-noise", "pgd"]\n',
+        "column 'PGD': It takes random-noise together with other attacks",
+    ),
 }  # fmt: skip
 
 

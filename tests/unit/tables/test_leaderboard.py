@@ -94,6 +94,21 @@ def test_worst_case_is_image_by_image_over_white_box_attacks(store: Store) -> No
     assert row.attacks["random-noise"].figure.count == 6
 
 
+def test_the_first_column_of_equally_strong_ones_is_the_strongest(store: Store) -> None:
+    """However they were evaluated: pgd and untargeted leave 7 each."""
+    (row,) = (each for each in only(store).rows if each.model == "strong_&_honest")
+    assert row.strongest == "pgd"
+
+
+def test_targeted_attacks_alone_have_no_worst_case_and_say_when_one_is_unfinished(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add(store, "aimed", "random-targeted", rows_of({0}), shards=1)
+    (row,) = only(store).rows
+    assert row.worst.text == "incomplete"
+    add(store, "whole", "random-targeted", rows_of({0}))
+    assert [row.worst.text for row in only(store).rows] == ["incomplete", "-"]
+
+
 def test_an_unfinished_attack_makes_its_cell_and_the_worst_case_incomplete(store: Store) -> None:
     row = next(r for r in only(store).rows if r.model == "killed")
     assert row.attacks["untargeted"].text == "incomplete"
