@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robench.errors import BadInput, unknown
 from robench.progress import say
-from robench.results.accuracy import Measure
+from robench.results.accuracy import Measure, enters
 from robench.results.rows import Marks, broken, correct, succeeded
 from robench.results.summary import UNSTABLE, label, summarise
 from robench.store.files import digest, read_json, write_text
@@ -220,7 +220,7 @@ def find(name: str, store: Store) -> list[EvaluationFolder]:
 def _usual(folder: EvaluationFolder) -> bool:
     """Whether an evaluation is of one white-box attack on a model alone, by this robench's rules."""
     spec = folder.spec
-    return folder.about.access == "white-box" and not spec.get("after") and spec["harness"] == HARNESS
+    return enters(folder.about.access) and not spec.get("after") and spec["harness"] == HARNESS
 
 
 def keep(folder: EvaluationFolder, store: Store) -> Kept:

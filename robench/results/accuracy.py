@@ -92,6 +92,11 @@ class Judged(Protocol):
 J = TypeVar("J", bound=Judged)
 
 
+def enters(access: str, of: str = WHITE_BOX) -> bool:
+    """Whether what an attack is up against lets it into the worst case of a model alone, or into that `of` others."""
+    return access == of
+
+
 def entering(evaluations: Iterable[J], access: str = WHITE_BOX) -> list[J]:
     """Those evaluations of one model on the same images that its worst case within one threat model is taken over.
 
@@ -100,7 +105,7 @@ def entering(evaluations: Iterable[J], access: str = WHITE_BOX) -> list[J]:
     where no attack is there whose own figure is robust accuracy, nothing was meant to find the worst case, and none
     enters.
     """
-    found = [each for each in evaluations if each.access == access]
+    found = [each for each in evaluations if enters(each.access, access)]
     return found if any(each.metric == Measure.ROBUST for each in found) else []
 
 

@@ -35,13 +35,13 @@ class About:
     device: str | None = None
     mended: bool = False
     more: dict[str, Any] = field(default_factory=dict)
-    lacks: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> About:
         """The record in a file; one of before a field was added goes without it, one of later keeps what is new."""
         known = {each.name for each in fields(cls)} - {"more", "lacks"}
-        lacks = tuple(sorted(known - value.keys()))
+        lacks = tuple(sorted(known - value.keys() - {"mended"}))
         found = {name: item for name, item in value.items() if name in known}
         found.setdefault("kind", value["access"])
         return cls(**found, lacks=lacks, more={name: item for name, item in value.items() if name not in known})
@@ -50,8 +50,7 @@ class About:
         """The fields as JSON types."""
         plain: dict[str, Any] = asdict(self)
         more: dict[str, Any] = plain.pop("more")
-        absent = {"lacks", *plain["lacks"]} - ({"mended"} if self.mended else set())
-        absent |= set() if self.mended else {"mended"}
+        absent = {"lacks", *self.lacks} | (set() if self.mended else {"mended"})
         return {name: item for name, item in plain.items() if name not in absent and item is not None} | more
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from robench import registry
 from robench.data.catalogue import DATASETS
 from robench.errors import BadInput, unknown
-from robench.results.accuracy import WHITE_BOX, entering
+from robench.results.accuracy import entering, enters
 from robench.suites.schema import Column, inside
 from robench.suites.suite import RowPlan, ScaledSuite
 
@@ -65,7 +65,7 @@ def _data(name: str) -> DataInfo | None:
 def _check_together(attacks: Sequence[NamedAttack]) -> None:
     """Raise BadInput for attacks of which a column can take no worst case."""
     entered = [named.name for named in entering(attacks)]
-    outside = [named.name for named in attacks if named.access != WHITE_BOX]
+    outside = [named.name for named in attacks if not enters(named.access)]
     if outside:
         raise BadInput(
             f"It takes {', '.join(outside)} together with other attacks, but such figures never enter a worst case; "

@@ -14,7 +14,16 @@ from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
-from robench.results.accuracy import WHITE_BOX, Figure, Measure, attack_figure, clean_figure, entering, worst_case
+from robench.results.accuracy import (
+    WHITE_BOX,
+    Figure,
+    Measure,
+    attack_figure,
+    clean_figure,
+    entering,
+    enters,
+    worst_case,
+)
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder, Store
@@ -328,7 +337,7 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str]) -> Line:
         if each.access != "detector" or clean.figure is None:  # behind one, clean images may be rejected
             clean = Cell(clean_figure(tables[name]))
     group = [each.column for each in entering(cells.values())]
-    complete = all(each.column in tables for each in cells.values() if each.access == WHITE_BOX)
+    complete = all(each.column in tables for each in cells.values() if enters(each.access))
     here = [name for name in ranking if name in group]
     note = "" if len(here) == len(ranking) else f" ({len(here)}/{len(ranking)} attacks)"
     flags = tuple(sorted({flag for name in here for flag in attacks[name].flags}))
