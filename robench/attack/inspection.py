@@ -81,3 +81,22 @@ def same(a: Tensor, b: Tensor) -> bool:
     """Finite, and different by no more than kernels make them, relative to the largest logit."""
     scale = a.abs().amax().clamp(min=1e-12)
     return bool(b.isfinite().all()) and bool((a - b).abs().amax() <= TOLERANCE * scale)
+
+
+# a verdict may change with the batch only where the two highest logits are this close, relative to the row's spread
+CLOSE = 1e-3
+
+
+def spread(logits: Tensor) -> Tensor:
+    """How far the highest logit lies above the mean of its row, [n]; 0 where a logit is not finite.
+
+    Neither an offset of all logits nor their scale changes a difference relative to it.
+    """
+    highest = logits.amax(1)
+    return (highest - logits.mean(1)).nan_to_num(0.0, posinf=0.0, neginf=0.0)
+
+
+def firm(logits: Tensor) -> Tensor:
+    """Where an answer is no tie that rounding may decide, bool [n]; an answer that is not finite is none."""
+    top = logits.nan_to_num(0.0).topk(2, dim=1).values
+    return ~logits.isfinite().all(1) | (top[:, 0] - top[:, 1] > CLOSE * spread(logits))

@@ -20,6 +20,7 @@ from robench.executors.graph import Ended, GraphRun, Node
 from robench.executors.workers import Workers
 from robench.progress import display
 from robench.store.runs import Store
+from robench.trust.seal import prepare
 
 
 def evaluate(request: Request, store: Store, workers: Workers | None = None) -> Evaluated:
@@ -79,6 +80,7 @@ def run(wanted: Iterable[Node], bench: Bench, workers: Workers | None = None) ->
     wanted, view = list(wanted), View()
     if not wanted:
         return Ended()
+    prepare()
     with display():
         executor = executor_of(workers or Workers(), bench, view.share)
         try:

@@ -22,8 +22,8 @@ from robench.errors import BadInput
 from robench.models import LoadedModel, load_model
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
-from robench.results.rows import correct, succeeded, success_of
-from robench.results.summary import Summary, summarise
+from robench.results.rows import correct, success_of
+from robench.results.summary import Summary
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import TOLERANCE, ThreatModel
@@ -156,7 +156,7 @@ def verify(
     if any("randomised" in note.get("flags", []) for note in folder.notes()):
         close, faults["wrong verdict"] = close + faults["wrong verdict"], 0  # another draw, another answer
     if examples == spec["count"]:
-        faults["wrong record"] += _misstated(folder, summarise(rows, attack.metric, folder.notes()))
+        faults["wrong record"] += _misstated(folder, folder.summarised(attack.metric))
     attack_name = spec["attack"] + about.against
     return Verified(folder.job_id, about.model, attack_name, examples, spec["count"], faults, close)
 
@@ -244,4 +244,4 @@ def _wrong_goals(
 def _inconsistent(rows: pd.DataFrame, classes: int) -> int:
     """How many rows have a success or a clean verdict that does not follow from their own predictions."""
     right = (rows["clean_pred"] == rows["label"]).to_numpy()
-    return int(((success_of(rows, classes) != succeeded(rows)) | (right != correct(rows))).sum())
+    return int(((success_of(rows, classes) != rows["success"].to_numpy(dtype=bool)) | (right != correct(rows))).sum())
