@@ -220,6 +220,8 @@ class EvaluationFolder:
     @property
     def second(self) -> SecondVerdict | None:
         """The second verdict on these very shards, None where there is none."""
+        if not os.path.exists(f"{self.path}/{second_verdict.MANIFEST}"):
+            return None
         try:
             manifest = self._own(second_verdict.MANIFEST, second_verdict.SECOND)
         except Damaged:

@@ -130,7 +130,7 @@ def test_a_model_that_does_not_answer_is_told(ask, name: str, reason: str, monke
 def test_a_model_that_hangs_is_ended(ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seal, "ANSWERING", 0.5)
     process = ask("hanging")
-    with pytest.raises(Unsealed, match="more than 0[.]5 s to answer 3 images"):
+    with pytest.raises(Unsealed, match=r"more than 0\.5 s to answer 3 images"):
         process.answer(images())
     process.close()
     end = time.monotonic() + 10
