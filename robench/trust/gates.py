@@ -243,6 +243,11 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "batch-dependent", "answers that depend on the batch",
         "some layer mixes the images of a batch (batch norm in train mode?); make every answer one image's own",
     ),
+    _flagged(
+        "wrong-gradients", "gradients that do not fit the answers",
+        "the model's answers do not change as its gradients say: attack with BPDA for the layer that hides them, with "
+        "queries, and with a substitute",
+    ),
     _zero_gradient,
     _beats(
         "single step beats iteration", ("single-step",), ("iterative",),
