@@ -190,8 +190,8 @@ class _Judge:
 
     def _misled(self, adv_pred: Tensor) -> bool:
         """Whether the attack followed gradients that do not fit the answers, by images that it left standing."""
-        follows = self.attack.kind in ("single-step", "iterative") and not self.settings.bpda
-        if not follows or self.model.rejects or self.model.crafting:
+        followed = bool((self.model.backwards > 0).any()) and not self.settings.bpda
+        if not followed or self.model.rejects or self.model.crafting:
             return False
         x, y, ids = self.examples.x, self.examples.y, self.examples.ids
         left = ((adv_pred == y) & (self.trial != -1)).nonzero()[:, 0]

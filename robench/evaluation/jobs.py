@@ -210,7 +210,7 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
 
 
 def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
-    """How an attack searches, for the diagnostics: "single-step", "iterative", "query", or what its access is."""
+    """How an attack searches, for the diagnostics: a `Kind`, or what its access is."""
     if access != "white-box":
         return access
     if isinstance(attack, GradientAttack):
