@@ -21,7 +21,7 @@ transfer = AttackSet(
     (("fgsm", {}), ("r-fgsm", {}), ("step-rand", {}), ("iter-rand", {}), ("pgd-rand", {})),
 )
 standard = AttackSet(
-    "Our recommended worst case: FGSM, PGD, Adam-PGD on margins and queries first, then AutoAttack on what still stands.",
+    "Our recommended worst case: FGSM, PGD, Adam-PGD on margins and Square first, then AutoAttack.",
     (("fgsm", {}), ("pgd", {"steps": 40}), ("multi-targeted", {}), ("square", {"queries": 500}), ("autoattack", {})),
 )
 diagnosis = AttackSet(

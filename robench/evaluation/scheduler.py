@@ -13,6 +13,7 @@ from robench.evaluation.jobs import references
 from robench.evaluation.progress_view import View
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
+from robench.evaluation.sealing import lacks
 from robench.evaluation.summaries import Evaluated, collect
 from robench.evaluation.tasks import executor_of
 from robench.evaluation.wanted import Wanted, nodes, want, want_one
@@ -56,6 +57,7 @@ def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Wor
             raise
         except BadInput as error:
             refused.append(error)
+    prepare(wanted.target.model for wanted in everything if lacks(wanted))
     ended = run(
         [node for i, wanted in enumerate(everything) for node in nodes(wanted.evaluations, str(i))], bench, workers
     )
@@ -80,7 +82,6 @@ def run(wanted: Iterable[Node], bench: Bench, workers: Workers | None = None) ->
     wanted, view = list(wanted), View()
     if not wanted:
         return Ended()
-    prepare()
     with display():
         executor = executor_of(workers or Workers(), bench, view.share)
         try:

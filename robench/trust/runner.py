@@ -1,8 +1,8 @@
 """A process that answers for a model and knows nothing else: no attack, no labels, nothing of robench.
 
-It is run as a file of its own, never imported. It loads torch, then waits on the socket whose number is its argument:
-for every socket that arrives there it forks a process, which is told how to come by one model and then answers batches
-of images until the socket closes. `seal` is its other end.
+It is run as a file of its own. It loads torch and the libraries that its other arguments name, then waits on the socket
+whose number is the first: for every socket that arrives there it forks a process, which is told how to come by one
+model and then answers batches of images until the socket closes. `seal` is its other end.
 
 A message is its length as 8 bytes, little-endian, then so many bytes: JSON, or numbers as they lie in memory.
 """
@@ -162,4 +162,6 @@ def _exactly(talk: socket.socket, count: int) -> bytearray:
 
 
 if __name__ == "__main__":
+    for library in sys.argv[2:]:
+        importlib.import_module(library)
     main(socket.socket(fileno=int(sys.argv[1])))

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ from robench.trust import runner
 
 # seconds that a model has to be loaded, and to answer one batch; a hundred times what the attack took is too long too
 LOADING, ANSWERING = 600.0, 300.0
+# what the classes of trained models are made of
+TRAINED = ("pytorch_lightning",)
 # bytes of a message that a model's process sends
 LONGEST = 2**28
 # of all batches, the share of small ones, and how large these are at most
@@ -51,10 +53,12 @@ class Ended(Unsealed):
 
 @dataclass(frozen=True)
 class Envelope:
-    """How another process comes by a model: a pickle of it, in which a model by reference is only its reference."""
+    """How another process comes by a model: a pickle, in which a model by reference is only its reference, and the
+    libraries that take long to load and are needed for it."""
 
     whole: bytes
     reference: Mapping[str, str] | None = None
+    libraries: tuple[str, ...] = ()
 
 
 def envelope(model: LoadedModel, wrap: Any = None) -> Envelope:
@@ -69,7 +73,12 @@ def envelope(model: LoadedModel, wrap: Any = None) -> Envelope:
     if model.packed is None and not model.reference:
         raise Unsealed(f"a {model.name} cannot be pickled")
     fresh = model.load() if model.packed is None else pickle.loads(model.packed)
-    return Envelope(_pickled(wrap(fresh) if wrap else fresh))
+    return Envelope(_pickled(wrap(fresh) if wrap else fresh), libraries=libraries_of(model))
+
+
+def libraries_of(model: LoadedModel) -> tuple[str, ...]:
+    """The libraries that take long to load and are needed for a model."""
+    return TRAINED if model.data is not None else ()
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -96,8 +105,8 @@ def _pickled(whole: nn.Module, left_out: nn.Module | None = None) -> bytes:
 class Sealed:
     """A model in a process of its own, number `pid`, that answers batches of images."""
 
-    def __init__(self) -> None:
-        self._talk = _Server.connect()
+    def __init__(self, libraries: tuple[str, ...] = ()) -> None:
+        self._talk = _server(libraries).connect()
         self.pid = 0
 
     def load(self, packed: Envelope, device: str) -> None:
@@ -158,7 +167,7 @@ class Sealed:
 @contextmanager
 def sealed(packed: Envelope, device: str) -> Iterator[Sealed]:
     """A process that answers for a model while this lasts. Raises Unsealed where the model cannot be loaded there."""
-    process = Sealed()
+    process = Sealed(packed.libraries)
     try:
         process.load(packed, device)
         yield process
@@ -181,47 +190,54 @@ def batches(key: str, count: int, size: int) -> Iterator[tuple[Tensor, bool]]:
 
 
 class _Server:
-    """The process that has torch loaded and forks the ones that answer; one per process of robench."""
+    """The process that has torch and some libraries loaded and forks the ones that answer."""
 
-    _lock = threading.Lock()
-    _control: socket.socket | None = None
-    _owner = 0
+    def __init__(self, libraries: tuple[str, ...]) -> None:
+        self._libraries, self._lock = libraries, threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    @classmethod
-    def connect(cls) -> socket.socket:
-        """A socket to a new process."""
-        with cls._lock:
+    def connect(self) -> socket.socket:
+        """A socket to a new process. Raises Unsealed where none can be started."""
+        with self._lock:
             mine, theirs = socket.socketpair()
             with theirs:
                 for _ in range(2):
                     try:
-                        socket.send_fds(cls._running(), [b"f"], [theirs.fileno()])
+                        socket.send_fds(self._running(), [b"f"], [theirs.fileno()])
                         return mine
                     except OSError:  # it was killed meanwhile
-                        cls._control = None
-                mine.close()
-                raise Unsealed("no process can be started for it")
+                        self._control = None
+            mine.close()
+            raise Unsealed("no process can be started for it")
 
-    @classmethod
-    def prepare(cls) -> None:
-        """Start it, so that torch is loaded by the time it is needed."""
-        with cls._lock:
-            cls._running()
+    def prepare(self) -> None:
+        """Start it, so that everything is loaded by the time it is needed."""
+        with self._lock, contextlib.suppress(OSError):
+            self._running()
 
-    @classmethod
-    def _running(cls) -> socket.socket:
-        if cls._control is None or cls._owner != os.getpid():
+    def _running(self) -> socket.socket:
+        if self._control is None:
             mine, theirs = socket.socketpair()
             with theirs:
-                subprocess.Popen(
-                    [sys.executable, "-P", str(Path(runner.__file__)), str(theirs.fileno())],
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(Path(runner.__file__)), str(theirs.fileno()), *self._libraries],
                     pass_fds=[theirs.fileno()], start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
-            cls._control, cls._owner = mine, os.getpid()
-        return cls._control
+            self._control = mine
+        return self._control
 
 
-def prepare() -> None:
-    """Start what processes for models are forked from, so that it is ready when the first is asked for."""
-    _Server.prepare()
+# by this process's number, since a fork has to have its own, and the libraries
+_servers: dict[tuple[int, tuple[str, ...]], _Server] = {}
+
+
+def _server(libraries: tuple[str, ...]) -> _Server:
+    return _servers.setdefault((os.getpid(), libraries), _Server(libraries))
+
+
+def prepare(models: Iterable[LoadedModel]) -> None:
+    """Start what the processes for these models are forked from, so that it is ready when they are needed."""
+    for libraries in {libraries_of(model) for model in models}:
+        _server(libraries).prepare()
