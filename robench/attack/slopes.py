@@ -13,10 +13,10 @@ from robench.threat import ThreatModel
 # images that are looked at, and how few say nothing
 LOOKED, LEAST = 8, 4
 # shares of eps at which an answer's change is measured
-RADII = (1 / 64, 1 / 16, 1 / 4)
+RADII = (1 / 64, 1 / 16, 1 / 4, 1)
 # a measured change agrees if it is off by at most this share of what the gradient says, and contradicts if it has the
 # other sign and at least a quarter of the size; a change of fewer than so many roundings says nothing
-OFF, AGAINST, ROUNDINGS = 0.5, 0.25, 100
+OFF, AGAINST, ROUNDINGS = 0.5, 0.25, 16
 # the share of points with a wrong gradient from which on a search cannot be trusted
 SHARE = 0.5
 
