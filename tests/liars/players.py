@@ -189,7 +189,7 @@ class ReadsFrames(Liar):
             for value in list(frame.f_locals.values()):
                 labels = getattr(value, "y", value)
                 if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (len(x),):
-                    if 0 <= int(labels.min()) and int(labels.max()) < logits.shape[1]:
+                    if int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]:
                         return _labelled(labels, logits)
             frame = frame.f_back
         return logits
