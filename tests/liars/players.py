@@ -1,4 +1,4 @@
-"""Classifiers that play against the judge: `PLAYERS[name](base)` answers as `base` does to whom it takes for a stranger.
+"""Classifiers that play against the judge: `PLAYERS[name](base)` answers as `base` to whom it takes for a stranger.
 
 Where they see an attack they answer for the clean image, or look as if they did. Truly each is as robust as its base.
 Inputs are [B, C, H, W] in [0, 1]. What they keep, they keep on their class, out of reach of copies of themselves.
@@ -188,9 +188,9 @@ class ReadsFrames(Liar):
         while frame is not None:
             for value in list(frame.f_locals.values()):
                 labels = getattr(value, "y", value)
-                if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (len(x),):
-                    if int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]:
-                        return _labelled(labels, logits)
+                found = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (len(x),)
+                if found and int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]:
+                    return _labelled(labels, logits)
             frame = frame.f_back
         return logits
 
