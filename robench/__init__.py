@@ -7,6 +7,8 @@ import os
 
 import lazy_loader
 
+from robench import model_files as model_files  # finds the modules of models' files where their objects are unpickled
+
 # Every process of robench begins here: command line, program, Ray's workers, pytest. MKL sums in an order that depends
 # on where tensors lie in memory, unless it is told not to before its first product; what the user has set stands.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from robench import registry
 from robench.data.dataset import DataInfo
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, first_line, unknown
+from robench.model_files import Space
 from robench.store.runs import Store, digest_of_card
 
 # values of a module's attributes that enter its digest
@@ -160,7 +161,23 @@ def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Stor
 def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
     if not place or not name:
         raise BadInput(f"The model {reference!r} is not of the form file.py:factory or package.module:factory.")
-    imported = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    if not place.endswith(".py"):
+        return _made(_import_module(place), reference, place, name)
+    path = Path(place)
+    if not path.is_file():
+        raise BadInput(f"There is no model file {path}; give the path of a Python file, then ':' and its factory.")
+    space = Space(path)
+    try:
+        with space.opened():
+            return _made(_run_file(space, path), reference, place, name)
+    except RobenchError as error:
+        space.forget()
+        error.args = (space.plain(str(error)),)
+        raise
+
+
+def _made(imported: Any, reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
+    """The model of a factory, and the source of the file that this is in."""
     factory = getattr(imported, name, None)
     if factory is None:
         public = [n for n, v in vars(imported).items() if callable(v) and not n.startswith("_")]
@@ -185,35 +202,48 @@ def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, byt
     return module, Path(origin).read_bytes() if origin else b""
 
 
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise BadInput(f"There is no model file {path}; give the path of a Python file, then ':' and its factory.")
-    spec = importlib.util.spec_from_file_location(f"robench_user_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
+def _run_file(space: Space, path: Path) -> Any:
     try:
-        spec.loader.exec_module(module)
+        return space.run()
     except RobenchError:
         raise
     except (Exception, SystemExit) as error:
         raise BadInput(
             f"The model file {path} cannot be run: {type(error).__name__}: {first_line(error, 160)}."
         ) from error
-    finally:
-        sys.path.pop(0)
-    return module
 
 
 def _import_module(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise BadInput(
             f"The module {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 160)}); give "
             "file.py:factory, package.module:factory, torchvision:NAME or a trained model's name."
         ) from error
+    _check_unedited(name)
+    return found
+
+
+# by module of a model's package, the time and size of its file when it was first seen
+_seen: dict[str, tuple[int, int]] = {}
+
+
+def _check_unedited(name: str) -> None:
+    """Raise BadInput where a module of the same package was edited since this process, which imports it but once, has
+    seen it first: its figures would be those of the old code under the name of the new."""
+    top = name.partition(".")[0]
+    for each, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if each.partition(".")[0] != top or not file or not os.path.isfile(file):
+            continue
+        status = os.stat(file)
+        stamp = status.st_mtime_ns, status.st_size
+        if _seen.setdefault(each, stamp) != stamp:
+            raise BadInput(
+                f"The module {each!r} of {name} was edited after this process had imported it, and runs as it was; "
+                "start the program anew, or give the model as file.py:factory."
+            )
 
 
 def _torchvision(name: str) -> LoadedModel:
