@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench import registry
-from robench.data.dataset import DataInfo
+from robench.data.dataset import DataInfo, Dataset
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, first_line, unknown
 from robench.model_files import Space
@@ -52,6 +52,12 @@ class LoadedModel:
     def module(self) -> nn.Module:
         """The module, read when it is first asked for. Raises BadInput where that fails."""
         return self.load()
+
+    def on(self, dataset: Dataset) -> Dataset:
+        """The data, of as many classes as the model answers for where labels alone cannot say how many there are."""
+        if not dataset.open_ended:
+            return dataset
+        return dataset.answered(self.data.classes if self.data else _outputs(self.module, dataset))
 
     def release(self) -> None:
         """Give up the module; it is read again when it is asked for."""
@@ -117,6 +123,19 @@ def _source(kind: type) -> str:
             with contextlib.suppress(OSError, TypeError):
                 found += inspect.getsource(each)
     return found
+
+
+def _outputs(module: nn.Module, dataset: Dataset) -> int:
+    """How many classes a module answers for, 0 where it cannot be asked: the judge says why."""
+    weights = next(module.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad():
+            answer: object = module(dataset.test.pixels(slice(0, 2)).to(weights.device))
+    except BadInput:
+        raise
+    except Exception:  # whatever a user's model does
+        return 0
+    return answer.shape[1] if isinstance(answer, torch.Tensor) and answer.dim() == 2 else 0
 
 
 def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:

@@ -33,6 +33,7 @@ def diagnose(
     count: Count = 200,
     surrogate: Surrogate = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data (default: the model's own).")] = None,
+    classes: shared.Classes = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
@@ -54,6 +55,7 @@ def diagnose(
         names,
         ThreatModel.of(norm, eps),
         dataset=dataset,
+        classes=classes,
         count=count,
         seed=seed,
         device=device,
@@ -64,6 +66,7 @@ def diagnose(
         return 3
     about, n = results[0].about, results[0].summary.n
     where = f"{model}, {about.dataset}, {norm} eps {about.eps} and larger, n = {n:,}"
+    where += f", {results[0].absent}" if results[0].absent else ""
     return _print(findings, f"Gradient masking: {where}", as_json)
 
 

@@ -33,6 +33,10 @@ Data = Annotated[
 Options = Annotated[
     list[str] | None, typer.Option("-o", "--option", metavar="KEY=VALUE", help="A plugin's option; may be repeated.")
 ]
+Classes = Annotated[
+    int | None,
+    typer.Option("--classes", parser=whole, metavar="N", help="How many classes npz: data have, if not as labelled."),
+]
 Seed = Annotated[int, typer.Option("--seed", parser=whole, metavar="S", help="Seed of all randomness.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]

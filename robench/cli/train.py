@@ -12,6 +12,7 @@ from robench.cli import options as shared
 def train(
     defense: Annotated[str, typer.Argument(help="A defense's name; see 'robench list defenses'.")],
     dataset: Annotated[str, typer.Option("--dataset", help="A dataset's name, npz:PATH or folder:PATH.")] = "digits",
+    classes: shared.Classes = None,
     option: shared.Options = None,
     recipe: Annotated[str, typer.Option("--recipe", help="quick, paper, or another the defense has.")] = "quick",
     backbone: Annotated[str | None, typer.Option("--backbone", help="A network's name, such as resnet-20.")] = None,
@@ -39,7 +40,7 @@ def train(
     options: dict[str, Any] = dict(parse_options(option or []))
     if backbone is not None:
         options["backbone"] = backbone
-    request = TrainRequest(defense, dataset, recipe, options, epochs, batch_size, seed, device, name, data)
+    request = TrainRequest(defense, dataset, recipe, options, epochs, batch_size, seed, device, name, data, classes)
     card = run(request, Store(runs_root(runs)))
     if as_json:
         import json

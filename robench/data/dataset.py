@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from robench.data.catalogue import DATASETS, Part
-from robench.data.sources import Bytes, Numbers, Pixels, Source, Torchvision, find_source, reason
-from robench.errors import BadInput, disk_error
+from robench.data.images import reason
+from robench.data.pixels import Bytes, Numbers, Pixels
+from robench.data.sources import MOST_CLASSES, Source, Torchvision, find_source
+from robench.errors import BadInput, disk_error, require
+from robench.progress import say
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
 
@@ -28,6 +31,7 @@ _VALIDATION_KEY = 20181  # fixed for good: another key would move examples betwe
 _VALIDATION_MOST = 5000
 _STATISTICS_MOST = 100_000  # images that mean and std look at, evenly spaced; only ImageNet-sized sets have more
 _CHUNK_BYTES = 1 << 22
+_told: set[str] = set()  # what this process has said of data
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,57 @@ class Split:
 class Dataset:
     """A dataset whose splits are loaded when first asked for; each raises `BadInput` where data are missing or bad."""
 
-    def __init__(self, name: str, source: Source) -> None:
-        self.name, self._source = name, source
+    def __init__(self, name: str, source: Source, classes: int | None = None) -> None:
+        self.name, self._source, self._classes = name, source, classes
         self._loaded: dict[Part, tuple[Pixels, Tensor]] = {}
+        self._inferred = False  # the number of classes is a model's
 
     @cached_property
     def classes(self) -> int:
-        """The number of classes; reads no pixels."""
-        return self._source.classes
+        """The number of classes; reads no pixels. Raises BadInput where it was given and cannot be that."""
+        asked, found = self._classes, self._source.classes
+        if asked is None and found < 2:
+            raise BadInput(f"{self._source.where} has labels of fewer than two classes; say how many with --classes.")
+        if asked is None or asked == found:
+            return found
+        if not self._source.guessed:
+            raise BadInput(f"--classes is {asked}, but {self.name} has {found} classes; leave it out.")
+        require(found < asked <= MOST_CLASSES, "--classes", asked,
+                f"from {found} to {MOST_CLASSES:,}, since {self.name} has labels up to {found - 1}")  # fmt: skip
+        return asked
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether there may be more classes than labels were seen of, and nobody has said how many."""
+        return self._classes is None and self._source.guessed
+
+    def answered(self, classes: int) -> Dataset:
+        """The same data for a model that answers for so many classes, where there may be more than labels show."""
+        if not self.open_ended or classes <= self._source.classes or classes > MOST_CLASSES:
+            return self
+        other = Dataset(self.name, self._source, classes)
+        other._loaded, other._inferred = self._loaded, True
+        return other
+
+    @property
+    def stated(self) -> int | None:
+        """The number of classes where somebody had to say it, as it is more than labels were seen of."""
+        return self.classes if self.classes != self._source.classes else None
+
+    def tell(self) -> None:
+        """Say on stderr how the user's own data were understood, the same only once."""
+        self._load("test")
+        for sentence in [*self._source.told, *self._more]:
+            if sentence not in _told:
+                _told.add(sentence)
+                say(sentence)
+
+    @property
+    def _more(self) -> list[str]:
+        """That there are more classes than the labels show."""
+        whose = "for so many the model answers" if self._inferred else "as --classes says"
+        seen = self._source.classes - 1
+        return [f"{self.name} has labels up to {seen}, of {self.classes} classes: {whose}."] if self.stated else []
 
     @cached_property
     def info(self) -> DataInfo:
@@ -164,12 +211,14 @@ class Dataset:
         return self._loaded[part]
 
 
-def open_dataset(name: str, root: Path | None = None) -> Dataset:
+def open_dataset(name: str, root: Path | None = None, classes: int | None = None) -> Dataset:
     """The dataset called `name` (a key of `DATASETS`, with PATH filled in), its files under `root` or `default_root()`.
 
-    Nothing is loaded yet. Raises `BadInput` for an unknown name and for a file or folder that is not there.
+    classes: how many there are, where labels alone cannot say. Nothing is loaded yet. Raises `BadInput` for an unknown
+    name and for a file or folder that is not there.
     """
-    return Dataset(name, find_source(name, default_root() if root is None else Path(root)))
+    require(classes is None or classes >= 2, "--classes", classes, "at least 2")
+    return Dataset(name, find_source(name, default_root() if root is None else Path(root)), classes)
 
 
 def default_root() -> Path:

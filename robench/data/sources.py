@@ -2,77 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import math
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from robench.data.cache import Bytes, keep, mapped
 from robench.data.catalogue import DATASETS, Entry, Part
-from robench.errors import BadInput, disk_error, first_line, unknown
-
-Numbers = NDArray[np.int64]
+from robench.data.folder import Folder
+from robench.data.images import reading
+from robench.data.pixels import Array, Pixels
+from robench.errors import BadInput, unknown
 
 _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
     "train": (("x_train", "y_train"), ("train_images", "train_labels")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
-# raise when files are decoded to other pixels: what is in the cache was decoded as it was then
-DECODING = 2
-_EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-
-class Pixels(Protocol):
-    """The images of one file or folder, read by position."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-    def read(self, rows: Numbers) -> Bytes: ...
-
-
-class _Array:
-    """Images [N, C, H, W] in memory or in a mapped file."""
-
-    def __init__(self, array: Bytes) -> None:
-        self.array = np.asarray(array)  # of a mapped file a view, so that what is read of it is a plain array
-        self.shape: tuple[int, int, int] = (array.shape[1], array.shape[2], array.shape[3])
-
-    def read(self, rows: Numbers) -> Bytes:
-        return np.take(self.array, rows, axis=0)
-
-
-class _Files:
-    """Image files of any size, decoded whenever they are asked for and brought to `size` (height, width)."""
-
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
-        self.paths, self.shape = paths, (3, *size)
-
-    def read(self, rows: Numbers) -> Bytes:
-        out = np.empty((len(rows), *self.shape), np.uint8)
-
-        def decode(place: int) -> None:
-            out[place] = _decode(self.paths[rows[place]], self.shape[1:])
-
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            list(pool.map(decode, range(len(rows))))
-        return out
+# labels number the classes, and a model has an output for each
+MOST_CLASSES = 100_000
 
 
 class Source(Protocol):
-    """Where the splits of a dataset come from: `load` gives pixels and labels of a part, unchecked."""
+    """Where the splits of a dataset come from: `load` gives pixels and labels of a part, unchecked.
+
+    classes: how many there are; where it is only `guessed` from the labels, there may be more. told: how what was
+    loaded is understood, in sentences.
+    """
 
     @property
     def classes(self) -> int: ...
+    @property
+    def guessed(self) -> bool: ...
+    @property
+    def told(self) -> Sequence[str]: ...
     @property
     def where(self) -> Path: ...
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]: ...
@@ -81,18 +45,20 @@ class Source(Protocol):
 class _Digits:
     """scikit-learn's bundled digits, whose 17 grey levels are spread over 0..255."""
 
-    classes, where = DATASETS["digits"].classes, Path("digits")
+    classes, where, guessed, told = DATASETS["digits"].classes, Path("digits"), False, ()
 
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
         from sklearn.datasets import load_digits  # takes a second to import, and only this dataset needs it
 
         digits = load_digits()
         rows = slice(None, -500) if part == "train" else slice(-500, None)
-        return _Array(np.rint(digits.images[rows, None] * 255 / 16).astype(np.uint8)), digits.target[rows]
+        return Array(np.rint(digits.images[rows, None] * 255 / 16).astype(np.uint8)), digits.target[rows]
 
 
 class Torchvision:
     """A dataset that torchvision knows, in torchvision's own file layout under `root`."""
+
+    guessed, told = False, ()
 
     def __init__(self, entry: Entry, root: Path) -> None:
         self.entry, self.root, self.classes = entry, root, entry.classes
@@ -109,7 +75,7 @@ class Torchvision:
         command = f"`robench data fetch {name} --data {self.root}`"
         if not where.exists():
             raise BadInput(f"The dataset {name} was not found in {self.root}; run {command}.")
-        with _reading(where, f"delete it and run {command}"):
+        with reading(where, f"delete it and run {command}"):
             raw = self.build(part, download=False)
             images, labels = np.asarray(raw.data), np.asarray(raw.targets if hasattr(raw, "targets") else raw.labels)
             return _in_memory(images, labels, f"The {part} split of {name} in {self.root}"), labels
@@ -118,12 +84,15 @@ class Torchvision:
 class _Npz:
     """Arrays in one .npz file, of which only the asked ones are read."""
 
+    guessed = True
+
     def __init__(self, path: Path) -> None:
         self.where = path
+        self.told: list[str] = []
 
     def _read(self, part: Part, which: int, optional: bool = False) -> NDArray[Any] | None:
         """The images (0) or labels (1) of a part; None for an `optional` part of which the file has no key at all."""
-        with _reading(self.where, "give an .npz file of plain arrays"), open(self.where, "rb") as stream:
+        with reading(self.where, "give an .npz file of plain arrays"), open(self.where, "rb") as stream:
             file = np.load(stream, allow_pickle=False)
             have = sorted(getattr(file, "files", []))
             keys = max(_NPZ_KEYS[part], key=lambda pair: sum(key in have for key in pair))
@@ -143,99 +112,35 @@ class _Npz:
             labels = labels[:, 0]
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
             raise BadInput(
-                f"The {part} labels of {self.where} are {labels.dtype} {list(labels.shape)}, "
+                f"The {part} labels of {self.where} are {labels.dtype} {list(labels.shape)}{_lowest(labels)}, "
                 "but must be one integer from 0 upwards per image, [N] or [N, 1]."
+            )
+        if labels.size and int(labels.max()) >= MOST_CLASSES:
+            raise BadInput(
+                f"The {part} labels of {self.where} go up to {labels.max()}, but they number the classes from 0, and "
+                f"there may be at most {MOST_CLASSES:,}; number them anew."
             )
         return labels
 
     @cached_property
     def classes(self) -> int:
         both = self._labels("test"), self._labels("train", optional=True)
-        largest = max((int(labels.max()) for labels in both if labels is not None and labels.size), default=0)
-        if largest < 1:
-            raise BadInput(f"{self.where} has labels of fewer than two classes.")
-        return largest + 1
+        return 1 + max((int(labels.max()) for labels in both if labels is not None and labels.size), default=0)
 
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
         labels, images = self._labels(part), self._read(part, 0)
         assert labels is not None  # only an optional part may be None
         assert images is not None
-        return _in_memory(images, labels, f"The {part} split of {self.where}"), labels
-
-
-class _Folder:
-    """Class folders of images, decoded once into a mapped array under `root`/cache, or streamed when too large."""
-
-    def __init__(self, path: Path, size: int | None, root: Path) -> None:
-        self.where, self.size, self.cache = path, size, root / "cache"
-
-    @cached_property
-    def names(self) -> list[str]:
-        names = _class_folders(self.where / "train")
-        if len(names) < 2:
-            raise BadInput(f"{self.where / 'train'} must hold one folder of images for each of two or more classes.")
-        return names
-
-    @property
-    def classes(self) -> int:
-        return len(self.names)
-
-    @cached_property
-    def parts(self) -> dict[Part, list[tuple[Path, int]]]:
-        """(file, label) of every example, by class and then by path."""
-        known = set(self.names)
-        held = [self.where / name for name in ("test", "val") if (self.where / name).is_dir()]
-        if not held:
-            raise BadInput(f"{self.where} has neither a test nor a val folder beside train.")
-        # Tiny ImageNet's test folder has no labels: take val where only that has class folders
-        test = next((folder for folder in held if known & set(_class_folders(folder))), held[0])
-        strange = sorted(set(_class_folders(test)) - known)
-        if strange or not _class_folders(test):
-            found = f"the folder {strange[0]!r}, which is no class of train" if strange else "no class folders"
-            raise BadInput(f"{test} has {found}; put every image under {test}/CLASS, with CLASS a folder of train.")
-        return {"train": self._list(self.where / "train"), "test": self._list(test)}
-
-    def _list(self, folder: Path) -> list[tuple[Path, int]]:
-        labelled = ((folder / name, label) for label, name in enumerate(self.names))
-        return [(path, label) for place, label in labelled for path in _image_files(place)]
-
-    def _size(self) -> tuple[int, int]:
-        """(height, width): SIZE where given, what all images of both parts share, or 224."""
-        if self.size is not None:
-            return self.size, self.size
-        first: tuple[int, int] | None = None
-        for path, _ in (*self.parts["train"], *self.parts["test"]):
-            with _reading(path, "replace or remove it"), Image.open(path) as image:
-                size = image.height, image.width
-            first = first or size
-            if size != first:
-                return 224, 224
-        return first or (224, 224)
-
-    @cached_property
-    def key(self) -> str:
-        """A name for this very content; both parts count, since together they decide the common size.
-
-        A file's time of modification can be set at will and its time of change cannot, so what was put in its place has
-        another one.
-        """
-        state = hashlib.sha256(repr((DECODING, self.size)).encode())
-        for path, label in (*self.parts["train"], *self.parts["test"]):
-            with _reading(path, "replace or remove it"):
-                status = path.stat()
-            told = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            state.update(repr((str(path.relative_to(self.where)), label, *told)).encode())
-        return state.hexdigest()[:32]
-
-    def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
-        examples = self.parts[part]
-        labels = np.array([label for _, label in examples], np.int64)
-        target = self.cache / f"{self.key}-{part}.npy"
-        ready = mapped(target, len(examples))
-        files = _Files([path for path, _ in examples], self._size() if ready is None else ready.shape[2:])
-        if not examples or len(examples) * math.prod(files.shape) > memory_limit():
-            return files, labels
-        return _Array(_decode_to(target, files) if ready is None else ready), labels
+        where = f"The {part} split of {self.where}"
+        found = _in_memory(images, labels, where)
+        largest = int(found.array.max())
+        if largest <= 1:
+            raise BadInput(
+                f"{where} has no pixel above {largest}, and pixels go from 0 to 255, so that every image is black; "
+                "multiply those from 0 to 1 by 255."
+            )
+        self.told.append(_understood(where, images, found, labels, largest))
+        return found, labels
 
 
 def find_source(name: str, root: Path) -> Source:
@@ -259,34 +164,16 @@ def find_source(name: str, root: Path) -> Source:
     path = Path(head if sized else text).expanduser()
     if not path.is_dir():
         raise BadInput(f"There is no folder {path}, which the dataset {name} names.")
-    return _Folder(path, int(digits) if sized else None, root)
+    return Folder(path, int(digits) if sized else None, root)
 
 
-def memory_limit() -> float:
-    """Bytes that a decoded folder may take: half of this machine's memory; more is decoded batch by batch."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-
-
-def reason(error: BaseException) -> str:
-    """The first sentence of an error's text without its full stop, or its type where it has no text."""
-    return first_line(error).split(". ")[0].rstrip(".: ")
-
-
-@contextlib.contextmanager
-def _reading(path: Path, advice: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on bad bytes into `BadInput` naming the file."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:  # zip, pickle, numpy, scipy and PIL have no common error
-        raise BadInput(f"{path} is missing, incomplete or damaged ({reason(error)}); {advice}.") from error
-
-
-def _in_memory(images: NDArray[Any], labels: NDArray[Any], where: str) -> _Array:
+def _in_memory(images: NDArray[Any], labels: NDArray[Any], where: str) -> Array:
     """The images as uint8 [N, C, H, W] from [N, H, W], [N, H, W, C] or [N, C, H, W], where C is 1 or 3."""
     if images.dtype != np.uint8:
-        raise BadInput(f"{where} has {images.dtype} images, but they must be uint8, from 0 to 255.")
+        raise BadInput(
+            f"{where} has {images.dtype} images, but they must be uint8, from 0 to 255; multiply those in [0, 1] by "
+            "255, round, and store them as uint8."
+        )
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[3] in (1, 3):
@@ -297,39 +184,20 @@ def _in_memory(images: NDArray[Any], labels: NDArray[Any], where: str) -> _Array
         raise BadInput(f"{where} has {len(images)} images but {len(labels)} labels.")
     if 0 in images.shape:
         raise BadInput(f"{where} is empty.")
-    return _Array(np.ascontiguousarray(images))
+    return Array(np.ascontiguousarray(images))
 
 
-def _class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _understood(where: str, raw: NDArray[Any], found: Array, labels: NDArray[Any], largest: int) -> str:
+    """How arrays are understood, in a sentence."""
+    layout = "[N, H, W]" if raw.ndim == 3 else "[N, H, W, C]" if raw.shape[3] in (1, 3) else "[N, C, H, W]"
+    (channels, height, width), last = found.shape, int(labels.max())
+    return (
+        f"{where}: {len(raw):,} images {layout} of {channels} x {height} x {width}, pixels up to {largest} of 255, "
+        f"labels from {labels.min()} to {last}."
+    )
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Every image file anywhere under `folder`, sorted by path, whatever the system's own order."""
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in _EXTENSIONS)
-
-
-def _decode(path: Path, size: tuple[int, int]) -> Bytes:
-    """One image as uint8 [3, H, W]: as it is where it has that size, else its middle, as ImageNet is evaluated."""
-    with _reading(path, "replace or remove it"), Image.open(path) as image:
-        rgb = image.convert("RGB")
-        height, width = size
-        if (rgb.height, rgb.width) != size:
-            short, wanted = min(rgb.size), round(min(size) * 256 / 224)
-            rgb = rgb.resize((rgb.width * wanted // short, rgb.height * wanted // short), Image.Resampling.BILINEAR)
-            left, top = round((rgb.width - width) / 2), round((rgb.height - height) / 2)
-            rgb = rgb.crop((left, top, left + width, top + height))
-        return np.asarray(rgb, np.uint8).transpose(2, 0, 1)
-
-
-def _decode_to(path: Path, files: _Files) -> Bytes:
-    """Decode every file into the cache file `path` and map it."""
-    try:
-        return keep(path, (len(files.paths), *files.shape), lambda start, stop: files.read(np.arange(start, stop)))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_error(error, path) from error
-        raise BadInput(f"Cannot write {path} ({reason(error)}); choose another data folder with --data.") from error
+def _lowest(labels: NDArray[Any]) -> str:
+    """The lowest label, where that is what is wrong."""
+    wrong = labels.ndim == 1 and labels.dtype.kind == "i" and labels.size
+    return f" with {labels.min()}" if wrong else ""

@@ -45,6 +45,7 @@ class Address:
     """One model under one attack.
 
     options: those that were given for the attack, which are not the detector's. count: None means every test image.
+    classes: how many the data have, None for what their labels and the model say.
     surrogate: the model that the images are crafted on instead. guard: the detector that is attacked with the model,
     its own options among it; None for the model alone.
     """
@@ -61,6 +62,7 @@ class Address:
     eot: int = 1
     bpda: tuple[str, ...] = ()
     after: After | None = None
+    classes: int | None = None
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:

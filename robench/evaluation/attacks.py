@@ -83,6 +83,7 @@ class Resolved:
             eot=request.eot,
             bpda=tuple(request.bpda),
             after=after,
+            classes=request.classes,
             how=request.how,
         )
 

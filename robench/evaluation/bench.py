@@ -18,8 +18,9 @@ from robench.store.runs import Store
 # models that a process keeps open
 KEPT = 4
 
-# what tells models that are open from one another: the reference, the data's name if one was given, and their folder
-Opened = tuple[str | nn.Module, str | None, Path | None]
+# what tells models that are open from one another: the reference, the data's name if one was given, their folder, and
+# the number of their classes if it was given
+Opened = tuple[str | nn.Module, str | None, Path | None, int | None]
 
 
 @dataclass
@@ -30,15 +31,21 @@ class Bench:
     keep: int = KEPT
     _targets: OrderedDict[Opened, Target] = field(default_factory=OrderedDict)
     _jobs: dict[str, tuple[Address, Job]] = field(default_factory=dict)
-    _datasets: dict[tuple[str, Path | None], Dataset] = field(default_factory=dict)
+    _datasets: dict[tuple[str, Path | None, int | None], Dataset] = field(default_factory=dict)
 
-    def target(self, reference: str | nn.Module, dataset: str | None = None, data_root: Path | None = None) -> Target:
+    def target(
+        self,
+        reference: str | nn.Module,
+        dataset: str | None = None,
+        data_root: Path | None = None,
+        classes: int | None = None,
+    ) -> Target:
         """The model and its data, opened once. Raises BadInput where they cannot be loaded."""
-        key = (reference, dataset, data_root)
+        key = (reference, dataset, data_root, classes)
         if key not in self._targets:
             while len(self._targets) >= self.keep:
                 self._forget(next(iter(self._targets)))
-            self._targets[key] = open_target(reference, self.store, dataset, data_root, self._dataset)
+            self._targets[key] = open_target(reference, self.store, dataset, data_root, classes, self._dataset)
         self._targets.move_to_end(key)
         return self._targets[key]
 
@@ -78,10 +85,11 @@ class Bench:
         self._jobs.clear()
         self._datasets.clear()
 
-    def _dataset(self, name: str, root: Path | None) -> Dataset:
-        if (name, root) not in self._datasets:
-            self._datasets[name, root] = open_dataset(name, root)
-        return self._datasets[name, root]
+    def _dataset(self, name: str, root: Path | None, classes: int | None) -> Dataset:
+        key = (name, root, classes)
+        if key not in self._datasets:
+            self._datasets[key] = open_dataset(*key)
+        return self._datasets[key]
 
     def _forget(self, key: Opened) -> None:
         """Give up a model and the jobs that hold it."""
@@ -93,4 +101,4 @@ class Bench:
 
 
 def _key(model: str | nn.Module, address: Address) -> Opened:
-    return model, address.dataset, address.how.data_root
+    return model, address.dataset, address.how.data_root, address.classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,7 +25,7 @@ from robench.evaluation.attacks import NamedAttack
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
-from robench.store.about import About
+from robench.store.about import About, depends_on_folder
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import CraftSpec, EvalSpec
 from robench.threat import ThreatModel
@@ -108,8 +109,8 @@ def references(request: Request, store: Store) -> list[str | nn.Module]:
     return list(names)
 
 
-# how a dataset is opened: by its name and the folder of data
-Opener = Callable[[str, Path | None], Dataset]
+# how a dataset is opened: by its name, the folder of data, and the number of classes if it was given
+Opener = Callable[[str, Path | None, int | None], Dataset]
 
 
 def open_target(
@@ -117,6 +118,7 @@ def open_target(
     store: Store,
     dataset: str | None = None,
     data_root: Path | None = None,
+    classes: int | None = None,
     opener: Opener = open_dataset,
 ) -> Target:
     """The model, and the data of that name or its own. Raises BadInput where they cannot be loaded or do not fit each
@@ -127,7 +129,7 @@ def open_target(
     name = dataset or (model.data.name if model.data else None)
     if name is None:
         raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
-    target = Target(model, opener(name, data_root))
+    target = Target(model, model.on(opener(name, data_root, classes)))
     if model.data is not None and (model.data.shape, model.data.classes) != (target.shape, target.dataset.classes):
         raise BadInput(
             f"The model {model.name!r} takes images {model.data.shape} of {model.data.classes} classes, but {name} has "
@@ -206,6 +208,8 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
         environment=environment(),
         batch_size=address.how.batch_size,
         device=choose_device(address.how.device),
+        folder=os.getcwd() if depends_on_folder(target.model.reference, target.dataset.name) else "",
+        classes=target.dataset.classes,
     )
 
 

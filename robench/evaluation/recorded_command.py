@@ -66,6 +66,7 @@ def train_command_of(card: Mapping[str, Any]) -> str:
         return portable(str(card.get("command", "")))
     words = ["robench", "train", card["defense"], "--dataset", card["data"]["name"]]
     words += ["--recipe", card["recipe_name"]] if card["recipe_name"] != "quick" else []
+    words += ["--classes", str(card["classes"])] if card.get("classes") else []
     words += _pairs("-o", options)
     for name, flag in (("epochs", "--epochs"), ("batch_size", "--batch-size")):
         words += [flag, str(card["recipe"][name])] if card["recipe"][name] != getattr(recipe, name) else []

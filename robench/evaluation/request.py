@@ -24,7 +24,7 @@ class Request:
     An option goes to the attacks and the detector that have it. With `surrogates` the images are crafted on each of
     those models instead. With `guard` a detector is measured on every attack's images, and attacked together with the
     model if it says so. With `cascade` an attack only sees what the ones before it left standing, and its figure is
-    that of all of them.
+    that of all of them. `classes` is how many the data have, where their labels and the model do not say so.
     """
 
     models: Sequence[str | nn.Module]
@@ -43,6 +43,7 @@ class Request:
     eot: int = 1
     bpda: Sequence[str] = ()
     cascade: bool = False
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self.count, self.eot, self.seed, self.how)

@@ -33,7 +33,8 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     asked, bench = resolve(request), Bench(store)
     if request.cascade:
         check_cascade(asked.attacks)
-    sources = [bench.target(reference, request.dataset, request.data_root) for reference in request.surrogates]
+    place = request.dataset, request.data_root, request.classes
+    sources = [bench.target(reference, *place) for reference in request.surrogates]
     models = [partial(want, reference, asked, sources, bench) for reference in references(request, store)]
     return _evaluate(models, bench, workers)
 

@@ -11,6 +11,7 @@ from robench.evaluation.sealing import seal
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
 from robench.results.accuracy import Measure
+from robench.results.rows import absent_classes
 from robench.results.summary import Summary, label
 from robench.store.about import About
 from robench.store.runs import Store
@@ -28,12 +29,14 @@ class Result:
     model_digest: str
     about: About
     summary: Summary
+    absent: str = ""
 
     @classmethod
     def of(cls, job: Job, summary: Summary) -> Result:
-        """The result of a job."""
-        spec = job.spec
-        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary)
+        """The result of a job. `absent`: the classes that its images lack, in words."""
+        spec, rows = job.spec, job.folder.rows(("label",)) if summary.complete else None
+        absent = "" if rows is None else absent_classes(rows, job.classes)
+        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary, absent)
 
     @property
     def model(self) -> str:
@@ -73,6 +76,7 @@ class Result:
             "eps": about.eps,
             "model_digest": self.model_digest,
             **self.summary.to_json(),
+            **({"absent": self.absent} if self.absent else {}),
             "evaluation": self.evaluation,
         }
 

@@ -48,7 +48,8 @@ def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target],
     Raises BadInput for a model, data or a detector that cannot be used.
     """
     request = asked.request
-    target = bench.target(reference, request.dataset, request.data_root)
+    target = bench.target(reference, request.dataset, request.data_root, request.classes)
+    target.dataset.tell()
     evaluations: list[PlannedEvaluation] = []
     places: Sequence[Target | None] = sources or [None]
     for source in places:
@@ -63,7 +64,9 @@ def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target],
 def want_one(address: Address, bench: Bench) -> Wanted:
     """The evaluation at one address. Raises BadInput as `want`."""
     planned = _plan(address, bench.make(address), bench)
-    return Wanted(bench.target(address.model, address.dataset, address.how.data_root), None, (planned,))
+    target = bench.target(address.model, address.dataset, address.how.data_root, address.classes)
+    target.dataset.tell()
+    return Wanted(target, None, (planned,))
 
 
 def _planned(

@@ -174,7 +174,7 @@ def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Ad
 
 
 def _open(model: Model, address: Address, store: Store) -> Target:
-    return open_target(model, store, address.dataset, address.how.data_root)
+    return open_target(model, store, address.dataset, address.how.data_root, address.classes)
 
 
 def _loaded(target: Target) -> Target:

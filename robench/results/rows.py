@@ -35,6 +35,8 @@ SEALED = {
     "sealed_adv": "the answer to the adversarial image there",
     "sealed_success": "whether the attack reached what it aimed at there",
 }
+# ranges of absent classes that are listed one by one
+LISTED = 5
 # those that clean accuracy, an attack's figure and the worst case are computed from
 COUNTED = ("example_id", "label", "goal", "adv_pred", "clean_correct", "success", *SEALED)
 
@@ -79,6 +81,21 @@ def success_of(rows: pd.DataFrame, rejected: int) -> Marks:
     aimed = rows["goal"].to_numpy() >= 0
     found = correct(rows) & _wrong(rows, "adv_pred", rejected)
     return np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), found)
+
+
+def absent_classes(rows: pd.DataFrame, classes: int | None) -> str:
+    """The classes that no image of the rows has, in words: "classes 2-9 absent"; "" where none is, or nobody knows."""
+    missing = sorted(set(range(classes or 0)) - set(rows["label"].tolist())) if len(rows) else []
+    runs: list[list[int]] = []
+    for each in missing:
+        if runs and runs[-1][-1] == each - 1:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    if len(runs) > LISTED:
+        return f"{len(missing)} of {classes} classes absent"
+    names = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"class{'es' if len(missing) > 1 else ''} {', '.join(names)} absent" if missing else ""
 
 
 def attacked(rows: pd.DataFrame) -> int:

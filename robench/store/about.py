@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -14,8 +16,9 @@ class About:
     reference: how to find the model again, "" for one handed over in a program. eps: as it was asked for.
     given_options: those that differ from the attack's own. metric: a `Measure` by its name. access: "white-box",
     "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
-    access is. against: what it was up against beside the model, as the end of a label. mended: the first record was
-    lost. more: what a later robench recorded; lacks: the fields that an earlier one did not.
+    access is. folder: where it ran, "" where neither the model's reference nor the data's name depends on it. classes:
+    how many the data have. against: what it was up against beside the model, as the end of a label. mended: the first
+    record was lost. more: what a later robench recorded; lacks: the fields that an earlier one did not.
     """
 
     model: str
@@ -33,6 +36,8 @@ class About:
     surrogate_digest: str = ""
     batch_size: int | None = None
     device: str | None = None
+    folder: str = ""
+    classes: int | None = None
     mended: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     lacks: tuple[str, ...] = field(default=(), compare=False)
@@ -53,6 +58,16 @@ class About:
         absent = {"lacks", *self.lacks} | (set() if self.mended else {"mended"})
         return {name: item for name, item in plain.items() if name not in absent and item is not None} | more
 
+    def at_hand(self, name: str) -> str:
+        """The model's reference or the data's name, of this record, with the path that leads there from here: the one
+        from its own folder where something is there, which from that folder itself is the name as it is."""
+        path = path_of(name)
+        if not path or not self.folder or self.folder == os.getcwd():
+            return name
+        there = os.path.join(self.folder, path)
+        sizeless = there.rpartition("@")[0] or there
+        return name.replace(path, there, 1) if os.path.exists(there) or os.path.exists(sizeless) else name
+
     @property
     def commit(self) -> str:
         """The commit of robench that it was made with, "" where it did not run from a checkout."""
@@ -62,3 +77,15 @@ class About:
     def torch(self) -> str:
         """The version of torch that it was made with."""
         return str(self.environment["packages"]["torch"])
+
+
+def path_of(name: str) -> str:
+    """The relative path in the reference of a model's file or in the name of a user's data; "" where there is none."""
+    found = re.fullmatch(r"(?:npz|folder):(.+)|(.+\.py):[^:/]+", name, re.DOTALL)
+    path = (found[1] or found[2]) if found else ""
+    return "" if os.path.isabs(path) or path.startswith("~") else path
+
+
+def depends_on_folder(*names: str) -> bool:
+    """Whether one of these names means something else in another folder."""
+    return any(map(path_of, names))

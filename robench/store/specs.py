@@ -33,7 +33,8 @@ class Spec(BaseModel):
 
 
 class TrainSpec(Spec):
-    """Everything a trained model depends on. `recipe` and `options` are complete, defaults filled in."""
+    """Everything a trained model depends on. `recipe` and `options` are complete, defaults filled in; `classes` is
+    given where the data have more than their labels show."""
 
     defense: str
     options: dict[str, Any]
@@ -42,6 +43,7 @@ class TrainSpec(Spec):
     dataset: str
     train_digest: str
     seed: int
+    classes: int | None = None
 
 
 class EvalSpec(Spec):

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid
 from robench.threat import ThreatModel, parse_epsilon
 
@@ -127,7 +128,15 @@ def collect(store: Store, names: Sequence[str], model: str | None = None, norm: 
     norms = sorted({curve.threat.norm for curve in curves})
     if len(norms) > 1:
         raise BadInput(f"The evaluations are in {' and '.join(norms)}, which share no axis; choose with --norm.")
-    return curves
+    return _told_apart(store, curves)
+
+
+def _told_apart(store: Store, curves: Sequence[Curve]) -> list[Curve]:
+    """The curves, with names that no two models share."""
+    folders = [store.evaluation(curve.evaluation) for curve in curves]
+    titles = told_apart((folder.spec["model_digest"], folder.about) for folder in folders)
+    pairs = zip(curves, folders, strict=True)
+    return [replace(curve, model=titles[curve.model, folder.spec["model_digest"]]) for curve, folder in pairs]
 
 
 def _of_model(store: Store, model: str) -> list[Curve]:

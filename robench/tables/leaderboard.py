@@ -24,9 +24,10 @@ from robench.results.accuracy import (
     enters,
     worst_case,
 )
-from robench.results.rows import COUNTED
+from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid
 from robench.threat import ThreatModel
 
@@ -180,6 +181,7 @@ class Board:
     columns: tuple[Column, ...]
     rows: tuple[Line, ...]
     settings: tuple[Setting, ...] = field(default=())
+    absent: str = ""
 
     template = "leaderboard"
     note = NOTE
@@ -188,7 +190,8 @@ class Board:
     def title(self) -> str:
         """Data, threat model and examples in words."""
         last = self.start + self.count - 1
-        return f"{self.dataset}, {self.norm} eps {self.eps}, test images {self.start}-{last} (n = {self.count:,})"
+        images = f"test images {self.start}-{last} (n = {self.count:,}{f', {self.absent}' if self.absent else ''})"
+        return f"{self.dataset}, {self.norm} eps {self.eps}, {images}"
 
     @property
     def headers(self) -> list[str]:
@@ -285,8 +288,8 @@ def _board(folders: list[EvaluationFolder]) -> Board:
         name = scored.column
         columns[name] = Column(name, partial(_attack_cell, name), scored.access, scored.metric)
         models[folder.about.model, folder.spec["model_digest"]][name] = scored
-    shared = {name for name, count in Counter(name for name, _ in models).items() if count > 1}
-    named = {f"{name}#{digest[:6]}" if name in shared else name: cells for (name, digest), cells in models.items()}
+    titles = told_apart((folder.spec["model_digest"], folder.about) for folder in newest)
+    named = {titles[key]: cells for key, cells in models.items()}
     order = sorted(columns.values(), key=lambda c: (c.access != WHITE_BOX, c.metric != Measure.ROBUST, c.name))
     ranks = {each.column for cells in named.values() for each in cells.values() if each.ranks}
     ranking = [column.name for column in order if column.name in ranks]
@@ -296,8 +299,14 @@ def _board(folders: list[EvaluationFolder]) -> Board:
     eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
     return Board(
         _name(dataset, spec, eps), dataset, spec["norm"], eps, spec["start"], spec["count"], (CLEAN, WORST, *order),
-        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))),
+        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))), _absent(newest),
     )  # fmt: skip
+
+
+def _absent(folders: Sequence[EvaluationFolder]) -> str:
+    """The classes that no image of these evaluations, which are of the same images, is of, in words."""
+    whole = next((folder for folder in folders if folder.result and folder.about.classes), None)
+    return absent_classes(whole.rows(("label",)), whole.about.classes) if whole else ""
 
 
 def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:

@@ -18,13 +18,15 @@ from robench.results.accuracy import Figure, entering, worst_case
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE, label
 from robench.store.runs import Store
+from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid, percent
 from robench.trust.gates import Finding
 from robench.trust.verification import Verified
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
-    "attack_success_rate", "against", "interval", "forwards", "backwards", "seconds", "flags", "status", "evaluation",
+    "attack_success_rate", "against", "interval", "forwards", "backwards", "seconds", "flags", "status", "absent",
+    "evaluation",
 )  # fmt: skip
 
 
@@ -89,16 +91,17 @@ class Report:
     @classmethod
     def of(cls, done: Evaluated, store: Store) -> Report:
         """The report on what the scheduler evaluated; the worst case is read from the store's rows."""
-        results = _told_apart(done.results)
+        titles = told_apart((result.model_digest, result.about) for result in done.results)
+        results = [replace(r, about=replace(r.about, model=titles[r.model, r.model_digest])) for r in done.results]
         groups: dict[tuple[str, str], list[Result]] = {}
         for result in results:
             groups.setdefault((result.model, result.about.dataset), []).append(result)
+        found = [replace(each, model=titles.get((each.model, each.model_digest), each.model)) for each in done.findings]
         worst = [WorstCase.of(group, store) for group in map(entering, groups.values()) if group]
-        fired = [finding for finding in done.findings if finding.fired]
         for i, row in enumerate(worst):
-            gates = [finding.gate for finding in fired if finding.model == row.model.partition("#")[0]]
+            gates = [finding.gate for finding in found if finding.fired and finding.model == row.model]
             worst[i] = replace(row, flags=tuple(dict.fromkeys([*row.flags, *gates])))
-        return cls(results, worst, done.refused, done.detections, _transfer(results, store), done.findings)
+        return cls(results, worst, done.refused, done.detections, _transfer(results, store), found)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -172,7 +175,8 @@ class Report:
 
     def _title(self) -> str:
         settings = dict.fromkeys(
-            f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}" for r in self.results
+            f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{f', {r.absent}' if r.absent else ''}"
+            for r in self.results
         )
         return "; ".join(settings)
 
@@ -304,19 +308,6 @@ def verified_table(checks: Sequence[Verified]) -> Table:
             check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
         )
     return shown
-
-
-def _told_apart(results: Sequence[Result]) -> list[Result]:
-    """The results, with the digest added to names that several models share."""
-    digests: dict[str, set[str]] = {}
-    for result in results:
-        digests.setdefault(result.model, set()).add(result.model_digest)
-    return [
-        replace(result, about=replace(result.about, model=f"{result.model}#{result.model_digest[:6]}"))
-        if len(digests[result.model]) > 1
-        else result
-        for result in results
-    ]
 
 
 def _cells(value: float | None, interval: tuple[float, float] | None, mark: str = "") -> tuple[str, str]:

@@ -33,7 +33,7 @@ LONGEST = 100
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `robench train` was asked for; `epochs` and `batch_size` None mean the recipe's."""
+    """What `robench train` was asked for; `epochs` and `batch_size` None mean the recipe's; `classes` as labelled."""
 
     defense: str
     dataset: str
@@ -45,6 +45,7 @@ class TrainRequest:
     device: str = "auto"
     name: str | None = None
     data_root: Path | None = None
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
@@ -79,7 +80,7 @@ class TrainJob:
 def plan(request: TrainRequest) -> TrainJob:
     """Resolve names, recipe and options into a job. Raises BadInput for anything that cannot be used."""
     plugin = registry.load("defense", request.defense)
-    dataset = open_dataset(request.dataset, request.data_root)
+    dataset = open_dataset(request.dataset, request.data_root, request.classes)
     device = choose_device(request.device)
     plugin.options(request.options)  # wrong options first: they cost nothing to find
     recipe = find_recipe(plugin.recipes, request.defense, dataset.info, request.recipe)
@@ -95,6 +96,7 @@ def plan(request: TrainRequest) -> TrainJob:
         dataset=dataset.name,
         train_digest=dataset.train.digest,
         seed=request.seed,
+        classes=dataset.stated,
     )
     return TrainJob(
         spec, _default_name(request, spec.job_id) if request.name is None else request.name, recipe, dataset, device
@@ -144,6 +146,7 @@ def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
 
 
 def _train(job: TrainJob, store: Store) -> dict[str, Any]:
+    job.dataset.tell()
     folder = store.model_folder(job.name)
     note(store.root, claim_of(job.name), "begin")
     pl.seed_everything(job.spec.seed, verbose=False)
@@ -196,6 +199,7 @@ def _card(job: TrainJob, outcome: Trained, digest: str) -> dict[str, Any]:
             "test_digest": job.dataset.test.digest,
             "test_interval": list(wilson(right, outcome.test_count)),
         },
+        **({"classes": job.spec.classes} if job.spec.classes else {}),
         "loss_terms": outcome.terms,
         "history": outcome.history,
         "seconds": outcome.seconds,

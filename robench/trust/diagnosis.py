@@ -12,6 +12,7 @@ from typing import Any
 
 from robench.errors import BadInput
 from robench.results.accuracy import Measure
+from robench.results.rows import absent_classes
 from robench.results.summary import label
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
 from robench.store.runs import EvaluationFolder, Store
@@ -33,7 +34,9 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
     threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.kind
     options = {**spec["attack_options"], **how}
     pixels = pixels_of(folder) if threat.geometry.largest is None else 0  # takes reading images
-    return AttackRun(name, spec["attack"], kind, options, threat, folder.rows(), result.flags, pixels)
+    rows = folder.rows()
+    absent = absent_classes(rows, about.classes)
+    return AttackRun(name, spec["attack"], kind, options, threat, rows, result.flags, pixels, absent)
 
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:
@@ -99,4 +102,5 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
         findings = [replace(finding, model=name).to_json() for finding in diagnose(runs)]
         kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
         write_sealed(path, kept)
-    return [Finding(**{**finding, "model": name}) for finding in kept["findings"]]  # the name may be a new one
+    whose = {"model": name, "model_digest": spec["model_digest"]}  # the name may be a new one
+    return [Finding(**{**finding, **whose}) for finding in kept["findings"]]

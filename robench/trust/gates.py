@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -35,6 +35,7 @@ class Finding:
     threshold: str
     advice: str
     model: str = ""
+    model_digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields."""
@@ -45,8 +46,9 @@ class Finding:
 class AttackRun:
     """One complete evaluation as the gates see it.
 
-    kind: a `Kind`, "noise" or "transfer". pixels: numbers in an image, which only
-    norms without a `largest` eps ask for. broken: per image, classified correctly and misclassified under the attack.
+    kind: a `Kind`, "noise" or "transfer". pixels: numbers in an image, which only norms without a `largest` eps ask
+    for. absent: the classes that no image is of, in words. broken: per image, classified correctly and misclassified
+    under the attack.
     """
 
     name: str
@@ -57,6 +59,7 @@ class AttackRun:
     rows: pd.DataFrame
     flags: tuple[str, ...]
     pixels: int = 0
+    absent: str = ""
 
     @property
     def broken(self) -> Marks:
@@ -72,6 +75,8 @@ class AttackRun:
 def diagnose(runs: Sequence[AttackRun]) -> list[Finding]:
     """Every gate for which the runs hold evidence, those that fired first."""
     findings = [finding for gate in GATES for finding in gate(runs)]
+    absent = next((f"; of these images {run.absent}" for run in runs if run.absent), "")
+    findings = [replace(finding, evidence=finding.evidence + absent) for finding in findings]
     return sorted(findings, key=lambda finding: not finding.fired)
 
 

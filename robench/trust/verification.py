@@ -119,8 +119,8 @@ def verify(
 ) -> Verified:
     """Check one evaluation's stored tensors against its rows, the data and the model."""
     spec, about = folder.spec, folder.about
-    loaded = _model(store, model or about.reference, spec["model_digest"], folder)
-    dataset = open_dataset(about.dataset, data)
+    loaded = _model(store, model or about.at_hand(about.reference), spec["model_digest"], folder)
+    dataset = loaded.on(open_dataset(about.at_hand(about.dataset), data))
     split = dataset.test
     if split.digest != spec["data_digest"]:
         raise BadInput(

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional
 
-from robench.data import sources
+from robench.data import folder, images, sources
 from robench.data.dataset import DataInfo, Dataset, default_root, fetch, open_dataset
 from robench.errors import BadInput
 
@@ -324,7 +324,7 @@ def test_streamed_equals_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert np.array_equal(cached.test.images([4])[0].numpy(), pixels)
     reference = [cached.info, cached.train.digest, cached.val.digest, cached.test.digest]
     assert [path.suffix for path in (tmp_path / "root" / "cache").iterdir()] == [".npy", ".npy"]
-    monkeypatch.setattr(sources, "memory_limit", lambda: 0)
+    monkeypatch.setattr(folder, "memory_limit", lambda: 0)
     for root in (tmp_path / "root", tmp_path / "other"):
         streamed = open_dataset(name, root)
         assert [streamed.info, streamed.train.digest, streamed.val.digest, streamed.test.digest] == reference
@@ -336,8 +336,8 @@ def test_the_cache_is_used_again_mended_and_follows_the_files(tmp_path: Path, mo
     digest = open_dataset(f"folder:{base}", root).test.digest
     (path,) = (root / "cache").iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_decode", None)
-        patch.setattr(sources.Image, "open", None)
+        patch.setattr(images, "decode", None)
+        patch.setattr(images.Image, "open", None)
         assert open_dataset(f"folder:{base}", root).test.digest == digest
     path.write_bytes(path.read_bytes()[:100])
     assert open_dataset(f"folder:{base}", root).test.digest == digest
@@ -387,7 +387,7 @@ def test_a_changed_byte_in_the_cache_is_decoded_again(tmp_path: Path, place: int
 def test_a_cache_of_another_way_of_decoding_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, root = write_folder(tmp_path / "d"), tmp_path / "root"
     open_dataset(f"folder:{base}", root).test  # noqa: B018 - decodes
-    monkeypatch.setattr(sources, "DECODING", sources.DECODING + 1)
+    monkeypatch.setattr(folder, "DECODING", folder.DECODING + 1)
     open_dataset(f"folder:{base}", root).test  # noqa: B018
     assert len(list((root / "cache").iterdir())) == 2
 
@@ -435,7 +435,7 @@ def test_folder_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path = (base := write_folder(tmp_path / "broken")) / "test" / "emu" / "2.png"
     path.write_bytes(path.read_bytes()[:90])
     for limit in (1e9, 0):
-        monkeypatch.setattr(sources, "memory_limit", lambda limit=limit: limit)
+        monkeypatch.setattr(folder, "memory_limit", lambda limit=limit: limit)
         assert str(path) in complaint(lambda: open_dataset(f"folder:{base}", tmp_path).test.digest)
     path.write_bytes(b"nothing")
     assert str(path) in fails(base)

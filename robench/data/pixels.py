@@ -1,0 +1,44 @@
+"""Images by position: arrays in memory or in a mapped file, or files that are decoded whenever they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robench.data.images import read_all
+
+Bytes = NDArray[np.uint8]
+Numbers = NDArray[np.int64]
+
+
+class Pixels(Protocol):
+    """The images of one file or folder, read by position."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    def read(self, rows: Numbers) -> Bytes: ...
+
+
+class Array:
+    """Images [N, C, H, W] in memory or in a mapped file."""
+
+    def __init__(self, array: Bytes) -> None:
+        self.array = np.asarray(array)  # of a mapped file a view, so that what is read of it is a plain array
+        self.shape: tuple[int, int, int] = (array.shape[1], array.shape[2], array.shape[3])
+
+    def read(self, rows: Numbers) -> Bytes:
+        return np.take(self.array, rows, axis=0)
+
+
+class Files:
+    """Image files of any size, decoded whenever they are asked for and brought to `size` (height, width)."""
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
+        self.paths, self.shape = paths, (3, *size)
+
+    def read(self, rows: Numbers) -> Bytes:
+        return read_all([self.paths[row] for row in rows], self.shape[1:])
