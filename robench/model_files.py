@@ -69,7 +69,7 @@ class Space:
 
     def run(self) -> ModuleType:
         """The file as a module. Raises whatever its code does."""
-        with self.opened():
+        with self.opened(), self.plainly():
             return importlib.import_module(self.main)
 
     @contextlib.contextmanager
@@ -142,6 +142,17 @@ class Space:
     def plain(self, text: str) -> str:
         """A text with the names of modules as the file's author gave them."""
         return text.replace(f"{self.name}.", "").replace(self.name, self.file.parent.name)
+
+    @contextlib.contextmanager
+    def plainly(self) -> Iterator[None]:
+        """Errors inside name modules as the file's author does."""
+        try:
+            yield
+        except Exception as error:
+            error.args = tuple(self.plain(each) if isinstance(each, str) else each for each in error.args)
+            if isinstance(error, ImportError) and isinstance(error.msg, str):
+                error.msg = self.plain(error.msg)
+            raise
 
     def forget(self) -> None:
         """Take back every module of it."""

@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -188,15 +189,20 @@ def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, byt
     space = Space(path)
     try:
         with space.opened():
-            return _made(_run_file(space, path), reference, place, name)
-    except RobenchError as error:
+            return _made(_run_file(space, path), reference, place, name, space.plainly)
+    except RobenchError:
         space.forget()
-        error.args = (space.plain(str(error)),)
         raise
 
 
-def _made(imported: Any, reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
-    """The model of a factory, and the source of the file that this is in."""
+def _made(
+    imported: Any,
+    reference: str,
+    place: str,
+    name: str,
+    around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> tuple[nn.Module, bytes]:
+    """The model of a factory, which is called inside `around`, and the source of the file that this is in."""
     factory = getattr(imported, name, None)
     if factory is None:
         public = [n for n, v in vars(imported).items() if callable(v) and not n.startswith("_")]
@@ -205,7 +211,8 @@ def _made(imported: Any, reference: str, place: str, name: str) -> tuple[nn.Modu
         module: object = factory
     else:
         try:
-            module = factory()
+            with around():
+                module = factory()
         except RobenchError:
             raise
         except (Exception, SystemExit) as error:

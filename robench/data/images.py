@@ -183,8 +183,8 @@ def image_files(folder: Path) -> tuple[list[Path], Counter[str]]:
 def _leads_back(place: str, name: str) -> bool:
     """Whether a folder is a link to one that it lies in, be it by way of other links."""
     path = os.path.join(place, name)
-    above = (place, *Path(os.path.abspath(place)).parents)
-    return os.path.islink(path) and os.path.realpath(path) in map(os.path.realpath, above)
+    here = Path(os.path.abspath(place))
+    return os.path.islink(path) and os.path.realpath(path) in [os.path.realpath(each) for each in (here, *here.parents)]
 
 
 def _raise(error: OSError) -> None:
