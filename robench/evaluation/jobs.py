@@ -246,9 +246,10 @@ def _craft(address: Address, store: Store, source: Target, named: NamedAttack, s
         eot=spec.eot,
         bpda=spec.bpda,
     )
-    record = replace(about, model=source.model.name, reference=source.model.reference, against="")
+    reference, dataset = source.model.reference, source.dataset
+    where = os.getcwd() if depends_on_folder(reference, dataset.name) else ""
+    record = replace(about, model=source.model.name, reference=reference, against="", folder=where)
     folder = EvaluationFolder(store.crafted / craft.job_id)
-    dataset = source.dataset
     return Craft(
         craft, source.model.module, dataset.classes, named.attack, address.threat, dataset.test, folder, record
     )

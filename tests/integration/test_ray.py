@@ -72,6 +72,44 @@ def _session(leader: int) -> list[str]:
     return found
 
 
+NET = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed({seed})
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        from helper import SIGN
+        return {sign} * SIGN * self.head(x.flatten(1))
+"""
+
+
+def test_workers_load_each_file_by_itself_and_anew(robench: Run, tmp_path: Path, ray_cluster: Any) -> None:
+    """Each folder has a net.py and a helper.py of its own; the workers stay from one command to the next."""
+
+    def write(name: str, seed: int, sign: int, helper: int = 1) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "model.py").write_text("from net import Net\ndef load(): return Net().eval()\n")
+        (tmp_path / name / "net.py").write_text(NET.format(seed=seed, sign=sign))
+        (tmp_path / name / "helper.py").write_text(f"SIGN = {helper}\n")
+        return f"{name}/model.py:load"
+
+    options = ("-a", "fgsm", "--dataset", "digits", "--eps", "0.05", "-n", "60", "--shard-size", "30", "--json")
+    place = ("--executor", "ray", "--address", ray_cluster.address, "--runs", "there")
+    seen = []
+    for sign in (1, -1):
+        models = write("A", 4, sign), write("B", 3, 1, helper=-1)
+        found = _figures(robench("evaluate", *models, *options, *place).json)
+        assert found == _figures(robench("evaluate", *models, *options, "--runs", "here").json)
+        seen.append([round(60 * row["clean_accuracy"]) for row in found])
+    assert seen == [[4, 5], [8, 5]]
+
+
 # --- machines and processes that go ----------------------------------------------------------------------------------
 
 
