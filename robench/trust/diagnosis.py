@@ -88,6 +88,7 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
     """
     spec = folder.spec
     same = (spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
+    whose = {"model": name, "model_digest": spec["model_digest"]}
     source = {
         "gates": GATES_SOURCE,
         "results": {f.job_id: digest(r.to_json()) for f in _folders(store, *same) if (r := f.result)},
@@ -99,8 +100,7 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
         kept = {}
     if kept.get("source") != source:
         runs = collect(store, *same)
-        findings = [replace(finding, model=name).to_json() for finding in diagnose(runs)]
+        findings = [replace(finding, **whose).to_json() for finding in diagnose(runs)]
         kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
         write_sealed(path, kept)
-    whose = {"model": name, "model_digest": spec["model_digest"]}  # the name may be a new one
-    return [Finding(**{**finding, **whose}) for finding in kept["findings"]]
+    return [Finding(**{**finding, **whose}) for finding in kept["findings"]]  # the name may be a new one

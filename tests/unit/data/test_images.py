@@ -56,7 +56,8 @@ def test_sixteen_bits_keep_their_high_byte(tmp_path: Path, ending: str) -> None:
 
 def test_sixteen_bits_of_the_other_byte_order(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", Image.fromarray((GREY.astype(np.uint16) * 257).astype(">u2")))
-    assert Image.open(path).mode == "I;16B"
+    with Image.open(path) as opened:
+        assert opened.mode == "I;16B"
     assert np.array_equal(grey_of(path), GREY)
 
 
@@ -112,7 +113,8 @@ def test_lab_comes_near_the_colours_it_is_of(tmp_path: Path) -> None:
     smooth = np.linspace(60, 200, 90).reshape(5, 6, 3).astype(np.uint8)
     turn = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     path = saved(tmp_path / "a.tif", ImageCms.applyTransform(Image.fromarray(smooth), turn))
-    assert Image.open(path).mode == "LAB"
+    with Image.open(path) as opened:
+        assert opened.mode == "LAB"
     assert np.abs(pixels(path).astype(int) - smooth).max() <= 4
 
 
@@ -121,7 +123,8 @@ def test_lab_comes_near_the_colours_it_is_of(tmp_path: Path) -> None:
 def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path, transparency: Any) -> None:
     image, options = _palette(transparency)
     path = saved(tmp_path / "a.png", image, **options)
-    assert Image.open(path).has_transparency_data
+    with Image.open(path) as opened:
+        assert opened.has_transparency_data
     assert np.array_equal(pixels(path), np.asarray(image.convert("RGB")))
 
 

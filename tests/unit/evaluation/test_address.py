@@ -44,6 +44,8 @@ DECIDES: dict[str, tuple[Any, str]] = {
     "bpda": (("backbone", "head"), "bpda"),
     "after": (After("0123456789ab", "fgsm, pgd"), "after"),
 }
+# a second value of what is only checked: the number of classes, which data and model have already
+CHECKED: dict[str, Any] = {"classes": 10}
 # a second value of everything that is speed
 SPEED: dict[str, Any] = {"batch_size": 7, "shard_size": 9, "device": "auto", "data_root": Path("elsewhere")}
 
@@ -77,7 +79,7 @@ def _sent(address: Address) -> Address:
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Address) if f.name != "how"])
 def test_every_field_arrives(name: str) -> None:
-    changed = replace(PLAIN, **{name: DECIDES[name][0]})
+    changed = replace(PLAIN, **{name: CHECKED[name] if name in CHECKED else DECIDES[name][0]})
     assert changed != PLAIN
     assert _sent(changed) == changed
 
@@ -129,7 +131,7 @@ def test_tasks_arrive(tmp_path: Path) -> None:
 
 
 def test_every_field_is_known_to_decide_or_to_be_speed() -> None:
-    assert {*DECIDES, "how"} == {f.name for f in fields(Address)}
+    assert {*DECIDES, *CHECKED, "how"} == {f.name for f in fields(Address)}
     assert SPEED.keys() == {f.name for f in fields(How)}
     of_the_code = {"harness", "attack_version", "split", "start"}
     shown = {field for _, field in DECIDES.values()} | {"norm"}
@@ -156,6 +158,14 @@ def test_the_norm_changes_the_id(store: Store) -> None:
 def test_speed_does_not(name: str, store: Store) -> None:
     bench, changed = Bench(store), replace(PLAIN, how=replace(PLAIN.how, **{name: SPEED[name]}))
     assert bench.make(PLAIN).spec == bench.make(changed).spec
+
+
+@pytest.mark.parametrize("name", sorted(CHECKED))
+def test_what_is_checked_does_not_and_is_refused_where_it_is_not_so(name: str, store: Store) -> None:
+    bench = Bench(store)
+    assert bench.make(PLAIN).spec == bench.make(replace(PLAIN, **{name: CHECKED[name]})).spec
+    with pytest.raises(BadInput, match=f"--{name} is {CHECKED[name] + 1}"):
+        bench.make(replace(PLAIN, **{name: CHECKED[name] + 1}))
 
 
 @pytest.mark.parametrize("name", ["guard", "surrogate", "eot", "bpda", "after"])
