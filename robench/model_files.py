@@ -38,12 +38,13 @@ class Space:
     package that it is part of, or from places that it adds to `sys.path`."""
 
     def __init__(self, file: Path, name: str | None = None) -> None:
-        self.file = file.resolve()
+        self.file = Path(os.path.abspath(file))
         self.name = name or f"{PREFIX}{next(_numbers)}_{os.fsencode(self.file).hex()}"
         self.builtins = {**vars(builtins), "__import__": self._import}
         self._packages, self._root = _packages(self.file)
         self.main = self._main()
-        self._places = _private([str(self.file.parent)])
+        # where the file is a link, what lies beside the link comes first
+        self._places = _private(list(dict.fromkeys([str(self.file.parent), str(self.file.resolve().parent)])))
         self._before: list[str] | None = None  # sys.path as it was, while the space is open
         self._owned: dict[str, bool] = {}
         self._importlib = _Importlib(self)

@@ -96,6 +96,9 @@ class _Npz:
             file = np.load(stream, allow_pickle=False)
             have = sorted(getattr(file, "files", []))
             keys = max(_NPZ_KEYS[part], key=lambda pair: sum(key in have for key in pair))
+            if all(key in have for pair in _NPZ_KEYS[part] for key in pair):
+                names = " and as ".join(pair[0] for pair in _NPZ_KEYS[part])
+                raise BadInput(f"{self.where} has the {part} split twice, as {names}; keep one of them.")
             missing = [key for key in keys if key not in have]
             if optional and len(missing) == len(keys):
                 return None

@@ -217,6 +217,19 @@ def test_what_is_shared_with_the_harness_is_not_taken_from_beside_the_file(tmp_p
     assert answers(load(project(tmp_path, 8, files=files)).module) == [8, 8]
 
 
+def test_a_link_to_a_file_has_what_lies_beside_the_link(tmp_path: Path) -> None:
+    """Two folders with one model.py between them, each with a net.py of its own, or with what the file's folder has."""
+    shared = project(tmp_path / "shared", 3)
+    for value in (1, 2):
+        folder = project(tmp_path / str(value), value)
+        (folder / "model.py").unlink()
+        (folder / "model.py").symlink_to(shared / "model.py")
+        assert answers(load(folder).module) == [value, value]
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "model.py").symlink_to(shared / "model.py")
+    assert answers(load(tmp_path / "alone").module) == [3, 3]
+
+
 def test_a_dataclass_with_later_annotations(tmp_path: Path) -> None:
     text = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom net import Net\n"

@@ -80,6 +80,7 @@ def _with(value: float) -> Any:
         ({"y_test": np.int64(3)}, "int64 [], but must be one integer"),
         ({"y_test": LABELS * 10**15}, "go up to 3000000000000000, but they number the classes"),
         ({"y_test": LABELS.astype(np.uint64) + np.uint64(2**63)}, "go up to 9223372036854775811"),
+        ({"test_images": IMAGES, "test_labels": LABELS}, "has the test split twice, as x_test and as test_images"),
         ({"y_test": LABELS * 0}, "fewer than two classes; say how many with --classes"),
     ],
 )
