@@ -66,7 +66,8 @@ class About:
             return name
         there = os.path.join(self.folder, path)
         sizeless = there.rpartition("@")[0] or there
-        return name.replace(path, there, 1) if os.path.exists(there) or os.path.exists(sizeless) else name
+        before, _, after = name.rpartition(path)
+        return f"{before}{there}{after}" if os.path.exists(there) or os.path.exists(sizeless) else name
 
     @property
     def commit(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robench.results.accuracy import Measure
 from robench.results.summary import Summary
-from robench.store.about import About
+from robench.store.about import About, depends_on_folder
 
 FIRST: dict[str, Any] = {
     "model": "m", "reference": "m", "dataset": "digits", "eps": "0.1", "given_options": {"steps": 5},
@@ -17,7 +19,7 @@ FIRST: dict[str, Any] = {
 }  # fmt: skip
 WHOLE = {
     **FIRST, "kind": "iterative", "against": "", "surrogate": "", "surrogate_digest": "", "batch_size": 250,
-    "device": "cpu",
+    "device": "cpu", "folder": "/work", "classes": 10,
 }  # fmt: skip
 
 
@@ -47,3 +49,33 @@ def test_an_incomplete_summary_says_what_is_not_known() -> None:
     found = Summary(Measure.ROBUST, 3).to_json()
     assert (found["robust_accuracy"], found["interval"], found["forwards"]) == (None, None, None)
     assert (found["n"], found["status"]) == (3, "incomplete")
+
+
+def test_names_lead_to_what_they_meant_where_they_were_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        (folder / "sub").mkdir(parents=True)
+    for name in ("npz", "data.npz", "model.py", "sub/a.py", "[x].npz"):
+        (there / name).write_text("")
+    (here / "model.py").write_text("")
+    monkeypatch.chdir(here)
+    record = replace(About.from_json(FIRST), folder=str(there))
+    expected = {
+        "npz:npz": f"npz:{there}/npz",
+        "npz:data.npz": f"npz:{there}/data.npz",
+        "npz:[x].npz": f"npz:{there}/[x].npz",
+        "folder:sub": f"folder:{there}/sub",
+        "folder:sub@32": f"folder:{there}/sub@32",
+        "model.py:load": f"{there}/model.py:load",
+        "sub/a.py:load": f"{there}/sub/a.py:load",
+        "sub/b.py:load": "sub/b.py:load",
+    }
+    same = ["digits", "plain", "torchvision:resnet18", "package.module:load", "npz:/x.npz", "npz:~/x.npz", "/m.py:load"]
+    for name, found in {**expected, **dict.fromkeys(same)}.items():
+        assert record.at_hand(name) == (found or name)
+        assert replace(record, folder="").at_hand(name) == name
+        assert depends_on_folder(name) == (name in expected)
+    monkeypatch.chdir(there)
+    assert record.at_hand("npz:data.npz") == "npz:data.npz"
