@@ -58,6 +58,7 @@ def _model(card: dict[str, Any]) -> dict[str, Any]:
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What there is to tell about an evaluation, as JSON types."""
     from robench.evaluation.recorded_command import command_of
+    from robench.results.rows import absent_classes
 
     spec, about, rows = folder.spec, folder.about, folder.rows()
     found = {
@@ -72,6 +73,8 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "second_verdict": folder.second.to_json() if folder.second else {},
         "command": command_of(folder),
     }
+    if found["status"] == "complete" and (absent := absent_classes(rows, about.classes)):
+        found["absent"] = absent
     if about.mended:
         found["record"] = "the first record was lost; the environment is that of a later run"
     return found
@@ -97,6 +100,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} (n = {spec['count']:,})",
         "threat model": f"{spec['norm']} eps {about['eps']}",
         "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),
+        "absent": found.get("absent"),
         "figures": figures if result.get("n") else {},
         "images": {key.replace("_", " "): item for key, item in rows.items() if not key.startswith("broken_")},
         "broken images: least, median, nine in ten, most": rows.get("broken_at"),
