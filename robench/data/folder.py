@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from robench.data.cache import keep, mapped
 from robench.data.catalogue import Part
 from robench.data.images import Headers, Size, crop_told, image_files, reading, reason
-from robench.data.pixels import Array, Bytes, Files, Pixels
+from robench.data.pixels import OF_ONES, Array, Bytes, Files, Pixels
 from robench.errors import BadInput, disk_error
 
 # raise when files are decoded to other pixels: what is in the cache was decoded as it was then
@@ -151,12 +151,19 @@ class Folder:
                 self._notes.parent.mkdir(exist_ok=True)
                 self._notes.write_text(json.dumps(self.headers.told))
         found = Array(ready)
-        if all(found.read(np.arange(i, min(i + 256, len(labels)))).max() <= 1 for i in range(0, len(labels), 256)):
-            raise BadInput(
-                f"The {part} images of {self.where} have no pixel above 1, and pixels go from 0 to 255, so that every "
-                "image is black; multiply those from 0 to 1 by 255."
-            )
+        if _of_ones(found, len(labels)):
+            raise BadInput(f"The {part} split of {self.where} {OF_ONES}")
         return found, labels
+
+
+def _of_ones(images: Pixels, count: int) -> bool:
+    """Whether the largest pixel of all is 1; looks no further than the first that is larger."""
+    largest = 0
+    for start in range(0, count, 256):
+        largest = max(largest, int(images.read(np.arange(start, min(start + 256, count))).max()))
+        if largest > 1:
+            break
+    return largest == 1
 
 
 def memory_limit() -> float:

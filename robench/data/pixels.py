@@ -15,6 +15,10 @@ Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 
 
+# what is said of a split that somebody has stored as masks, or divided by 255 already
+OF_ONES = "has no pixel above 1, and pixels go from 0 to 255, so that every image is black; multiply those from 0 to 1 by 255."
+
+
 class Pixels(Protocol):
     """The images of one file or folder, read by position."""
 

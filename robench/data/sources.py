@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robench.data.catalogue import DATASETS, Entry, Part
 from robench.data.folder import Folder
 from robench.data.images import reading
-from robench.data.pixels import Array, Pixels
+from robench.data.pixels import OF_ONES, Array, Pixels
 from robench.errors import BadInput, unknown
 
 _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
@@ -137,11 +137,8 @@ class _Npz:
         where = f"The {part} split of {self.where}"
         found = _in_memory(images, labels, where)
         largest = int(found.array.max())
-        if largest <= 1:
-            raise BadInput(
-                f"{where} has no pixel above {largest}, and pixels go from 0 to 255, so that every image is black; "
-                "multiply those from 0 to 1 by 255."
-            )
+        if largest == 1:
+            raise BadInput(f"{where} {OF_ONES}")
         self.told.append(_understood(where, images, found, labels, largest))
         return found, labels
 
