@@ -16,7 +16,7 @@ Numbers = NDArray[np.int64]
 
 
 # what is said of a split that somebody has stored as masks, or divided by 255 already
-OF_ONES = "has no pixel above 1, and pixels go from 0 to 255, so that every image is black; multiply those from 0 to 1 by 255."
+OF_ONES = "has no pixel above 1 of 255, so that every image is black; multiply pixels from 0 to 1 by 255."
 
 
 class Pixels(Protocol):

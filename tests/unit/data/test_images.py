@@ -291,5 +291,5 @@ def test_masks_of_zero_and_one_are_refused(tmp_path: Path) -> None:
     base = write_tree(tmp_path / "d")
     for path in (base / "test").rglob("*.png"):
         Image.fromarray(RNG.integers(0, 2, (8, 8), dtype=np.uint8)).save(path)
-    with pytest.raises(BadInput, match=r"no pixel above 1, .*multiply those from 0 to 1 by 255"):
+    with pytest.raises(BadInput, match=r"no pixel above 1 .*multiply pixels from 0 to 1 by 255"):
         open_dataset(f"folder:{base}", tmp_path / "root").test  # noqa: B018
