@@ -91,7 +91,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
     opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
     file = kind.endswith(".py")
-    place = {"kind": "file", "place": str(Path(kind).resolve())} if file else {"kind": "module", "place": kind}
+    place = {"kind": "file", "place": os.path.abspath(kind)} if file else {"kind": "module", "place": kind}
     return replace(opened, place={**place, "name": name})
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import importlib.util
 import io
 import json
 import os
+import pathlib
 import pickle
 import signal
 import socket
@@ -64,6 +66,7 @@ def _serve(talk: socket.socket) -> None:
     torch.set_num_threads(order["threads"])
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
+    _files()  # for objects of classes that a model's file has
     module = _Unpickler(io.BytesIO(whole), order["reference"]).load().to(order["device"])
     send(talk, b"{}")
     while True:
@@ -99,17 +102,27 @@ class _Unpickler(pickle.Unpickler):
         kind, place, name = (self.reference[key] for key in ("kind", "place", "name"))
         if kind == "torchvision":
             return _torchvision(name)
-        found = getattr(_module_of(place) if kind == "file" else importlib.import_module(place), name)
-        return found if isinstance(found, torch.nn.Module) else found()
+        if kind == "module":
+            return _made(importlib.import_module(place), name)
+        space = _files().Space(pathlib.Path(place))
+        with space.opened():
+            return _made(space.run(), name)
 
 
-def _module_of(path: str) -> Any:
-    sys.path.insert(0, os.path.dirname(path))
-    spec = importlib.util.spec_from_file_location(os.path.splitext(os.path.basename(path))[0], path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+def _made(module: Any, name: str) -> Any:
+    """The model that a module has by this name, or a factory of it."""
+    found = getattr(module, name)
+    return found if isinstance(found, torch.nn.Module) else found()
+
+
+@functools.cache
+def _files() -> Any:
+    """What loads a model's file for robench, which needs nothing of robench; by its path, so it is no module of it."""
+    path = pathlib.Path(__file__).parents[1] / "model_files.py"
+    spec = importlib.util.spec_from_file_location("model_files", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
     spec.loader.exec_module(module)
     return module
 

@@ -15,6 +15,8 @@ from torch import nn
 
 import robench as public
 from robench.errors import BadInput
+from robench.models import load_model
+from robench.store.runs import Store
 
 MEAN = """
 import json
@@ -224,3 +226,28 @@ def test_the_record_says_where_names_are_from(robench: Run, tmp_path: Path) -> N
         (found,) = robench(*fgsm(reference, count=20)).json["rows"]
         about = robench("show", found["evaluation"], "--json").json["about"]
         assert (about["folder"], about["classes"]) == (str(tmp_path), 10)
+
+
+@pytest.mark.parametrize("way", ["relative", "lazy", "link", "module"])
+def test_the_sealed_verdict_loads_a_file_as_it_was_loaded(robench: Run, tmp_path: Path, way: str) -> None:
+    """With relative imports, one inside forward, beside a link, or handed over as a module."""
+    folder = repository(tmp_path / "A")
+    text = (folder / "model.py").read_text()
+    if way == "relative":
+        (folder / "model.py").write_text(text.replace("from net", "from .net"))
+    if way == "lazy":
+        moved = text.replace("from net import SIGN, K", "K = 10").replace("= SIGN", "= None")
+        call = "from net import SIGN\n        return SIGN * ("
+        (folder / "model.py").write_text(moved.replace("return self.sign * (", call))
+    if way == "link":
+        (tmp_path / "shared").mkdir()
+        (folder / "model.py").rename(tmp_path / "shared" / "model.py")
+        (folder / "model.py").symlink_to(tmp_path / "shared" / "model.py")
+    if way == "module":
+        model = load_model("A/model.py:load", Store(tmp_path / "runs")).module
+        report = public.evaluate(model, "digits", "fgsm", eps="0.05", count=40, runs=tmp_path / "runs")
+        (row,) = report.rows
+    else:
+        (row,) = robench(*fgsm("A/model.py:load", count=40)).json["rows"]
+    assert row["clean_accuracy"] > 0.8
+    assert row["flags"] == []
