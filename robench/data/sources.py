@@ -7,7 +7,6 @@ import errno
 import hashlib
 import math
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -18,16 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robench.data.cache import Bytes, keep, mapped
 from robench.data.catalogue import DATASETS, Entry, Part
 from robench.errors import BadInput, disk_error, first_line, unknown
 
-Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 
 _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
     "train": (("x_train", "y_train"), ("train_images", "train_labels")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
+# raise when files are decoded to other pixels: what is in the cache was decoded as it was then
+DECODING = 2
 _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -213,20 +214,24 @@ class _Folder:
 
     @cached_property
     def key(self) -> str:
-        """A name for this very content; both parts count, since together they decide the common size."""
-        state = hashlib.sha256(repr(self.size).encode())
+        """A name for this very content; both parts count, since together they decide the common size.
+
+        A file's time of modification can be set at will and its time of change cannot, so what was put in its place has
+        another one.
+        """
+        state = hashlib.sha256(repr((DECODING, self.size)).encode())
         for path, label in (*self.parts["train"], *self.parts["test"]):
             with _reading(path, "replace or remove it"):
                 status = path.stat()
-            place = str(path.relative_to(self.where))
-            state.update(repr((place, label, status.st_size, status.st_mtime_ns)).encode())
+            told = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            state.update(repr((str(path.relative_to(self.where)), label, *told)).encode())
         return state.hexdigest()[:32]
 
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
         examples = self.parts[part]
         labels = np.array([label for _, label in examples], np.int64)
         target = self.cache / f"{self.key}-{part}.npy"
-        ready = _mapped(target, len(examples))
+        ready = mapped(target, len(examples))
         files = _Files([path for path, _ in examples], self._size() if ready is None else ready.shape[2:])
         if not examples or len(examples) * math.prod(files.shape) > memory_limit():
             return files, labels
@@ -320,36 +325,11 @@ def _decode(path: Path, size: tuple[int, int]) -> Bytes:
         return np.asarray(rgb, np.uint8).transpose(2, 0, 1)
 
 
-def _mapped(path: Path, count: int) -> Bytes | None:
-    """The decoded images in a cache file, or None where it is not there or not whole."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.dtype == np.uint8 and array.ndim == 4 and array.shape[:2] == (count, 3) else None
-
-
 def _decode_to(path: Path, files: _Files) -> Bytes:
-    """Decode every file into one array file at `path`, which appears only when it is whole, and map it."""
-    aside = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
-    shape = (len(files.paths), *files.shape)
-    step = max(1, (1 << 26) // math.prod(files.shape))
+    """Decode every file into the cache file `path` and map it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # written, not mapped: on a full disk a write raises, where a mapped page would kill the process
-        with open(aside, "wb") as stream:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for start in range(0, shape[0], step):
-                stream.write(files.read(np.arange(start, min(start + step, shape[0]))).tobytes())
-        os.replace(aside, path)
+        return keep(path, (len(files.paths), *files.shape), lambda start, stop: files.read(np.arange(start, stop)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_error(error, path) from error
         raise BadInput(f"Cannot write {path} ({reason(error)}); choose another data folder with --data.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-    ready = _mapped(path, shape[0])
-    assert ready is not None
-    return ready

@@ -351,6 +351,47 @@ def test_the_cache_is_used_again_mended_and_follows_the_files(tmp_path: Path, mo
     assert "--data" in complaint(lambda: open_dataset(f"folder:{base}", tmp_path / "file").test)
 
 
+def test_other_images_of_the_same_names_sizes_and_times_are_not_taken_for_those_in_the_cache(tmp_path: Path) -> None:
+    base, root = tmp_path / "d", tmp_path / "root"
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (base / part / name).mkdir(parents=True)
+            Image.fromarray(noise(8, 8, 3)).save(base / part / name / "0.bmp")
+    before = open_dataset(f"folder:{base}", root).test.digest
+    path = base / "test" / "cat" / "0.bmp"
+    status, size = path.stat(), path.stat().st_size
+    Image.fromarray(other := noise(8, 8, 3)).save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (size, status.st_mtime_ns)
+    test = open_dataset(f"folder:{base}", root).test
+    assert test.digest != before
+    assert np.array_equal(test.images([0])[0].numpy(), other.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("place", [0, 9, 200, -40, -1])
+def test_a_changed_byte_in_the_cache_is_decoded_again(tmp_path: Path, place: int) -> None:
+    """In the header, among the pixels, and in the seal itself."""
+    base, root = write_folder(tmp_path / "d"), tmp_path / "root"
+    digest = open_dataset(f"folder:{base}", root).test.digest
+    (path,) = (root / "cache").iterdir()
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[place] ^= 1
+    path.write_bytes(changed)
+    assert open_dataset(f"folder:{base}", root).test.digest == digest
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-192] + bytes(192))  # pixels set to zero, and no seal
+    assert open_dataset(f"folder:{base}", root).test.digest == digest
+
+
+def test_a_cache_of_another_way_of_decoding_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, root = write_folder(tmp_path / "d"), tmp_path / "root"
+    open_dataset(f"folder:{base}", root).test  # noqa: B018 - decodes
+    monkeypatch.setattr(sources, "DECODING", sources.DECODING + 1)
+    open_dataset(f"folder:{base}", root).test  # noqa: B018
+    assert len(list((root / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize(("suffix", "short", "crop"), [("", 256, 224), ("@56", 64, 56)])
 def test_images_are_cropped_as_torchvision_does(tmp_path: Path, suffix: str, short: int, crop: int) -> None:
     base = write_folder(tmp_path / "d")
