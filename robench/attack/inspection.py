@@ -37,6 +37,18 @@ def predictions(logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(1), logits.nan_to_num(0.0).argmax(1), -1)
 
 
+def spread(logits: Tensor) -> Tensor:
+    """The scale of each row of logits [n, classes], whatever is added to all of them: float64 [n].
+
+    It is how far the largest lies above the others on average. Of two classes a row by itself has no scale, so there it
+    is the median over the rows. NaN or infinite for a row that is.
+    """
+    wide = logits.double()
+    gaps = wide.amax(1, keepdim=True) - wide
+    found = gaps.sum(1) / max(wide.shape[1] - 1, 1)
+    return found.nanmedian().expand(len(found)) if wide.shape[1] == 2 and len(found) else found
+
+
 def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> list[str]:
     """Flags of a model that cannot be judged as it stands; raises BadInput for one that cannot be judged at all.
 

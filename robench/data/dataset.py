@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.data.cache import Bytes
 from robench.data.catalogue import DATASETS, Part
-from robench.data.sources import Bytes, Numbers, Pixels, Source, Torchvision, find_source, reason
+from robench.data.sources import Numbers, Pixels, Source, Torchvision, find_source, reason
 from robench.errors import BadInput, disk_error
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
