@@ -305,7 +305,7 @@ def verified_table(checks: Sequence[Verified]) -> Table:
         faults += [f"{check.expected - check.examples} missing"] if check.examples < check.expected else []
         outcomes = {0: "yes", 1: "NO", 2: "not checked", 3: "unfinished"}
         outcome = outcomes[check.exit_code]
-        told = check.reason or ", ".join(faults) or "none"
+        told = "; ".join(filter(None, [", ".join(faults), check.reason])) or "none"
         shown.add_row(
             check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
         )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,8 +32,9 @@ from robench.trust.opened import Opened
 # flags of a model and of images that a run shows by itself, and that the stored ones must have then
 OF_MODELS = (*UNSTABLE, "gradient-at-inference")
 OF_IMAGES = ("zero-gradient", "non-finite")
-# of a model that answers at random, this share of the images may be broken by chance this time
-BY_CHANCE = 0.25
+# of a model that answers at random, this share of the images may be broken for good by chance this time: at most 1% was
+# seen, with noise from a fiftieth of the logits' own deviation up to all of it
+BY_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,14 @@ def attack_again(opened: Opened, rows: pd.DataFrame, count: int) -> Again:
     _check(opened)
     chosen = standing.iloc[_draw(opened.folder.job_id, len(standing), count)]
     ids = torch.tensor(chosen["example_id"].to_numpy().copy())
-    settings = _settings(opened)
+    settings = _settings(opened, opened.folder.notes()[0])
     outcome, fell = _attack(opened, ids, chosen, settings)
     flags = _unflagged(opened, chosen, outcome)
     suspects = ids[fell]
     if "randomised" in outcome.flags:
         steady = _always(opened, chosen[fell.numpy()], outcome.images[fell], settings)
         return Again(len(ids), max(0, steady - max(FEW, int(BY_CHANCE * len(ids)))), 0, flags)
-    broken = _confirmed(opened, rows, suspects, settings) if len(suspects) else 0
+    broken = _confirmed(opened, rows, suspects) if len(suspects) else 0
     return Again(len(ids), broken, len(suspects) - broken, flags)
 
 
@@ -86,13 +89,17 @@ def _draw(job_id: str, count: int, wanted: int) -> list[int]:
     return found
 
 
-def _settings(opened: Opened) -> Settings:
-    """As the shards were computed, as far as that is known."""
-    spec, sizes = opened.spec, [note.get("batch_size") for note in opened.folder.notes()]
-    size = next((size for size in sizes if isinstance(size, int) and size > 0), opened.how.batch_size)
-    layout = opened.model.data is not None
+def _settings(opened: Opened, notes: Mapping[str, Any]) -> Settings:
+    """As a shard was computed, as far as its notes tell."""
+    spec, size = opened.spec, notes.get("batch_size")
+    known = isinstance(size, int) and size > 0
     return Settings(
-        spec["seed"], size, opened.how.device, layout, draws=spec.get("eot") or 1, bpda=tuple(spec.get("bpda") or ())
+        seed=spec["seed"],
+        batch_size=int(size) if size and known else opened.how.batch_size,
+        device=opened.how.device,
+        channels_last=opened.model.data is not None,
+        draws=spec.get("eot") or 1,
+        bpda=tuple(spec.get("bpda") or ()),
     )
 
 
@@ -118,15 +125,15 @@ def _attack(opened: Opened, ids: Tensor, rows: pd.DataFrame, settings: Settings)
     return replace(outcome, flags=()), torch.tensor(success_of(judged, opened.classes))
 
 
-def _confirmed(opened: Opened, rows: pd.DataFrame, suspects: Tensor, settings: Settings) -> int:
+def _confirmed(opened: Opened, rows: pd.DataFrame, suspects: Tensor) -> int:
     """How many are broken in the batches that they were in, too: the same numbers come out of the same batches."""
     found = 0
-    for start, stop in opened.folder.ranges():
+    for (start, stop), notes in zip(opened.folder.ranges(), opened.folder.notes(), strict=True):
         mine = suspects[(suspects >= start) & (suspects < stop)]
         if len(mine):
             whole = torch.arange(start, stop)
             part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
-            found += int(_attack(opened, whole, part, settings)[1][mine - start].sum())
+            found += int(_attack(opened, whole, part, _settings(opened, notes))[1][mine - start].sum())
     return found
 
 

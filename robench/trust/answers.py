@@ -18,14 +18,17 @@ from robench.attack.inspection import clean_logits, predictions, same, spread
 CLOSE, ROUNDING = 1e-3, 2.0**-22
 # of an evaluation's verdicts, about this share may be too close to call, and this many in any case
 TIES, FEW = 0.01, 2
-# how often a model that answers at random is asked, and how many standard deviations of its answers chance may explain
-DRAWS, DEVIATIONS = 16, 6.0
+# how often a model that answers at random is asked; how many standard deviations of its noise an answer may be from the
+# likely one; and how many of its own, over the draws, the number of right answers may be from the usual one
+DRAWS, NOISE, DEVIATIONS = 16, 5.0, 6.0
 
 
 def tied(logits: Tensor, recorded: Tensor) -> Tensor:
     """Where the recorded class [n] is as good as the predicted one by logits [n, classes], bool [n]."""
-    gap, known = _gap(logits, recorded)
-    top = logits.double().amax(1)
+    known = (recorded >= 0) & (recorded < logits.shape[1])
+    wide = logits.double()
+    top = wide.amax(1)
+    gap = top - wide.gather(1, recorded.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
     return known & (gap <= CLOSE * spread(logits) + ROUNDING * top.abs())
 
 
@@ -37,13 +40,6 @@ def too_many(close: int, verdicts: int) -> int:
     return max(0, close - FEW - math.ceil(TIES * verdicts))
 
 
-def _gap(logits: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the recorded class's logit is below the largest, float64 [n], and whether there is such a class."""
-    known = (recorded >= 0) & (recorded < logits.shape[1])
-    chosen = logits.double().gather(1, recorded.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-    return logits.double().amax(1) - chosen, known
-
-
 @dataclass
 class Chance:
     """What a model that answers at random may have answered, and whether all that it is said to have answered is what
@@ -51,7 +47,6 @@ class Chance:
 
     stood: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     draws: dict[str, Tensor] = field(default_factory=dict)
-    verdicts: int = 0
 
     def excused(
         self, classifier: Classifier, column: str, x: Tensor, recorded: Tensor, labels: Tensor, batch_size: int
@@ -64,11 +59,13 @@ class Chance:
         answers = [clean_logits(classifier, x, batch_size) for _ in range(DRAWS)]
         if all(same(answers[0], other) for other in answers[1:]):
             return torch.zeros(len(x), dtype=torch.bool)
-        found = torch.stack([predictions(each) for each in answers])
-        gaps = torch.stack([_gap(each, recorded)[0] for each in answers])
-        noise = gaps.std(0)
-        near = (recorded >= 0) & (noise > 0) & (gaps.mean(0) <= 4 * noise)
-        self.verdicts += len(x)
+        drawn = torch.stack(answers).double()
+        found, likely = torch.stack([predictions(each) for each in answers]), drawn.mean(0).argmax(1)
+        classes = recorded.clamp(0, drawn.shape[2] - 1)
+        rows = torch.arange(len(x))
+        lead = drawn[:, rows, likely] - drawn[:, rows, classes]
+        known = (recorded >= 0) & (recorded < drawn.shape[2])
+        near = known & (lead.std(0) > 0) & (lead.mean(0) <= NOISE * lead.std(0))
         self.stood[column] += int((recorded == labels).sum())
         self.draws[column] = self.draws.get(column, torch.zeros(DRAWS)) + (found == labels).float().sum(1)
         return (found == recorded).any(0) | near

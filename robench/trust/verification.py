@@ -18,6 +18,7 @@ from robench.errors import BadInput, first_line
 from robench.norms import NORMS
 from robench.results.rows import correct, succeeded, success_of
 from robench.results.summary import summarise
+from robench.store.known import secret
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import TOLERANCE
 from robench.trust.again import attack_again
@@ -41,7 +42,8 @@ FAULTS = (
     "unlikely verdict",
     "broken again",
 )
-# flags that asking the model shows at once, and that the rows of such a model must have
+# flags that asking the model shows at once. One is missing where most shards that do not note it show it: where answers
+# differ by about as much as kernels do, one shard may show what another does not
 SHOWN_AT_ONCE = ("randomised", "batch-dependent", "gradient-at-inference")
 
 
@@ -113,7 +115,8 @@ def verify_all(
 def _try(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     """The check, or why there is none."""
     try:
-        with full_precision():
+        with full_precision(), torch.random.fork_rng():
+            torch.manual_seed(int.from_bytes(secret()[:6], "big"))  # for models that draw noise: the same every time
             return verify(store, folder, how)
     except BadInput as error:
         reason = str(error)
@@ -167,7 +170,7 @@ class _Check:
         self.faults = dict.fromkeys(FAULTS, 0)
         self.examples = self.close = self.tied = self.settled = 0
         self.chance = Chance()
-        self.missing: set[str] = set()
+        self.unnoted = dict.fromkeys(SHOWN_AT_ONCE, (0, 0))
 
     def run(self, rows: pd.DataFrame) -> None:
         """Check every shard, and what all of them say together."""
@@ -188,7 +191,7 @@ class _Check:
                 self.examples += stop - start
         finally:
             classifier.release()
-        self.faults["missing flag"] += len(self.missing)
+        self.faults["missing flag"] += sum(4 * shown >= 3 * lack > 0 for shown, lack in self.unnoted.values())
         self.faults["too many ties"] += too_many(self.tied, self.settled)
         self.faults["unlikely verdict"] += self.chance.unlikely
 
@@ -202,8 +205,10 @@ class _Check:
         clean, adversarial = clean_logits(classifier, x0, size), clean_logits(classifier, images, size)
         noted = notes.get("flags", [])
         if bool(clean.isfinite().all()):
-            shown = inspect(classifier, x0, clean, size)
-            self.missing |= {flag for flag in shown if flag in SHOWN_AT_ONCE and flag not in noted}
+            found = inspect(classifier, x0, clean, size)
+            for flag in set(SHOWN_AT_ONCE) - set(noted):
+                shown, lack = self.unnoted[flag]
+                self.unnoted[flag] = shown + (flag in found), lack + 1
         self.faults["wrong goal"] += int(((_column(rows, "goal") >= 0) != self.opened.targeted).sum())
         if self.opened.targeted:
             self.faults["wrong goal"] += self._goals(classifier, rows, clean, labels, ids)
