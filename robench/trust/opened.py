@@ -130,8 +130,7 @@ def open_evaluation(store: Store, folder: EvaluationFolder, how: How) -> Opened:
     spec, about = folder.spec, folder.about
     plugin = registry.load("attack", spec["attack"])
     attack = _built(plugin, spec)
-    version = getattr(attack or plugin.base, "version", 0)
-    if spec["harness"] > HARNESS or spec["attack_version"] > version:
+    if spec["harness"] > HARNESS or (attack is not None and spec["attack_version"] > attack.version):
         raise BadInput(
             f"The evaluation {folder.job_id} was made by a later version of robench or of {spec['attack']} than is "
             "installed; verify it with that one."

@@ -34,7 +34,17 @@ def misrecorded(opened: Opened) -> list[str]:
     # what early records lack is not shown of them either
     silent = {name for name in ("kind", "surrogate", "surrogate_digest") if name in about.lacks}
     wrong = [name for name, value in expected.items() if name not in silent and getattr(about, name) != value]
-    return wrong + (["given_options"] if _misgiven(opened) else [])
+    return wrong + (["given_options"] if _misgiven(opened) and _of_today(opened) else [])
+
+
+def unjudged(opened: Opened) -> str:
+    """Why the label cannot be judged: an earlier version of the attack may have had other defaults; "" where it can."""
+    if _of_today(opened) or not _misgiven(opened):
+        return ""
+    return (
+        f"The evaluation {opened.folder.job_id} was made by another version of {opened.spec['attack']}, and its "
+        "options do not follow from its label by today's; verify it with that one."
+    )
 
 
 def misstated(folder: EvaluationFolder, figures: Summary) -> list[str]:
@@ -49,8 +59,6 @@ def misstated(folder: EvaluationFolder, figures: Summary) -> list[str]:
 
 def _misgiven(opened: Opened) -> bool:
     """Whether the options that a label shows do not lead to those that the attack had."""
-    if opened.spec["attack_version"] != getattr(opened.attacker, "version", None):
-        return False  # of an earlier version, whose defaults may have been others
     try:
         shown = opened.plugin.options(opened.about.given_options)
     except BadInput:
@@ -58,6 +66,11 @@ def _misgiven(opened: Opened) -> bool:
     had = _comparable(opened.spec["attack_options"])
     given = _comparable(opened.about.given_options)
     return _comparable(shown) != had or any(had.get(name) != value for name, value in given.items())
+
+
+def _of_today(opened: Opened) -> bool:
+    """Whether it was made by the version of its attack that is installed, as far as that is known."""
+    return opened.attack is None or bool(opened.spec["attack_version"] == opened.attack.version)
 
 
 def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,8 +85,13 @@ def _against(opened: Opened, surrogate: str) -> str:
     found = f" + {opened.watch.name}" if opened.watch else f" from {surrogate}" if surrogate else ""
     found += f" [eot {spec['eot']}]" if (spec.get("eot") or 1) > 1 else ""
     found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
-    names = ", ".join(before.spec["attack"] for before in opened.chain)
-    return found + (f" after {names}" if names else "")
+    if not spec.get("after"):
+        return found
+    try:
+        names = ", ".join(before.spec["attack"] for before in opened.chain)
+    except BadInput:  # what it goes on from is not here
+        names = opened.about.against.partition(" after ")[2]
+    return f"{found} after {names}"
 
 
 def _surrogate(opened: Opened) -> str:

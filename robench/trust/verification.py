@@ -24,7 +24,7 @@ from robench.threat import TOLERANCE
 from robench.trust.again import attack_again
 from robench.trust.answers import Chance, tied, too_many
 from robench.trust.opened import How, Opened, open_evaluation
-from robench.trust.records import misrecorded, misstated
+from robench.trust.records import misrecorded, misstated, unjudged
 
 FAULTS = (
     "outside eps",
@@ -150,7 +150,8 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     if check.examples == spec["count"]:
         records += misstated(folder, summarise(rows, opened.attacker.metric, folder.notes()))
     check.faults["wrong record"] += len(records)
-    found = replace(found, examples=check.examples, close=check.close, records=tuple(records))
+    reason = unjudged(opened)
+    found = replace(found, examples=check.examples, close=check.close, records=tuple(records), reason=reason)
     if not how.again or check.examples != spec["count"]:
         return found
     try:
@@ -216,13 +217,14 @@ class _Check:
         for x, logits, column in ((x0, clean, "clean_pred"), (images, adversarial, "adv_pred")):
             recorded = _column(rows, column)
             differs = predictions(logits) != recorded
+            near, excused = tied(logits, recorded), torch.zeros_like(differs)
             if random:
-                draw = int(notes["batch_size"]) if isinstance(notes.get("batch_size"), int) else size
-                excused = self.chance.excused(classifier, column, x, recorded, labels, max(draw, 1))
-            if not random or not bool(excused.any()):
-                excused = tied(logits, recorded)
-                self.tied += int((differs & excused).sum())
-                self.settled += len(rows)
+                draw = notes.get("batch_size")
+                many = draw if isinstance(draw, int) and draw > 0 else size
+                excused = self.chance.excused(classifier, column, x, recorded, labels, many)
+            self.tied += int((differs & near & ~excused).sum())
+            self.settled += len(rows)
+            excused |= near
             self.faults["wrong verdict"] += int((differs & ~excused).sum())
             self.close += int((differs & excused).sum())
         self.faults["wrong verdict"] += _inconsistent(rows, classifier.classes)

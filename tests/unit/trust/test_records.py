@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,28 @@ def test_a_cascade_says_what_it_goes_on_from(tmp_path: Path) -> None:
     assert forger.folder.about.against == " after fgsm"
     forger.about(against="")
     assert forger.verify([forger.folder.job_id]).records == ("against",)
+
+
+def test_the_last_of_a_cascade_holds_without_the_ones_before_it(tmp_path: Path) -> None:
+    """Its images speak for themselves; to run its attack again needs those that it went on from."""
+    forger = Forger.of(tmp_path, "plain", "fgsm,pgd", cascade=True)
+    shutil.rmtree(forger.store.evaluations / forger.folder.spec["after"])
+    assert forger.verify().holds
+    found = forger.verify(again=5)
+    assert found.exit_code == 2
+    assert forger.folder.spec["after"] in found.reason
+    forger.about(against=" [eot 9] after fgsm")
+    assert forger.verify().records == ("against",)
+
+
+def test_a_label_that_today_s_defaults_do_not_explain_is_not_called_right(tmp_path: Path) -> None:
+    """One step sold as the default 40, said to be of a version that may have had one."""
+    forger = Forger.of(tmp_path, "plain", "pgd", options={"steps": 1}).spec(attack_version=0)
+    assert forger.verify().holds
+    forger.about(given_options={})
+    found = forger.verify()
+    assert (found.exit_code, found.holds, found.examples) == (2, False, 40)
+    assert "do not follow from its label" in found.reason
 
 
 def test_shards_of_other_images_than_the_spec_s_do_not_stand_in(tmp_path: Path) -> None:
