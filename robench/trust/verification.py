@@ -210,7 +210,7 @@ class _Check:
             for flag in set(SHOWN_AT_ONCE) - set(noted):
                 shown, lack = self.unnoted[flag]
                 self.unnoted[flag] = shown + (flag in found), lack + 1
-        self.faults["wrong goal"] += int(((_column(rows, "goal") >= 0) != self.opened.targeted).sum())
+        self.faults["wrong goal"] += int(((_column(rows, "goal") == -1) == self.opened.targeted).sum())
         if self.opened.targeted:
             self.faults["wrong goal"] += self._goals(classifier, rows, clean, labels, ids)
         random = "randomised" in noted
