@@ -32,6 +32,8 @@ from robench.trust.opened import Opened
 # flags of a model and of images that a run shows by itself, and that the stored ones must have then
 OF_MODELS = (*UNSTABLE, "gradient-at-inference")
 OF_IMAGES = ("zero-gradient", "non-finite")
+# a share of pixels without a gradient that grew by more is noticed
+FLATTER = 0.1
 # of a model that answers at random, this share of the images may be broken for good by chance this time: at most 1% was
 # seen, with noise from a fiftieth of the logits' own deviation up to all of it
 BY_CHANCE = 0.05
@@ -151,10 +153,12 @@ def _always(opened: Opened, rows: pd.DataFrame, images: Tensor, settings: Settin
 
 
 def _unflagged(opened: Opened, stored: pd.DataFrame, outcome: ShardOutcome) -> int:
-    """How many flags this run has that the stored one lacks: the model's, and those of more than a few images."""
+    """How many flags this run has that the stored one lacks: the model's, and those of more than a few images, among
+    them gradients of which more is zero."""
     noted = {flag for note in opened.folder.notes() for flag in note.get("flags", [])}
     missing = sum(flag in outcome.flags and flag not in noted for flag in OF_MODELS)
-    for flag in OF_IMAGES:
-        more = int(marked(outcome.rows, flag).sum()) - int(marked(stored, flag).sum())
-        missing += more if more > max(1, len(stored) // 20) else 0
-    return missing
+    more = [int(marked(outcome.rows, flag).sum()) - int(marked(stored, flag).sum()) for flag in OF_IMAGES]
+    if "zero_pixels" in stored:
+        flatter = outcome.rows["zero_pixels"].to_numpy() - stored["zero_pixels"].to_numpy() > FLATTER
+        more.append(int(flatter.sum()))
+    return missing + sum(count for count in more if count > max(1, len(stored) // 20))

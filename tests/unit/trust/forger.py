@@ -54,6 +54,13 @@ class Noisy(NearestMean):
         return logits + 0.02 * logits.std(1, keepdim=True) * torch.randn_like(logits)
 
 
+class Dim(NearestMean):
+    """No gradient passes the left half of an image."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x[..., :4].detach(), x[..., 4:]], 3))
+
+
 class Quits(NearestMean):
     """Answers clean images alone."""
 
@@ -69,6 +76,7 @@ def large(): return NearestMean(1e4).eval()
 def small(): return NearestMean(1e-4).eval()
 def one_hot(): return OneHot().eval()
 def noisy(): return Noisy().eval()
+def dim(): return Dim().eval()
 def quits(): return Quits().eval()
 '''
 

@@ -117,6 +117,22 @@ def test_flags_that_the_attack_shows_cannot_be_left_out(tmp_path: Path) -> None:
     assert found.exit_code == 1
 
 
+def test_a_share_of_zero_gradients_cannot_be_made_smaller(tmp_path: Path) -> None:
+    """The gates look at it where no image lacks all of its gradient."""
+    forger = Forger.of(tmp_path, "dim", "pgd", options={"steps": 3})
+    shares = forger.folder.rows()["zero_pixels"]
+    assert 0.4 < shares[forger.folder.rows()["clean_correct"]].min() < 0.9
+    assert forger.verify(again=40).holds
+
+    def sharpen(rows: pd.DataFrame, images: Tensor) -> None:
+        nothing(rows, images)
+        rows["zero_pixels"] = rows["zero_pixels"] * 0
+
+    forger.rows(sharpen)
+    assert forger.verify().holds
+    assert forger.verify(again=40).faults["missing flag"] > 10
+
+
 def test_an_image_that_falls_only_in_another_batch_is_a_tie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that the attack breaks by itself, and not in the batch that it was in, as rounding can have it."""
     forger = Forger.of(tmp_path, "plain", "pgd", options={"steps": 5})

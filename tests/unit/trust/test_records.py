@@ -101,6 +101,11 @@ def test_a_label_that_today_s_defaults_do_not_explain_is_not_called_right(tmp_pa
     assert "do not follow from its label" in found.reason
 
 
+def test_another_part_of_the_data_is_not_claimed(tmp_path: Path) -> None:
+    forger = Forger.of(tmp_path, "plain").spec(split="train")
+    assert forger.verify().records == ("split",)
+
+
 def test_shards_of_other_images_than_the_spec_s_do_not_stand_in(tmp_path: Path) -> None:
     """As many images, but the second half of twice as many: those that were easier."""
     forger = Forger.of(tmp_path, "plain", count=40)
