@@ -124,6 +124,8 @@ class AutoAttack(Ensemble):
     AutoAttack. With fewer than 4 classes, see `Ensemble`.
     """
 
+    kind: ClassVar[Kind] = "ensemble"
+
     def __init__(
         self,
         *,

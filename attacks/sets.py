@@ -21,8 +21,8 @@ transfer = AttackSet(
     (("fgsm", {}), ("r-fgsm", {}), ("step-rand", {}), ("iter-rand", {}), ("pgd-rand", {})),
 )
 standard = AttackSet(
-    "Our recommended worst case: FGSM, PGD and Adam-PGD on margins first, then AutoAttack on what still stands.",
-    (("fgsm", {}), ("pgd", {"steps": 40}), ("multi-targeted", {}), ("autoattack", {})),
+    "Our recommended worst case: FGSM, PGD, Adam-PGD on margins and Square first, then AutoAttack.",
+    (("fgsm", {}), ("pgd", {"steps": 40}), ("multi-targeted", {}), ("square", {"queries": 500}), ("autoattack", {})),
 )
 diagnosis = AttackSet(
     "What robench diagnose runs at the given eps: one step, many, more with restarts, margins, noise and queries.",

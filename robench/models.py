@@ -8,12 +8,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -34,7 +35,9 @@ PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 class LoadedModel:
     """A model: its name in tables, its digest, its data if robench trained it, and how to get the module.
 
-    reference: how to find it again on the command line, "" for a module handed over in a program.
+    reference: how to find it again on the command line, "" for a module handed over in a program. packed: a pickle of
+    such a module as it was handed over, None where there is none. place: kind ("file", "module" or "torchvision"),
+    place and name of what another process can load by itself, None where robench has to.
     """
 
     name: str
@@ -42,6 +45,8 @@ class LoadedModel:
     digest: str
     reference: str = ""
     data: DataInfo | None = None
+    packed: bytes | None = None
+    place: Mapping[str, str] | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -69,7 +74,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     Raises BadInput for anything that cannot be found or loaded.
     """
     if isinstance(reference, nn.Module):
-        return _opened(type(reference).__name__, reference, digest_of(reference))
+        return replace(_opened(type(reference).__name__, reference, digest_of(reference)), packed=_packed(reference))
     kind, colon, name = reference.partition(":")
     if not colon:
         return _trained(reference, store)
@@ -78,7 +83,10 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     module, source = _call_factory(reference, kind, name)
     remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
-    return _opened(label, module, digest_of(module, name.encode() + source), reference)
+    opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
+    file = kind.endswith(".py")
+    place = {"kind": "file", "place": str(Path(kind).resolve())} if file else {"kind": "module", "place": kind}
+    return replace(opened, place={**place, "name": name})
 
 
 def digest_of(module: nn.Module, source: bytes = b"") -> str:
@@ -121,6 +129,13 @@ def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.M
 
 def _opened(name: str, module: nn.Module, digest: str, reference: str = "") -> LoadedModel:
     return LoadedModel(name, lambda: module, digest, reference)
+
+
+def _packed(module: nn.Module) -> bytes | None:
+    try:
+        return cloudpickle.dumps(module)  # type: ignore[no-any-return]  # classes of a notebook too
+    except Exception:  # whatever a user's model holds
+        return None
 
 
 def _trained(name: str, store: Store) -> LoadedModel:
@@ -215,4 +230,5 @@ def _torchvision(name: str) -> LoadedModel:
         raise BadInput(f"The weights of torchvision:{name} cannot be downloaded ({first_line(error, 160)}).") from error
     preset = weights.transforms()
     module = nn.Sequential(Normalize(preset.mean, preset.std), network).eval()
-    return _opened(f"torchvision:{name}", module, digest_of(module), f"torchvision:{name}")
+    opened = _opened(f"torchvision:{name}", module, digest_of(module), f"torchvision:{name}")
+    return replace(opened, place={"kind": "torchvision", "place": "", "name": name})

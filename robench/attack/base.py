@@ -18,8 +18,8 @@ from robench.threat import ThreatModel
 Metric = Literal["robust accuracy", "attack success rate"]
 # how the attack gets at the model; "transfer" and "detector" are what the harness makes of the others
 Access = Literal["white-box", "noise"]
-# how it searches: along gradients in one or many steps, or by asking for answers alone
-Kind = Literal["single-step", "iterative", "query"]
+# how it searches: along gradients in one or many steps, by asking for answers alone, or in all of these ways
+Kind = Literal["single-step", "iterative", "query", "ensemble"]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class GradientAttack(Attack):
 
 
 def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
-    """How an attack searches, for the diagnostics: "single-step", "iterative", "query", or what its access is."""
+    """How an attack searches, for the diagnostics: a `Kind`, or what its access is."""
     if access != "white-box":
         return access
     if isinstance(attack, GradientAttack):

@@ -93,3 +93,13 @@ def same(a: Tensor, b: Tensor) -> bool:
     """Finite, and different by no more than kernels make them, relative to the largest logit."""
     scale = a.abs().amax().clamp(min=1e-12)
     return bool(b.isfinite().all()) and bool((a - b).abs().amax() <= TOLERANCE * scale)
+
+
+# a verdict may change with the batch only where the two highest logits are this close, relative to the row's spread
+CLOSE = 1e-3
+
+
+def firm(logits: Tensor) -> Tensor:
+    """Where an answer is no tie that rounding may decide, bool [n]; an answer that is not finite is none."""
+    top = logits.nan_to_num(0.0).topk(2, dim=1).values
+    return ~logits.isfinite().all(1) | (top[:, 0] - top[:, 1] > CLOSE * spread(logits))

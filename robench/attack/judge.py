@@ -16,6 +16,7 @@ from robench.attack.base import Attack, Batch, Proposal, Trials
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, first_answers, inspect, predictions, same
 from robench.attack.objectives import FIRM, misclassified_margin
+from robench.attack.slopes import misleading
 from robench.device import full_precision
 from robench.errors import BadInput
 from robench.norms import NORMS
@@ -182,8 +183,19 @@ class _Judge:
             again = clean_logits(self.model, x, self.settings.batch_size)
             if not same(clean, again) or not self._repeats(before.module, final):
                 flags.append("changes-its-answers")
+            if self._misled(predictions(final)):
+                flags.append("wrong-gradients")
         rows = self._rows(clean_pred, predictions(final), attacked)
         return ShardOutcome(rows, self.images, tuple(flags))
+
+    def _misled(self, adv_pred: Tensor) -> bool:
+        """Whether the attack followed gradients that do not fit the answers, by images that it left standing."""
+        followed = bool((self.model.backwards > 0).any()) and not self.settings.bpda
+        if not followed or self.model.rejects or self.model.crafting:
+            return False
+        x, y, ids = self.examples.x, self.examples.y, self.examples.ids
+        left = ((adv_pred == y) & (self.trial != -1)).nonzero()[:, 0]
+        return misleading(self.model, x[left], self.images[left], y[left], ids[left], self.threat)
 
     def _take_over(self, prior: Tensor) -> None:
         """Begin with the images an earlier attack made; the examples they break are not attacked again."""

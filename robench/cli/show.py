@@ -69,6 +69,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "spec": spec,
         "about": about.to_json(),
         "shards": _shards(folder),
+        "second_verdict": folder.second.to_json() if folder.second else {},
         "command": command_of(folder),
     }
     if about.mended:
@@ -103,6 +104,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "spec": spec,
         "record": {"lost": found.get("record"), **about},
         "shards": found["shards"],
+        "second verdict": found["second_verdict"],
         "made by": found["command"],
     }
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from robench.errors import BadInput
+from robench.evaluation.bench import Bench
+from robench.evaluation.imitation import imitation
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Result
+from robench.progress import say
 from robench.store.runs import Store
 from robench.trust.diagnosis import pixels_of, wider
 from robench.trust.gates import Finding
@@ -16,12 +20,14 @@ from robench.trust.gates import Finding
 def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> tuple[list[Result], list[Finding]]:
     """What `robench diagnose` runs on a request's model: its attacks, transfer from each surrogate, larger eps.
 
-    Returns the results of all evaluations and what the gates make of them; stops where one is incomplete.
+    Where no surrogate is given, a small network learns the model's answers and is one. Returns the results of all
+    evaluations and what the gates make of them; stops where one is incomplete.
     """
     done = evaluate(request, store)
     results = done.results
     steps = [replace(request, attacks=["transfer"], surrogates=[source]) for source in surrogates]
     if done.complete:
+        steps = steps or _imitated(request, store)
         larger = wider(request.threat, pixels_of(store.evaluation(results[0].evaluation)))
         steps += [replace(request, attacks=["diagnosis-wide"], threat=threat) for threat in larger]
     for step in steps:
@@ -29,3 +35,14 @@ def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> t
             done = evaluate(step, store)
             results = results + done.results
     return results, done.findings
+
+
+def _imitated(request: Request, store: Store) -> list[Request]:
+    """Transfer from a network that learnt the answers of the request's model, unless there are no training images."""
+    target = Bench(store).target(request.models[0], request.dataset, request.data_root)
+    try:
+        source = imitation(target, request.settings.device, request.batch_size)
+    except BadInput as error:
+        say(f"No substitute learns the answers of {target.name}: {error}")
+        return []
+    return [replace(request, attacks=["transfer"], surrogates=[source], dataset=target.dataset.name)]

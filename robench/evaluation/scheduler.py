@@ -13,6 +13,7 @@ from robench.evaluation.jobs import references
 from robench.evaluation.progress_view import View
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
+from robench.evaluation.sealing import lacks
 from robench.evaluation.summaries import Evaluated, collect
 from robench.evaluation.tasks import executor_of
 from robench.evaluation.wanted import Wanted, nodes, want, want_one
@@ -20,6 +21,7 @@ from robench.executors.graph import Ended, GraphRun, Node
 from robench.executors.workers import Workers
 from robench.progress import display
 from robench.store.runs import Store
+from robench.trust.seal import prepare
 
 
 def evaluate(request: Request, store: Store, workers: Workers | None = None) -> Evaluated:
@@ -55,6 +57,7 @@ def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Wor
             raise
         except BadInput as error:
             refused.append(error)
+    prepare(wanted.target.model for wanted in everything if lacks(wanted))
     ended = run(
         [node for i, wanted in enumerate(everything) for node in nodes(wanted.evaluations, str(i))], bench, workers
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 from robench.detector.measuring import Detection, measure
 from robench.evaluation.jobs import Job
+from robench.evaluation.sealing import seal
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
 from robench.results.accuracy import Measure
-from robench.results.summary import Summary, label, summarise
+from robench.results.summary import Summary, label
 from robench.store.about import About
 from robench.store.runs import Store
 from robench.trust.diagnosis import record
@@ -99,6 +100,7 @@ class Evaluated:
 
 def collect(wanted: Wanted, store: Store, found: Evaluated) -> None:
     """Add to `found` what became of a model's evaluations."""
+    seal(wanted)
     plain = [planned for planned in wanted.evaluations if not planned.address.behind]
     results = [conclude(planned, tell=True) for planned in plain]
     done = [planned for planned, result in zip(plain, results, strict=True) if result.summary.complete]
@@ -119,7 +121,7 @@ def conclude(planned: PlannedEvaluation, *, tell: bool = False) -> Result:
     job, folder = planned.job, planned.job.folder
     if planned.missing:
         return Result.of(job, Summary(Measure(job.attack.metric), len(folder.rows())))
-    found = folder.result or summarise(folder.rows(), job.attack.metric, folder.notes())
+    found = folder.result or folder.summarised(job.attack.metric)
     if planned.stored and tell:
         say(f"{job.title} ({folder.job_id}) was in the store.")
     folder.finish(found)

@@ -16,7 +16,7 @@ from robench.progress import say
 from robench.results.accuracy import Measure, enters
 from robench.results.rows import Marks, broken, correct, succeeded
 from robench.results.statistics import wilson
-from robench.results.summary import UNSTABLE, label, summarise
+from robench.results.summary import UNSTABLE, label
 from robench.store.files import digest, read_json, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import HARNESS, CraftSpec, EvalSpec
@@ -253,7 +253,7 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         )
     if folder.result is None:
         raise BadInput(f"The evaluation {name} is not finished; run its command again: {about.command}.")
-    result = summarise(folder.rows(), about.metric, folder.notes())
+    result = folder.summarised(about.metric)
     unstable = [flag for flag in UNSTABLE if flag in list(result.flags)]
     if unstable:
         raise BadInput(

@@ -29,8 +29,14 @@ COLUMNS = {
     "backwards": "backward passes spent on it",
     "flags": "marks of this image, with semicolons between",
 }
+# columns of rows whose verdict was taken a second time, beside the stored ones
+SEALED = {
+    "sealed_clean": "the answer to the clean image in a process that knows nothing of the attack",
+    "sealed_adv": "the answer to the adversarial image there",
+    "sealed_success": "whether the attack reached what it aimed at there",
+}
 # those that clean accuracy, an attack's figure and the worst case are computed from
-COUNTED = ("example_id", "label", "goal", "adv_pred", "clean_correct", "success")
+COUNTED = ("example_id", "label", "goal", "adv_pred", "clean_correct", "success", *SEALED)
 
 
 def correct(rows: pd.DataFrame) -> Marks:
@@ -42,27 +48,37 @@ def broken(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
     """Whether an image that was classified correctly is misclassified under the attack, whatever it aimed at; bool [n].
 
     rejected: behind a detector, its class for what it rejects: such an answer breaks nothing. An answer that is not
-    finite (-1) does.
+    finite (-1) does, and so does a wrong one when the verdict was taken a second time.
     """
     return correct(rows) & misled(rows, rejected)
 
 
 def misled(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
     """Whether the adversarial image is answered wrongly and accepted, whatever became of the clean one; bool [n]."""
-    answers: NDArray[np.int64] = rows["adv_pred"].to_numpy()
+    found = _wrong(rows, "adv_pred", rejected)
+    for column in ("sealed_clean", "sealed_adv"):  # the clean image lies within any eps too
+        if column in rows:
+            found = found | _wrong(rows, column, rejected)
+    return found
+
+
+def _wrong(rows: pd.DataFrame, column: str, rejected: int | None) -> Marks:
+    answers: NDArray[np.int64] = rows[column].to_numpy()
     wrong: Marks = answers != rows["label"].to_numpy()
     return wrong if rejected is None else wrong & (answers != rejected)
 
 
 def succeeded(rows: pd.DataFrame) -> Marks:
-    """Whether the attack reached what it aimed at, bool [n]."""
-    return rows["success"].to_numpy(dtype=bool)
+    """Whether the attack reached what it aimed at, in either verdict where there are two, bool [n]."""
+    found: Marks = rows["success"].to_numpy(dtype=bool)
+    return found | rows["sealed_success"].to_numpy(dtype=bool) if "sealed_success" in rows else found
 
 
 def success_of(rows: pd.DataFrame, rejected: int) -> Marks:
     """What `success` must be by the other columns, bool [n]: the goal reached, or, without a goal, the image broken."""
     aimed = rows["goal"].to_numpy() >= 0
-    return np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), broken(rows, rejected))
+    found = correct(rows) & _wrong(rows, "adv_pred", rejected)
+    return np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), found)
 
 
 def attacked(rows: pd.DataFrame) -> int:

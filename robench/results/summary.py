@@ -14,8 +14,10 @@ if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
 
 # flags of single images, each shown where more than this share of the attacked images has it
 SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "invalid-proposal": 0.0}
+# flags of a second verdict: it differed from the first, and there was none
+DIFFERS, NOT_SEALED = "answers differ when sealed", "not sealed"
 # a model with one of these flags gives other rows in the next run, or in other batches
-UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers")
+UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers", DIFFERS)
 COMPLETE, INCOMPLETE = "complete", "incomplete"
 
 
@@ -102,8 +104,8 @@ def _mixed(notes: list[dict[str, Any]]) -> list[str]:
     return ["mixed-environments"] if any(each != known[0] for each in known) else []
 
 
-def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> Summary:
-    """The summary of a finished evaluation from its rows and what was noted with its shards."""
+def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]], flags: Sequence[str] = ()) -> Summary:
+    """The summary of a finished evaluation from its rows, what was noted with its shards, and more flags."""
     clean, figure = clean_figure(rows), attack_figure(rows, metric)
     return Summary(
         measure=Measure(metric),
@@ -115,6 +117,8 @@ def summarise(rows: pd.DataFrame, metric: str, notes: list[dict[str, Any]]) -> S
         forwards=int(rows["forwards"].sum()),
         backwards=int(rows["backwards"].sum()),
         seconds=round(sum(float(note.get("seconds", 0)) for note in notes), 2),
-        flags=tuple(evaluation_flags(rows, [*(list(note.get("flags", [])) for note in notes), _mixed(notes)])),
+        flags=tuple(
+            evaluation_flags(rows, [*(list(note.get("flags", [])) for note in notes), _mixed(notes), list(flags)])
+        ),
         status=COMPLETE,
     )

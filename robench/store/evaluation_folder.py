@@ -12,13 +12,15 @@ import json
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from robench.results.rows import SEALED
 from robench.results.summary import Summary, label, summarise
+from robench.store import second_verdict
 from robench.store.about import About
 from robench.store.files import (
     Damaged,
@@ -35,6 +37,7 @@ from robench.store.files import (
     write_json,
     write_sealed,
 )  # fmt: skip
+from robench.store.second_verdict import SecondVerdict
 
 # of all folders, since every question about one evaluation of many reads the specs of all
 _SPECS = Memory()
@@ -130,10 +133,11 @@ class EvaluationFolder:
         shards = self.shards()
         if stated is None or not self._covered(shards):
             return None
-        if stated.pop("shards", None) == _contents(shards):
+        second = self.second
+        if (stated.pop("shards", None), stated.pop("second", None)) == (_contents(shards), second and second.digest):
             with contextlib.suppress(KeyError):
                 return Summary.from_json(stated, self.about.metric)
-        return summarise(self.rows(), self.about.metric, self.notes())
+        return self.summarised(self.about.metric)
 
     @property
     def complete(self) -> bool:
@@ -213,13 +217,35 @@ class EvaluationFolder:
         belongs = {"evaluation": self.job_id, "range": [start, stop], "sha256": sums}
         write_sealed(Path(manifest), {**notes, **belongs})
 
+    @property
+    def second(self) -> SecondVerdict | None:
+        """The second verdict on these very shards, None where there is none."""
+        if not os.path.exists(f"{self.path}/{second_verdict.MANIFEST}"):
+            return None
+        try:
+            manifest = self._own(second_verdict.MANIFEST, second_verdict.SECOND)
+        except Damaged:
+            return None
+        return second_verdict.read(str(self.path), manifest, self.contents)
+
+    def save_second(self, answers: Any, notes: Mapping[str, Any]) -> None:
+        """Keep a second verdict on the shards that are there; see `second_verdict.write`."""
+        second_verdict.write(self.path, self.job_id, self.contents, answers, notes)
+
     def rows(self, columns: Sequence[str] | None = None) -> Any:
-        """Rows of all whole shards as one DataFrame, in the order of the examples; with `columns`, only those."""
+        """Rows of all whole shards as one DataFrame, in the order of the examples; with `columns`, only those.
+
+        Where the verdict was taken a second time, and is to count, the columns of `SEALED` stand beside the others.
+        """
+        wanted = [name for name in columns if name not in SEALED] if columns is not None else None
+        found, second = self._rows(wanted), self.second
+        return second.beside(found, columns) if second else found
+
+    def _rows(self, wanted: Sequence[str] | None) -> Any:
         import pandas as pd
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
 
-        wanted = list(columns) if columns is not None else None
         parts = [
             ParquetFile(self._files(start, stop)[1]).read(columns=wanted, use_threads=False)
             for start, stop in self.ranges()
@@ -255,9 +281,15 @@ class EvaluationFolder:
         """What was noted with every whole shard."""
         return [dict(shard.notes) for shard in self.shards()]
 
+    def summarised(self, metric: str) -> Summary:
+        """The summary of the rows of all whole shards."""
+        second = self.second
+        return summarise(self.rows(), metric, self.notes(), second.flags if second else ())
+
     def finish(self, result: Summary) -> None:
         """Write the summary, unless it is there; the evaluation is then complete."""
-        full = {**result.to_json(), "shards": self.contents}
+        second = self.second
+        full = {**result.to_json(), "shards": self.contents} | ({"second": second.digest} if second else {})
         try:
             known = self.stated == json.loads(json.dumps(full))
         except Damaged:

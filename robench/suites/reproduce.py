@@ -14,6 +14,7 @@ from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import run
+from robench.evaluation.sealing import seal
 from robench.evaluation.summaries import Result, conclude
 from robench.evaluation.tasks import TrainTask
 from robench.evaluation.wanted import Wanted, nodes
@@ -156,6 +157,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         return _clean(empty, place.training, store)
     if wanted is None:
         return empty
+    seal(wanted)
     results = [conclude(planned) for planned in wanted.evaluations]
     done = all(result.summary.complete for result in results)
     found = replace(

@@ -20,8 +20,8 @@ LEAST = 3
 # share of the attacked images whose gradient is exactly zero, and of all their pixels without one
 ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
 
-# the kinds that follow gradients, those that go on until they find something, and the options that make them go on
-WHITE, SEARCHES = ("iterative", "single-step"), ("iterative", "query")
+# the kinds that only follow gradients, those that go on until they find something, and the options that make them go on
+WHITE, SEARCHES = ("iterative", "single-step"), ("iterative", "query", "ensemble")
 EFFORT = ("steps", "restarts", "queries")
 
 
@@ -45,7 +45,7 @@ class Finding:
 class AttackRun:
     """One complete evaluation as the gates see it.
 
-    kind: "single-step", "iterative", "query", "noise" or "transfer". pixels: numbers in an image, which only
+    kind: a `Kind`, "noise" or "transfer". pixels: numbers in an image, which only
     norms without a `largest` eps ask for. broken: per image, classified correctly and misclassified under the attack.
     """
 
@@ -91,7 +91,7 @@ def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[AttackRun]
 
 def _zero_gradient(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     for run in runs:
-        if run.kind not in ("single-step", "iterative") or not (run.rows["backwards"] > 0).any():
+        if run.kind not in (*WHITE, "ensemble") or not (run.rows["backwards"] > 0).any():
             continue
         tried = run.rows[run.rows["backwards"] > 0]
         images = marked(tried, "zero-gradient").mean()
@@ -178,7 +178,7 @@ def _not_rising(runs: Sequence[AttackRun]) -> Iterator[Finding]:
 def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     """Within half the box every image can be made grey, and a classifier has one answer to a grey image."""
     for threat, group in _by_threat(runs).items():
-        white = [run for run in group if run.kind in (*WHITE, "query")]
+        white = [run for run in group if run.kind in (*WHITE, *SEARCHES)]
         if not any(run.kind in SEARCHES for run in white) or not _unbounded(white[0]):
             continue
         rows = white[0].rows
@@ -243,13 +243,18 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "batch-dependent", "answers that depend on the batch",
         "some layer mixes the images of a batch (batch norm in train mode?); make every answer one image's own",
     ),
+    _flagged(
+        "wrong-gradients", "gradients that do not fit the answers",
+        "the model's answers do not change as its gradients say: attack with BPDA for the layer that hides them, with "
+        "queries, and with a substitute",
+    ),
     _zero_gradient,
     _beats(
-        "single step beats iteration", ("single-step",), ("iterative",),
+        "single step beats iteration", ("single-step",), ("iterative", "ensemble"),
         "an iterative attack contains its single step: use smaller steps, more of them, and restarts",
     ),
     _beats(
-        "black box beats white box", ("transfer", "noise"), WHITE,
+        "black box beats white box", ("transfer", "noise"), (*WHITE, "ensemble"),
         "the model's own gradients mislead: attack a smoothed copy of it, with a margin loss and with BPDA",
     ),
     _beats(

@@ -16,8 +16,7 @@ from robench.attack.inspection import clean_logits, inspect, predictions
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput, first_line
 from robench.norms import NORMS
-from robench.results.rows import correct, succeeded, success_of
-from robench.results.summary import summarise
+from robench.results.rows import correct, success_of
 from robench.store.known import secret
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import TOLERANCE
@@ -148,7 +147,7 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     rows, records = folder.rows(), misrecorded(opened)
     check.run(rows)
     if check.examples == spec["count"]:
-        records += misstated(folder, summarise(rows, opened.attacker.metric, folder.notes()))
+        records += misstated(folder, folder.summarised(opened.attacker.metric))
     check.faults["wrong record"] += len(records)
     reason = unjudged(opened)
     found = replace(found, examples=check.examples, close=check.close, records=tuple(records), reason=reason)
@@ -259,4 +258,4 @@ def _column(rows: pd.DataFrame, name: str) -> Tensor:
 def _inconsistent(rows: pd.DataFrame, classes: int) -> int:
     """How many rows have a success or a clean verdict that does not follow from their own predictions."""
     right = (rows["clean_pred"] == rows["label"]).to_numpy()
-    return int(((success_of(rows, classes) != succeeded(rows)) | (right != correct(rows))).sum())
+    return int(((success_of(rows, classes) != rows["success"].to_numpy(dtype=bool)) | (right != correct(rows))).sum())

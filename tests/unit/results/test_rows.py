@@ -10,7 +10,7 @@ import torch
 from robench import ThreatModel, registry
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.norms import NORMS
-from robench.results.rows import COLUMNS, COUNTED, broken, correct, misled, succeeded, success_of
+from robench.results.rows import COLUMNS, COUNTED, SEALED, broken, correct, misled, succeeded, success_of
 from tests import liars
 
 REJECTED = 3
@@ -47,7 +47,31 @@ def test_the_judge_writes_the_columns_that_are_described(name: str) -> None:
     attack = registry.load("attack", name).build({} if name == "fgsm" else {"steps": 5})
     rows = attack_shard(module, 4, attack, ThreatModel.of("linf", "0.3"), examples, Settings()).rows
     assert set(rows.columns) == set(COLUMNS) | set(NORMS)
-    assert set(COUNTED) < set(COLUMNS)
+    assert set(COUNTED) < set(COLUMNS) | set(SEALED)
     assert succeeded(rows).any()
     np.testing.assert_array_equal(succeeded(rows), success_of(rows, rejected=4))
     np.testing.assert_array_equal(correct(rows), rows["clean_pred"] == rows["label"])
+
+
+# goal, adv_pred, sealed_clean, sealed_adv, sealed_success of an image of class 0 -> broken, success
+SECOND = [
+    ((-1, 0, 0, 0, False), (False, False)),
+    ((-1, 1, 0, 0, False), (True, True)),  # broken in the first verdict alone
+    ((-1, 0, 0, 1, True), (True, True)),  # in the second alone
+    ((-1, 0, 1, 0, True), (True, True)),  # the clean image lies within eps
+    ((-1, 0, -1, 0, True), (True, True)),  # not finite there
+    ((-1, 0, 0, REJECTED, False), (False, False)),
+    ((2, 0, 0, 1, False), (True, False)),  # another class than its goal
+    ((2, 0, 0, 2, True), (True, True)),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), SECOND)
+def test_broken_in_either_verdict_is_broken(row: tuple[int, ...], expected: tuple[bool, bool]) -> None:
+    goal, adv, *sealed = row
+    names = ("sealed_clean", "sealed_adv", "sealed_success")
+    first = {"label": [0], "goal": [goal], "clean_pred": [0], "adv_pred": [adv], "clean_correct": [True]}
+    rows = pd.DataFrame(first | {name: [value] for name, value in zip(names, sealed, strict=True)})
+    rows["success"] = success_of(rows, REJECTED)
+    assert (bool(broken(rows, REJECTED)[0]), bool(succeeded(rows)[0])) == expected
+    assert bool(rows["success"][0]) == (adv == goal if goal >= 0 else adv not in (0, REJECTED))

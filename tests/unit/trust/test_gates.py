@@ -79,7 +79,8 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
     assert fired(*honest()) == set()
     assert {finding.gate for finding in findings} == {
         "randomised output", "optimisation during inference", "answers that depend on earlier calls",
-        "answers that depend on the batch", "zero gradient", "single step beats iteration", "black box beats white box",
+        "answers that depend on the batch", "gradients that do not fit the answers", "zero gradient",
+        "single step beats iteration", "black box beats white box",
         "queries beat gradients", "success not rising with eps", "robust at eps that allows anything",
         "more effort still breaks images",
     }  # fmt: skip
@@ -143,6 +144,8 @@ PAIRS = [
     ("black box beats white box", "noise", "iterative"),
     ("black box beats white box", "transfer", "single-step"),
     ("queries beat gradients", "query", "iterative"),
+    ("single step beats iteration", "single-step", "ensemble"),
+    ("black box beats white box", "transfer", "ensemble"),
 ]
 
 
@@ -161,6 +164,11 @@ def test_queries_do_not_excuse_gradients() -> None:
     runs = run(range(20), "noise"), run([]), run(range(100), "query")
     assert fired(*runs) == {"black box beats white box", "queries beat gradients"}
     assert found("black box beats white box", runs[0], runs[2]) == []
+
+
+def test_an_ensemble_that_asks_queries_too_says_nothing_for_the_gradients() -> None:
+    runs = run(range(20)), run(range(100), "ensemble"), run(range(100), "query")
+    assert fired(*runs) == {"queries beat gradients"}
 
 
 def test_one_percent_of_many_images() -> None:

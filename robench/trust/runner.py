@@ -1,0 +1,167 @@
+"""A process that answers for a model and knows nothing else: no attack, no labels, nothing of robench.
+
+It is run as a file of its own. It loads torch and the libraries that its other arguments name, then waits on the socket
+whose number is the first: for every socket that arrives there it forks a process, which is told how to come by one
+model and then answers batches of images until the socket closes. `seal` is its other end.
+
+A message is its length as 8 bytes, little-endian, then so many bytes: JSON, or numbers as they lie in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import io
+import json
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def main(control: socket.socket) -> None:
+    """Fork one process for every socket that arrives, until nobody holds the other end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    while True:
+        message, handles, *_ = socket.recv_fds(control, 1, 1)
+        if not message:
+            return
+        with socket.socket(fileno=handles[0]) as talk:
+            if os.fork() == 0:
+                control.close()
+                _child(talk)
+                os._exit(0)
+
+
+def _child(talk: socket.socket) -> None:
+    """Load a model and answer for it; every failure is told in a message, as far as it lets itself be told."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux it ends with its next message
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with whom it works for
+    with contextlib.suppress(OSError):  # the other end is gone
+        send(talk, json.dumps({"pid": os.getpid()}).encode())
+        try:
+            _serve(talk)
+        except BaseException as error:  # whatever a user's model does, sys.exit among it
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            send(talk, json.dumps({"error": text[:500]}).encode())
+
+
+def _serve(talk: socket.socket) -> None:
+    order, whole = json.loads(receive(talk)), receive(talk)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    sys.path[:] = order["path"]
+    sys.argv[:] = [""]
+    torch.set_num_threads(order["threads"])
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    module = _Unpickler(io.BytesIO(whole), order["reference"]).load().to(order["device"])
+    send(talk, b"{}")
+    while True:
+        try:
+            asked = json.loads(receive(talk))
+        except EOFError:
+            return
+        x = torch.frombuffer(bytearray(receive(talk)), dtype=torch.float32).reshape(asked["shape"])
+        answer = _answer(module, x.to(order["device"]), asked["grad"])
+        if not isinstance(answer, torch.Tensor):
+            raise TypeError(f"the answer is a {type(answer).__name__}")
+        answer = answer.detach().float().cpu().contiguous()
+        send(talk, json.dumps({"shape": list(answer.shape)}).encode())
+        send(talk, answer.numpy().tobytes())
+
+
+def _answer(module: Callable[[torch.Tensor], object], x: torch.Tensor, grad: bool) -> object:
+    """What the model makes of images, as it is asked while somebody looks for gradients, and while nobody does."""
+    with torch.set_grad_enabled(grad):
+        return module(x.requires_grad_(grad))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what is asked; where that holds a model by reference, the reference is loaded."""
+
+    def __init__(self, file: io.BytesIO, reference: dict[str, Any]) -> None:
+        super().__init__(file)
+        self.reference = reference
+
+    def persistent_load(self, pid: object) -> Any:
+        """The model of the reference."""
+        del pid
+        kind, place, name = (self.reference[key] for key in ("kind", "place", "name"))
+        if kind == "torchvision":
+            return _torchvision(name)
+        found = getattr(_module_of(place) if kind == "file" else importlib.import_module(place), name)
+        return found if isinstance(found, torch.nn.Module) else found()
+
+
+def _module_of(path: str) -> Any:
+    sys.path.insert(0, os.path.dirname(path))
+    spec = importlib.util.spec_from_file_location(os.path.splitext(os.path.basename(path))[0], path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _torchvision(name: str) -> torch.nn.Module:
+    from torchvision import models
+    from torchvision.transforms import Normalize
+
+    weights = models.get_model_weights(name)["DEFAULT"]
+    preset = weights.transforms()
+    network = models.get_model(name, weights=weights)
+    return torch.nn.Sequential(_Callable(Normalize(preset.mean, preset.std)), network).eval()
+
+
+class _Callable(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the function makes of x."""
+        return self.function(x)
+
+
+def send(talk: socket.socket, content: bytes) -> None:
+    """Send one message."""
+    talk.sendall(len(content).to_bytes(8, "little"))
+    talk.sendall(content)
+
+
+def receive(talk: socket.socket, most: int | None = None) -> bytearray:
+    """The next message; raises EOFError where there is none any more, ValueError for one of more than `most` bytes."""
+    length = int.from_bytes(_exactly(talk, 8), "little")
+    if most is not None and length > most:
+        raise ValueError(f"a message of {length} bytes")
+    return _exactly(talk, length)
+
+
+def _exactly(talk: socket.socket, count: int) -> bytearray:
+    content = bytearray(count)
+    view = memoryview(content)
+    while view:
+        got = talk.recv_into(view)
+        if not got:
+            raise EOFError
+        view = view[got:]
+    return content
+
+
+if __name__ == "__main__":
+    for library in sys.argv[2:]:
+        importlib.import_module(library)
+    main(socket.socket(fileno=int(sys.argv[1])))
