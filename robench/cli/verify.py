@@ -74,3 +74,6 @@ def _tell(checks: list[Verified]) -> None:
         ids = [check.evaluation for check in checks if check.exit_code == code]
         if ids:
             say(f"{len(ids)} of {len(checks)} evaluations {text} ({', '.join(ids[:5])}{', ...' if ids[5:] else ''}).")
+    for reason in dict.fromkeys(check.unsealed for check in checks if check.unsealed):
+        ids = [check.evaluation for check in checks if check.unsealed == reason]
+        say(f"{len(ids)} of {len(checks)} evaluations were not asked in a process of their own: {reason}.")

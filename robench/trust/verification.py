@@ -24,6 +24,7 @@ from robench.trust.again import attack_again
 from robench.trust.answers import Chance, tied, too_many
 from robench.trust.opened import How, Opened, open_evaluation
 from robench.trust.records import misrecorded, misstated, unjudged
+from robench.trust.second_look import differing
 
 FAULTS = (
     "outside eps",
@@ -40,6 +41,7 @@ FAULTS = (
     "too many ties",
     "unlikely verdict",
     "broken again",
+    "wrong when sealed",
 )
 # flags that asking the model shows at once. One is missing where most shards that do not note it show it: where answers
 # differ by about as much as kernels do, one shard may show what another does not
@@ -51,7 +53,7 @@ class Verified:
     """The outcome for one evaluation: examples checked, faults by kind, and verdicts too close to call.
 
     records: the fields of about.json and result.json that are wrong. again: on how many images that are said to stand
-    the attack was run once more.
+    the attack was run once more. unsealed: why no process that knows nothing of the evaluation could be asked.
     """
 
     evaluation: str
@@ -64,6 +66,7 @@ class Verified:
     reason: str = ""
     records: tuple[str, ...] = ()
     again: int = 0
+    unsealed: str = ""
 
     @property
     def holds(self) -> bool:
@@ -150,7 +153,12 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
         records += misstated(folder, folder.summarised(opened.attacker.metric))
     check.faults["wrong record"] += len(records)
     reason = unjudged(opened)
-    found = replace(found, examples=check.examples, close=check.close, records=tuple(records), reason=reason)
+    unsealed = ""
+    if not check.faults["wrong verdict"]:  # else it is known that the rows are not the model's
+        check.faults["wrong when sealed"], unsealed = differing(opened, rows)
+    found = replace(
+        found, examples=check.examples, close=check.close, records=tuple(records), reason=reason, unsealed=unsealed
+    )
     if not how.again or check.examples != spec["count"]:
         return found
     try:

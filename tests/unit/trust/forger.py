@@ -70,6 +70,15 @@ class Quits(NearestMean):
         return super().forward(x)
 
 
+class Looking(NearestMean):
+    """Answers for the image in black and white where it sees a judge."""
+
+    def forward(self, x):
+        import sys
+        return super().forward((x > 0.5).float() if "robench.attack.judge" in sys.modules else x)
+
+
+def looking(): return Looking().eval()
 def plain(): return NearestMean().eval()
 def offset(): return NearestMean(1.0, 3e4).eval()
 def large(): return NearestMean(1e4).eval()

@@ -110,3 +110,19 @@ def test_the_excuse_is_that_of_its_shard(tmp_path: Path) -> None:
     assert found.faults["wrong verdict"] > 0
     assert found.examples == 200
     assert broken > 0
+
+
+def test_a_model_that_looks_around_is_found_although_nothing_was_forged(tmp_path: Path) -> None:
+    forger = Forger.of(tmp_path, "looking")
+    for name in ("sealed.json", "sealed.parquet"):  # as if nobody had taken the second verdict
+        (forger.folder.path / name).unlink()
+    forger.folder.finish(forger.folder.summarised("robust accuracy"))
+    found = forger.verify()
+    assert faults(found).keys() == {"wrong when sealed"}
+    assert found.exit_code == 1
+
+
+def test_a_second_verdict_that_was_noted_is_no_fault(tmp_path: Path) -> None:
+    forger = Forger.of(tmp_path, "looking")
+    assert "answers differ when sealed" in forger.folder.result.flags
+    assert forger.verify().holds
