@@ -26,6 +26,7 @@ from robench.data.dataset import DataInfo, Dataset
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, first_line, unknown
 from robench.model_files import Space
+from robench.store.known import remember
 from robench.store.runs import Store, digest_of_card
 
 # values of a module's attributes that enter its digest
@@ -88,6 +89,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     if kind == "torchvision":
         return _torchvision(name)
     module, source = _call_factory(reference, kind, name)
+    remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
     opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
     file = kind.endswith(".py")

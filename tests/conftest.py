@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# nothing is noted of the tests in the user's own state folder
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="robench-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 # a shell starts background jobs with Ctrl-C ignored, and so would every process here that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

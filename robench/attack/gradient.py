@@ -96,6 +96,15 @@ class GradientAttack(Attack):
         return misclassified_margin(logits, y, goal if self.aims_at_goal else None)
 
 
+def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
+    """How an attack searches, for the diagnostics: a `Kind`, or what its access is."""
+    if access != "white-box":
+        return access
+    if isinstance(attack, GradientAttack):
+        return "single-step" if len(attack.search(threat).sizes) == 1 else "iterative"
+    return attack.kind
+
+
 class _Loop:
     """The state of one run of the loop. Tensors hold the live rows, but those named `out`, which hold every row.
 

@@ -37,6 +37,18 @@ def predictions(logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(1), logits.nan_to_num(0.0).argmax(1), -1)
 
 
+def spread(logits: Tensor) -> Tensor:
+    """The scale of each row of logits [n, classes], whatever is added to all of them: float64 [n].
+
+    It is how far the largest lies above the others on average. Of two classes a row by itself has no scale, so there it
+    is the median over the rows. NaN or infinite for a row that is.
+    """
+    wide = logits.double()
+    gaps = wide.amax(1, keepdim=True) - wide
+    found = gaps.sum(1) / max(wide.shape[1] - 1, 1)
+    return found.nanmedian().expand(len(found)) if wide.shape[1] == 2 and len(found) else found
+
+
 def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> list[str]:
     """Flags of a model that cannot be judged as it stands; raises BadInput for one that cannot be judged at all.
 
@@ -85,15 +97,6 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 # a verdict may change with the batch only where the two highest logits are this close, relative to the row's spread
 CLOSE = 1e-3
-
-
-def spread(logits: Tensor) -> Tensor:
-    """How far the highest logit lies above the mean of its row, [n]; 0 where a logit is not finite.
-
-    Neither an offset of all logits nor their scale changes a difference relative to it.
-    """
-    highest = logits.amax(1)
-    return (highest - logits.mean(1)).nan_to_num(0.0, posinf=0.0, neginf=0.0)
 
 
 def firm(logits: Tensor) -> Tensor:

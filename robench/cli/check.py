@@ -65,6 +65,7 @@ def check(
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="The same data under another name.")] = None,
     reuse: Reuse = False,
+    trust: shared.Trust = False,
     batch_size: BatchSize = None,
     shard_size: ShardSize = None,
     device: shared.Device = "auto",
@@ -88,7 +89,7 @@ def check(
     from robench.regression.check import check as run
     from robench.store.runs import Store, runs_root
 
-    rerun = Rerun(models, dataset, batch_size, shard_size, device, data, reuse)
+    rerun = Rerun(models, dataset, batch_size, shard_size, device, data, reuse, trust)
     checked = run(known, Store(runs_root(runs)), rerun, terms)
     for path, text in ((junit, checked.junit), (markdown, checked.markdown)):
         if path is not None:

@@ -39,6 +39,10 @@ Classes = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", parser=whole, metavar="S", help="Seed of all randomness.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run model code that only a file names: code that you have not run here before."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", parser=whole, metavar="N", help="Rows per batch; changes speed only.")

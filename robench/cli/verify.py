@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robench.cli import options as shared
+
+if TYPE_CHECKING:
+    from robench.trust.verification import Verified
 
 
 def verify(
@@ -16,6 +19,16 @@ def verify(
     model: Annotated[
         str | None, typer.Option("--model", help="Where the model is now, if not under the name it was evaluated by.")
     ] = None,
+    again: Annotated[
+        int,
+        typer.Option(
+            "--again",
+            parser=shared.whole,
+            metavar="N",
+            help="Run the attack again on N images of each evaluation that are said to stand.",
+        ),
+    ] = 0,
+    trust: shared.Trust = False,
     batch_size: Annotated[
         int,
         typer.Option(
@@ -27,11 +40,12 @@ def verify(
     data: shared.Data = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Re-check stored adversarial examples: norm, box, NaN, label and verdict, in batches of another size."""
+    """Re-check stored adversarial examples and their records: norm, box, NaN, label, verdicts in batches of another
+    size, names, options and flags; with --again, that what stands withstands the attack."""
     from robench.store.runs import Store, runs_root
     from robench.trust.verification import verify_all
 
-    checks = verify_all(Store(runs_root(runs)), evaluations or [], model, batch_size, device, data)
+    checks = verify_all(Store(runs_root(runs)), evaluations or [], model, batch_size, device, data, trust, again)
     if as_json:
         import json
 
@@ -43,4 +57,23 @@ def verify(
 
         Console().print(verified_table(checks))
     codes = {check.exit_code for check in checks}
+    _tell(checks)
     return next((code for code in (1, 2, 3) if code in codes), 0)
+
+
+def _tell(checks: list[Verified]) -> None:
+    """A sentence on stderr for each outcome that is not fine."""
+    from robench.progress import say
+
+    told = {
+        1: "do not hold: what is stored is not what it says, see the faults",
+        2: "could not be checked, see why",
+        3: "are not finished: run their commands again ('robench show ID' has them)",
+    }
+    for code, text in told.items():
+        ids = [check.evaluation for check in checks if check.exit_code == code]
+        if ids:
+            say(f"{len(ids)} of {len(checks)} evaluations {text} ({', '.join(ids[:5])}{', ...' if ids[5:] else ''}).")
+    for reason in dict.fromkeys(check.unsealed for check in checks if check.unsealed):
+        ids = [check.evaluation for check in checks if check.unsealed == reason]
+        say(f"{len(ids)} of {len(checks)} evaluations were not asked in a process of their own: {reason}.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robench.attack.base import Attack
 from robench.attack.classifier import check_eval_mode
-from robench.attack.gradient import GradientAttack
+from robench.attack.gradient import kind_of
 from robench.attack.judge import Settings
 from robench.data.dataset import Dataset, Split, open_dataset
 from robench.detector.fitting import Watch, explain, watch
@@ -211,15 +211,6 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
         folder=os.getcwd() if depends_on_folder(target.model.reference, target.dataset.name) else "",
         classes=target.dataset.classes,
     )
-
-
-def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
-    """How an attack searches, for the diagnostics: a `Kind`, or what its access is."""
-    if access != "white-box":
-        return access
-    if isinstance(attack, GradientAttack):
-        return "single-step" if len(attack.search(threat).sizes) == 1 else "iterative"
-    return attack.kind
 
 
 def _craft(address: Address, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: About) -> Craft:

@@ -20,7 +20,7 @@ from robench.progress import bar, say
 from robench.results.rows import success_of
 from robench.results.summary import DIFFERS, NOT_SEALED
 from robench.store.files import digest
-from robench.trust.seal import Ended, Envelope, Sealed, Unsealed, batches, envelope, sealed
+from robench.trust.seal import Ended, Envelope, Sealed, Unsealed, ask, batches, envelope, sealed
 
 # bytes of pixels that are held and mixed at a time
 HELD = 2**27
@@ -170,18 +170,10 @@ def _ask(process: Sealed, parts: Sequence[_Part], start: int, stop: int, size: i
         if a < b:
             shown.append(("adversarial", torch.arange(a, b), part.job.folder.span(a, b), [part]))
     images = torch.cat([x for _, _, x, _ in shown])
-    logits = _answers(process, images, digest([_key(parts), start])[:16], size)
+    logits = ask(process, images, digest([_key(parts), start])[:16], size)
     for (kind, at, x, whose), answers in zip(shown, torch.split(logits, [len(x) for _, _, x, _ in shown]), strict=True):
         for part in whose:
             mine = (at >= part.at[0]) & (at < part.at[1])
             part.take(kind, at[mine], answers[mine])
             part.passes += len(x) if kind == "adversarial" else 0
     parts[0].passes += stop - start
-
-
-def _answers(process: Sealed, images: Tensor, key: str, size: int) -> Tensor:
-    """The logits of images [n, C, H, W] in their own order, asked in another."""
-    found = [(at, process.answer(images[at], grad=grad)) for at, grad in batches(key, len(images), size)]
-    order = torch.cat([at for at, _ in found])
-    answers = torch.cat([logits for _, logits in found])
-    return answers[order.argsort()]

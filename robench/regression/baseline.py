@@ -15,6 +15,7 @@ from robench.errors import BadInput, unknown
 from robench.progress import say
 from robench.results.accuracy import Measure, enters
 from robench.results.rows import Marks, broken, correct, succeeded
+from robench.results.statistics import wilson
 from robench.results.summary import UNSTABLE, label
 from robench.store.files import digest, read_json, write_text
 from robench.store.runs import EvaluationFolder, Store
@@ -153,6 +154,7 @@ def read(path: Path) -> Baseline:
         for each in kept:
             if len(each.outcomes) != each.spec.count or not set(each.outcomes) <= set(LETTERS):
                 raise ValueError(f"outcomes of {len(each.outcomes)} examples instead of {each.spec.count}")
+            _check_figures(each)
     except (TypeError, ValueError) as error:
         told = str(error)
         if isinstance(error, ValidationError):
@@ -160,6 +162,18 @@ def read(path: Path) -> Baseline:
             told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise BadInput(f"The baseline {path} has content that this robench does not know ({told}); {advice}.") from None
     return Baseline(path.name, kept)
+
+
+def _check_figures(kept: Kept) -> None:
+    """Raise ValueError where the figures of an evaluation are not those that its outcomes make."""
+    outcomes, n = Outcomes.of(kept.outcomes, kept.metric), max(len(kept.outcomes), 1)
+    lost = Measure(kept.metric) is Measure.SUCCESS
+    for name, count, share, interval in (
+        ("clean accuracy", int(outcomes.correct.sum()), kept.clean_accuracy, kept.clean_interval),
+        (kept.metric, int((~outcomes.stood if lost else outcomes.stood).sum()), kept.figure, kept.interval),
+    ):
+        if not np.allclose([share, *interval], [count / n, *wilson(count, n)], rtol=0, atol=1e-9):
+            raise ValueError(f"{name} is {share:.4g}, and outcomes make {count / n:.4g}")
 
 
 def write(baseline: Baseline, path: Path) -> None:

@@ -20,6 +20,7 @@ from robench.regression.pairs import Pair, lines_of
 from robench.regression.report import Checked
 from robench.regression.verdict import Terms, Verdict, judge
 from robench.store.files import digest
+from robench.store.known import allow
 from robench.store.runs import Store
 from robench.trust.gates import Finding
 
@@ -35,7 +36,8 @@ class Rerun:
 
     batch_size, shard_size: None for what the baseline says an evaluation depends on, else 250, where they are speed.
     reuse: whether rows that earlier commands stored are taken. They are as old as the code that they were made with,
-    and a change that a model's digest and its clean answers do not show goes unseen.
+    and a change that a model's digest and its clean answers do not show goes unseen. trust: whether code is run that
+    only the baseline names, which anybody can have written.
     """
 
     models: Mapping[str, Model] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Rerun:
     device: str = "auto"
     data_root: Path | None = None
     reuse: bool = False
+    trust: bool = False
 
     def address(self, kept: Kept) -> Address:
         """Where an evaluation of a baseline is today."""
@@ -165,12 +168,21 @@ def _plan(baseline: Baseline, rerun: Rerun, store: Store) -> list[tuple[Kept, Ad
     digests: dict[str, set[str]] = {}
     for kept, address in plan:
         key = (kept.model, kept.dataset)
+        _allowed(kept, rerun, baseline.name)
         if key not in opened:
             _one_model(kept.model, _find(kept, address, store, baseline.name), digests)
             opened[key] = _loaded(_open(address.model, address, store))
             _one_model(kept.model, opened[key].model.digest, digests)
         _same_evaluation(kept, address, opened[key], store, baseline.name)
     return plan
+
+
+def _allowed(kept: Kept, rerun: Rerun, name: str) -> None:
+    """Raise BadInput where the baseline names code that this user has not run, and nobody said to."""
+    if kept.model not in rerun.models:
+        allow(kept.reference, f"The baseline {name}", f"give --model {kept.model}=REFERENCE", rerun.trust)
+    if kept.surrogate:
+        allow(kept.surrogate, f"The baseline {name}", "evaluate with that surrogate yourself", rerun.trust)
 
 
 def _open(model: Model, address: Address, store: Store) -> Target:
@@ -214,6 +226,11 @@ def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store,
             "--data or --dataset, or make the baseline anew."
         )
     named = attack_at(address)
+    if kept.metric != named.metric:
+        raise BadInput(
+            f"{name} calls the figure of {kept.label} {kept.metric}, but the attack's is {named.metric}; restore "
+            "the file from git, or make the baseline anew with 'robench baseline'."
+        )
     source = None if address.surrogate is None else _loaded(_open(address.surrogate, address, store))
     now = make_job(address, store, target, named, source).spec.to_json()
     then = kept.spec.to_json()

@@ -238,7 +238,7 @@ class EvaluationFolder:
         Where the verdict was taken a second time, and is to count, the columns of `SEALED` stand beside the others.
         """
         wanted = [name for name in columns if name not in SEALED] if columns is not None else None
-        found, second = self._rows(wanted), self.second
+        found, second = self._rows(wanted).drop(columns=list(SEALED), errors="ignore"), self.second
         return second.beside(found, columns) if second else found
 
     def _rows(self, wanted: Sequence[str] | None) -> Any:

@@ -293,17 +293,23 @@ def detection_table(found: Sequence[Detection]) -> Table:
     return shown
 
 
+NOT_AGAIN = "What is broken is proved by its image. That the others withstand the attack shows --again N alone."
+RUN_AGAIN = "The attack was run again on {} of the images that are said to withstand it."
+
+
 def verified_table(checks: Sequence[Verified]) -> Table:
     """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
-    shown = grid("Stored adversarial examples, checked again")
+    again = sum(check.again for check in checks)
+    shown = grid("Stored adversarial examples, checked again", RUN_AGAIN.format(again) if again else NOT_AGAIN)
     for name in ("evaluation", "model", "attack", "images", "ties", "holds", "faults"):
         shown.add_column(name, overflow="fold", no_wrap=name in ("evaluation", "images", "ties"))
     for check in checks:
         faults = [f"{count} {kind}" for kind, count in check.faults.items() if count]
+        faults += [f"recorded wrongly: {', '.join(check.records)}"] if check.records else []
         faults += [f"{check.expected - check.examples} missing"] if check.examples < check.expected else []
         outcomes = {0: "yes", 1: "NO", 2: "not checked", 3: "unfinished"}
         outcome = outcomes[check.exit_code]
-        told = check.reason or ", ".join(faults) or "none"
+        told = "; ".join(filter(None, [", ".join(faults), check.reason])) or "none"
         shown.add_row(
             check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robench import registry
-from robench.attack.base import Attack
 from robench.attack.classifier import Classifier
-from robench.attack.inspection import clean_logits, predictions
-from robench.data.dataset import Split, open_dataset
-from robench.detector import fitting
+from robench.attack.inspection import clean_logits, inspect, predictions
 from robench.device import choose_device, full_precision
-from robench.errors import BadInput
-from robench.models import LoadedModel, load_model
+from robench.errors import BadInput, first_line
 from robench.norms import NORMS
-from robench.results.accuracy import Measure
 from robench.results.rows import correct, success_of
-from robench.results.summary import Summary
-from robench.store.files import Damaged
+from robench.store.known import secret
 from robench.store.runs import EvaluationFolder, Store
-from robench.threat import TOLERANCE, ThreatModel
-
-# a verdict may change with the batch size only where the two highest logits are this close, relative to their size
-CLOSE = 1e-3
+from robench.threat import TOLERANCE
+from robench.trust.again import attack_again
+from robench.trust.answers import Chance, tied, too_many
+from robench.trust.opened import How, Opened, open_evaluation
+from robench.trust.records import misrecorded, misstated, unjudged
+from robench.trust.second_look import differing
 
 FAULTS = (
     "outside eps",
@@ -42,12 +37,24 @@ FAULTS = (
     "wrong goal",
     "wrong record",
     "damaged shard",
+    "missing flag",
+    "too many ties",
+    "unlikely verdict",
+    "broken again",
+    "wrong when sealed",
 )
+# flags that asking the model shows at once. One is missing where most shards that do not note it show it: where answers
+# differ by about as much as kernels do, one shard may show what another does not
+SHOWN_AT_ONCE = ("randomised", "batch-dependent", "gradient-at-inference")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The outcome for one evaluation: examples checked, faults by kind, and verdicts too close to call."""
+    """The outcome for one evaluation: examples checked, faults by kind, and verdicts too close to call.
+
+    records: the fields of about.json and result.json that are wrong. again: on how many images that are said to stand
+    the attack was run once more. unsealed: why no process that knows nothing of the evaluation could be asked.
+    """
 
     evaluation: str
     model: str
@@ -57,6 +64,9 @@ class Verified:
     faults: dict[str, int] = field(default_factory=dict)
     close: int = 0
     reason: str = ""
+    records: tuple[str, ...] = ()
+    again: int = 0
+    unsealed: str = ""
 
     @property
     def holds(self) -> bool:
@@ -82,163 +92,175 @@ def verify_all(
     batch_size: int = 97,
     device: str = "auto",
     data: Path | None = None,
+    trust: bool = False,
+    again: int = 0,
 ) -> list[Verified]:
-    """Check the named evaluations, or all of them. Raises BadInput where none of them can be checked."""
-    if batch_size < 1:
-        raise BadInput(f"--batch-size is {batch_size}, but must be at least 1.")
-    ids = [store.find_evaluation(name).job_id for name in names] or store.evaluation_ids()
+    """Check the named evaluations, or all of them; one that cannot be checked says why and stops no other.
+
+    trust: run the code that records name, whoever wrote them. again: on how many images of each evaluation that are
+    said to stand its attack is run once more. Raises BadInput where there is none, and for the only one where it cannot
+    be checked.
+    """
+    for option, value, least in (("--batch-size", batch_size, 1), ("--again", again, 0)):
+        if value < least:
+            raise BadInput(f"{option} is {value}, but must be at least {least}.")
+    ids = list(dict.fromkeys(store.find_evaluation(name).job_id for name in names)) or store.evaluation_ids()
     if not ids:
         raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
-    checks = [_try(store, store.evaluation(i), model, batch_size, choose_device(device), data) for i in ids]
-    if all(check.reason for check in checks):
+    how = How(model, batch_size, choose_device(device), data, trust, again)
+    checks = [_try(store, store.evaluation(i), how) for i in ids]
+    if len(checks) == 1 and checks[0].exit_code == 2 and not checks[0].examples:
         raise BadInput(checks[0].reason)
     return checks
 
 
-def _try(
-    store: Store, folder: EvaluationFolder, model: str | None, batch_size: int, device: str, data: Path | None
-) -> Verified:
+def _try(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     """The check, or why there is none."""
     try:
-        with full_precision():
-            return verify(store, folder, model, batch_size, device, data)
+        with full_precision(), torch.random.fork_rng():
+            torch.manual_seed(int.from_bytes(secret()[:6], "big"))  # for models that draw noise: the same every time
+            return verify(store, folder, how)
     except BadInput as error:
-        return Verified(folder.job_id, *_named(folder), 0, 0, reason=str(error))
+        reason = str(error)
+    except (Exception, SystemExit) as error:  # whatever a model does, and whatever the files of others hold
+        reason = (
+            f"The check of evaluation {folder.job_id} ended in {type(error).__name__} "
+            f"({first_line(error, 160, end='.')}); its files are damaged, or its model fails on them."
+        )
+    return Verified(folder.job_id, *_named(folder), 0, 0, reason=reason)
 
 
 def _named(folder: EvaluationFolder) -> tuple[str, str]:
     """Model and attack as recorded, as far as the record can be read."""
     try:
-        return folder.about.model, folder.spec["attack"]
-    except BadInput:
+        return str(folder.about.model), str(folder.spec["attack"])
+    except (BadInput, KeyError, TypeError, ValueError):
         return "", ""
 
 
-def verify(
-    store: Store, folder: EvaluationFolder, model: str | None, batch_size: int, device: str, data: Path | None
-) -> Verified:
-    """Check one evaluation's stored tensors against its rows, the data and the model."""
-    spec, about = folder.spec, folder.about
-    loaded = _model(store, model or about.at_hand(about.reference), spec["model_digest"], folder)
-    dataset = loaded.on(open_dataset(about.at_hand(about.dataset), data))
-    split = dataset.test
-    if split.digest != spec["data_digest"]:
-        raise BadInput(
-            f"The data {about.dataset} are not those of evaluation {folder.job_id}; choose others with --data."
-        )
-    threat = ThreatModel.of(spec["norm"], spec["eps"])
-    loaded.module.to(device)
-    guard = fitting.load(store, spec["detector"]).guard(loaded.module).to(device) if spec.get("detector") else None
-    classifier = Classifier(guard or loaded.module, dataset.classes, device=device)
-    faults, close, examples = dict.fromkeys(FAULTS, 0), 0, 0
-    attack: type[Attack] = registry.load("attack", spec["attack"]).base
-    targeted = Measure(attack.metric) is Measure.SUCCESS
-    access = "detector" if guard else "transfer" if spec.get("surrogate") else attack.access
-    recorded = {"metric": attack.metric, "access": access, "eps": threat.eps_text}
-    faults["wrong record"] += sum(getattr(about, key) != value for key, value in recorded.items())
-    faults["damaged shard"] += len(folder.damaged())
+def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
+    """Check one evaluation's stored tensors and records against its rows, its spec, the data and the model.
+
+    Raises BadInput where it cannot be checked.
+    """
+    opened = open_evaluation(store, folder, how)
+    spec, check = opened.spec, _Check(opened)
+    attack = spec["attack"] + opened.about.against
+    found = Verified(folder.job_id, opened.about.model, attack, 0, spec["count"], check.faults)
+    rows, records = folder.rows(), misrecorded(opened)
+    check.run(rows)
+    if check.examples == spec["count"]:
+        records += misstated(folder, folder.summarised(opened.attacker.metric))
+    check.faults["wrong record"] += len(records)
+    reason = unjudged(opened)
+    unsealed = ""
+    if not check.faults["wrong verdict"]:  # else it is known that the rows are not the model's
+        check.faults["wrong when sealed"], unsealed = differing(opened, rows)
+    found = replace(
+        found, examples=check.examples, close=check.close, records=tuple(records), reason=reason, unsealed=unsealed
+    )
+    if not how.again or check.examples != spec["count"]:
+        return found
     try:
-        classifier.check_mode()
-        rows = folder.rows()
-        for start, stop in folder.ranges():
-            part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
-            images = folder.images(start, stop)
-            if part["example_id"].tolist() != list(range(start, stop)) or len(images) != stop - start:
-                faults["wrong examples"] += stop - start
-                continue
-            faults["wrong goal"] += int(((part["goal"] >= 0) != targeted).sum())
-            if targeted:
-                faults["wrong goal"] += _wrong_goals(classifier, spec, split, part, batch_size)
-            close += _check_shard(classifier, threat, split, images, part, batch_size, faults)
-            examples += stop - start
-    finally:
-        classifier.release()
-    if any("randomised" in note.get("flags", []) for note in folder.notes()):
-        close, faults["wrong verdict"] = close + faults["wrong verdict"], 0  # another draw, another answer
-    if examples == spec["count"]:
-        faults["wrong record"] += _misstated(folder, folder.summarised(attack.metric))
-    attack_name = spec["attack"] + about.against
-    return Verified(folder.job_id, about.model, attack_name, examples, spec["count"], faults, close)
-
-
-def _misstated(folder: EvaluationFolder, figures: Summary) -> bool:
-    """Whether result.json is damaged or has other figures than the rows."""
-    try:
-        stated = folder.stated
-    except Damaged:
-        return True
-    expected = figures.to_json()
-    return stated is not None and any(expected[key] != stated.get(key) for key in expected if key != "seconds")
-
-
-def _model(store: Store, reference: str, digest: str, folder: EvaluationFolder) -> LoadedModel:
-    named = reference in store.model_names()
-    if not reference:
-        raise BadInput(
-            f"Evaluation {folder.job_id} is of a model handed over in a program; give one that can be loaded "
-            "with --model."
-        )
-    try:
-        loaded = load_model(reference, store)
+        again = attack_again(opened, rows, how.again)
     except BadInput as error:
-        raise BadInput(
-            f"The model of evaluation {folder.job_id} is needed to verify it; say where it is with --model. {error}"
-        ) from error
-    if loaded.digest != digest:
-        where = "was trained again" if named else "has changed"
-        raise BadInput(
-            f"The model {reference!r} {where} since evaluation {folder.job_id}; give the old one with --model."
-        )
-    return loaded
+        return replace(found, reason=str(error))
+    check.faults["broken again"] += again.broken
+    check.faults["missing flag"] += again.flags
+    return replace(found, close=check.close + again.close, again=again.images)
 
 
-def _check_shard(
-    classifier: Classifier,
-    threat: ThreatModel,
-    split: Split,
-    images: Tensor,
-    rows: pd.DataFrame,
-    batch_size: int,
-    faults: dict[str, int],
-) -> int:
-    """Add a shard's faults to `faults`; returns how many verdicts are too close to call."""
-    ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    x0, labels = split.pixels(ids), split.labels[ids]
-    flat = images.flatten(1)
-    finite = flat.isfinite().all(1)
-    faults["NaN pixels"] += int((~finite).sum())
-    faults["outside [0, 1]"] += int((finite & ((flat < 0) | (flat > 1)).any(1)).sum())
-    inside = threat.distance(x0, images) <= threat.radius + TOLERANCE
-    faults["outside eps"] += int((finite & ~inside).sum())
-    for name, norm in NORMS.items():
-        if name not in rows and name != threat.norm:  # made before there was this norm
-            continue
-        recorded = torch.tensor(rows[name].to_numpy().copy())
-        faults["wrong distance"] += int((~((norm.distance(x0, images) - recorded).abs() <= 1e-6)).sum())
-    faults["wrong label"] += int((labels != torch.tensor(rows["label"].to_numpy().copy())).sum())
-    clean = clean_logits(classifier, x0, batch_size)
-    adversarial = clean_logits(classifier, images, batch_size)
-    close = 0
-    for logits, column in ((clean, "clean_pred"), (adversarial, "adv_pred")):
-        differs = predictions(logits) != torch.tensor(rows[column].to_numpy().copy())
-        top = logits.topk(2, dim=1).values
-        tie = (top[:, 0] - top[:, 1]) <= CLOSE * logits.abs().amax(1)
-        faults["wrong verdict"] += int((differs & ~tie).sum())
-        close += int((differs & tie).sum())
-    faults["wrong verdict"] += _inconsistent(rows, classifier.classes)
-    return close
+class _Check:
+    """The shards of one evaluation, looked at one after another; what is wrong with them so far."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened, self.spec = opened, opened.spec
+        self.faults = dict.fromkeys(FAULTS, 0)
+        self.examples = self.close = self.tied = self.settled = 0
+        self.chance = Chance()
+        self.unnoted = dict.fromkeys(SHOWN_AT_ONCE, (0, 0))
+
+    def run(self, rows: pd.DataFrame) -> None:
+        """Check every shard, and what all of them say together."""
+        opened, folder = self.opened, self.opened.folder
+        classifier = Classifier(opened.module, opened.classes, device=opened.how.device)
+        self.faults["damaged shard"] += len(folder.damaged())
+        first, last = self.spec["start"], self.spec["start"] + self.spec["count"]
+        try:
+            classifier.check_mode()
+            for (start, stop), notes in zip(folder.ranges(), folder.notes(), strict=True):
+                part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
+                images = folder.images(start, stop)
+                whole = part["example_id"].tolist() == list(range(start, stop)) and len(images) == stop - start
+                if not whole or not first <= start < stop <= min(last, len(opened.split)):
+                    self.faults["wrong examples"] += stop - start
+                    continue
+                self._shard(classifier, part.reset_index(drop=True), images, notes)
+                self.examples += stop - start
+        finally:
+            classifier.release()
+        self.faults["missing flag"] += sum(4 * shown >= 3 * lack > 0 for shown, lack in self.unnoted.values())
+        self.faults["too many ties"] += too_many(self.tied, self.settled)
+        self.faults["unlikely verdict"] += self.chance.unlikely
+
+    def _shard(self, classifier: Classifier, rows: pd.DataFrame, images: Tensor, notes: dict[str, Any]) -> None:
+        """Add what is wrong with one shard."""
+        ids = _column(rows, "example_id")
+        x0, labels = self.opened.split.pixels(ids), self.opened.split.labels[ids]
+        self._pixels(rows, x0, images)
+        self.faults["wrong label"] += int((labels != _column(rows, "label")).sum())
+        size = self.opened.how.batch_size
+        clean, adversarial = clean_logits(classifier, x0, size), clean_logits(classifier, images, size)
+        noted = notes.get("flags", [])
+        if bool(clean.isfinite().all()):
+            found = inspect(classifier, x0, clean, size)
+            for flag in set(SHOWN_AT_ONCE) - set(noted):
+                shown, lack = self.unnoted[flag]
+                self.unnoted[flag] = shown + (flag in found), lack + 1
+        self.faults["wrong goal"] += int(((_column(rows, "goal") == -1) == self.opened.targeted).sum())
+        if self.opened.targeted:
+            self.faults["wrong goal"] += self._goals(classifier, rows, clean, labels, ids)
+        random = "randomised" in noted
+        for x, logits, column in ((x0, clean, "clean_pred"), (images, adversarial, "adv_pred")):
+            recorded = _column(rows, column)
+            differs = predictions(logits) != recorded
+            near, excused = tied(logits, recorded), torch.zeros_like(differs)
+            if random:
+                draw = notes.get("batch_size")
+                many = draw if isinstance(draw, int) and draw > 0 else size
+                excused = self.chance.excused(classifier, column, x, recorded, labels, many)
+            self.tied += int((differs & near & ~excused).sum())
+            self.settled += len(rows)
+            excused |= near
+            self.faults["wrong verdict"] += int((differs & ~excused).sum())
+            self.close += int((differs & excused).sum())
+        self.faults["wrong verdict"] += _inconsistent(rows, classifier.classes)
+
+    def _pixels(self, rows: pd.DataFrame, x0: Tensor, images: Tensor) -> None:
+        """Add the faults of a shard's images [n, C, H, W] beside the clean ones."""
+        threat, flat = self.opened.threat, images.flatten(1)
+        finite = flat.isfinite().all(1)
+        self.faults["NaN pixels"] += int((~finite).sum())
+        self.faults["outside [0, 1]"] += int((finite & ((flat < 0) | (flat > 1)).any(1)).sum())
+        inside = threat.distance(x0, images) <= threat.radius + TOLERANCE
+        self.faults["outside eps"] += int((finite & ~inside).sum())
+        for name, norm in NORMS.items():
+            if name not in rows and name != threat.norm:  # made before there was this norm
+                continue
+            recorded = torch.tensor(rows[name].to_numpy().copy())
+            self.faults["wrong distance"] += int((~((norm.distance(x0, images) - recorded).abs() <= 1e-6)).sum())
+
+    def _goals(self, classifier: Classifier, rows: pd.DataFrame, clean: Tensor, labels: Tensor, ids: Tensor) -> int:
+        """How many goals are not those the attack draws. Raises BadInput where it cannot be built."""
+        attack = self.opened.attack or self.opened.plugin.build(self.spec["attack_options"])
+        classifier.labels = labels
+        logits = classifier.fold(clean, torch.arange(len(ids)))
+        goal = attack.trials(labels, logits, ids, self.spec["seed"]).goal[:, 0]
+        return int((goal != _column(rows, "goal")).sum())
 
 
-def _wrong_goals(
-    classifier: Classifier, spec: dict[str, Any], split: Split, rows: pd.DataFrame, batch_size: int
-) -> int:
-    """How many goals are not those the attack draws."""
-    attack = registry.load("attack", spec["attack"]).build(spec["attack_options"])
-    ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    classifier.labels = split.labels[ids]
-    logits = classifier.fold(clean_logits(classifier, split.pixels(ids), batch_size), torch.arange(len(ids)))
-    goal = attack.trials(split.labels[ids], logits, ids, spec["seed"]).goal[:, 0]
-    return int((goal != torch.tensor(rows["goal"].to_numpy().copy())).sum())
+def _column(rows: pd.DataFrame, name: str) -> Tensor:
+    return torch.tensor(rows[name].to_numpy().copy())
 
 
 def _inconsistent(rows: pd.DataFrame, classes: int) -> int:

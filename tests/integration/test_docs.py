@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from robench import registry
 from robench.cli import listing
@@ -247,6 +248,39 @@ def test_options_in_the_table_of_attacks_are_the_attacks() -> None:
     for names, text in rows("attack"):
         for option in re.findall(r"`-o (\w+)=", text):
             assert _takes([("attack", name) for name in names], option), f"{names} lacks {option}"
+
+
+def steps_of(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a workflow's only job, which must end in time."""
+    (job,) = workflow["jobs"].values()
+    assert 0 < job["timeout-minutes"] <= 120
+    found: list[dict[str, Any]] = job["steps"]
+    return found
+
+
+def test_the_workflow_does_not_trust_the_change_that_it_checks() -> None:
+    text = (ROOT / "docs" / "github-actions.yml").read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow[True] == ["pull_request"]  # what YAML makes of the key `on`
+    steps = steps_of(workflow)
+    used = re.findall(r"^[ #]*- uses: (.*)$", text, re.MULTILINE)
+    assert len(used) > len([step for step in steps if "uses" in step])  # those of remarks are meant to be copied too
+    for each in used:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each), each
+    checkouts = [step["with"] for step in steps if "checkout" in step.get("uses", "")]
+    assert all(each["persist-credentials"] is False for each in checkouts)
+    (base,) = [each for each in checkouts if "ref" in each]
+    assert base["ref"] == "${{ github.event.pull_request.base.sha }}"
+    at = next(i for i, step in enumerate(steps) if "robench check" in step.get("run", ""))
+    words = shlex.split(steps[at]["run"])
+    assert words[:3] == ["robench", "check", f"{base['path']}/$BASELINE"]
+    assert (ROOT / workflow["jobs"]["robustness"]["env"]["BASELINE"]).is_file()
+    assert "--reuse" not in words
+    required = steps[at + 1]
+    assert required["if"] == "always()"
+    for option in ("--junit", "--markdown"):
+        assert f"test -s {words[words.index(option) + 1]}" in required["run"]
 
 
 @pytest.mark.parametrize(

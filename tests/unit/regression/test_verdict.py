@@ -24,7 +24,7 @@ from robench.regression.report import Checked
 from robench.regression.verdict import CLEAN, Line, Terms, Verdict, judge
 from robench.results.accuracy import attack_figure, worst_case
 from robench.results.rows import success_of
-from robench.results.statistics import holm, mcnemar, paired_interval
+from robench.results.statistics import holm, mcnemar, paired_interval, wilson
 from robench.store.runs import EvaluationFolder
 from robench.store.specs import EvalSpec
 
@@ -71,10 +71,14 @@ SPEC = EvalSpec(
 
 
 def a_kept(model: str = "plain", outcomes: str = "rrc-", **changes: object) -> Kept:
+    metric = changes.get("metric", "robust accuracy")
+    n, right = len(outcomes), sum(outcomes.count(letter) for letter in "rcm")
+    counted = sum(outcomes.count(letter) for letter in ("cx" if metric == "attack success rate" else "rm"))
     fields = {
         "evaluation": "0123456789ab", "model": model, "reference": model, "dataset": "digits",
         "metric": "robust accuracy", "given_options": {"steps": 10}, "against": "", "spec": SPEC,
-        "clean_accuracy": 0.75, "clean_interval": (0.3, 0.95), "figure": 0.5, "interval": (0.15, 0.85), "flags": [],
+        "clean_accuracy": right / n, "clean_interval": wilson(right, n), "figure": counted / n,
+        "interval": wilson(counted, n), "flags": [],
         "environment": {"python": "3.11"}, "outcomes": outcomes,
     }  # fmt: skip
     return Kept(**{**fields, **changes})  # type: ignore[arg-type]
@@ -244,6 +248,13 @@ def test_a_baseline_survives_git_and_nothing_else(tmp_path: Path) -> None:
         ((a_kept(outcomes="rrc"),), "outcomes of 3 examples instead of 4"),
         ((a_kept(outcomes="rrc?"),), "outcomes"),
         ((), "no evaluations"),
+        ((a_kept(figure=math.nan),), "robust accuracy is nan, and outcomes make 0.5"),
+        ((a_kept(figure=0.25),), "robust accuracy is 0.25, and outcomes make 0.5"),
+        ((a_kept(clean_accuracy=1e30),), "clean accuracy is 1e.30, and outcomes make 0.75"),
+        ((a_kept(clean_interval=(0.0, math.inf)),), "clean accuracy is 0.75"),
+        ((a_kept(interval=(0.9, 0.1)),), "robust accuracy is 0.5"),
+        ((a_kept(figure=0.5, metric="attack success rate"),), "attack success rate is 0.5, and outcomes make 0.25"),
+        ((a_kept(metric="kindness"),), "'kindness' is not a valid Measure"),
     ],
 )
 def test_a_well_sealed_file_must_make_sense_too(kept: tuple[Kept, ...], told: str, tmp_path: Path) -> None:

@@ -164,6 +164,17 @@ def test_a_goal_that_no_attack_had_is_found(check):
     assert not check(change).holds
 
 
+def test_a_column_of_goals_that_is_left_out_is_found(check):
+    """The other shard has one, so that together they have numbers that are none."""
+    kept = {}
+
+    def change(rows, images):
+        kept["rows"] = len(rows)
+        return rows.drop(columns=["goal"]), images
+
+    assert check(change).faults["wrong goal"] == kept["rows"]
+
+
 def test_rows_left_out_are_found(check):
     def change(rows, images):
         keep = ~rows["success"]

@@ -1,0 +1,107 @@
+"""What an evaluation's record says of itself beside what its spec, its model and its rows say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from robench.attack.gradient import kind_of
+from robench.errors import BadInput
+from robench.results.summary import Summary
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import Damaged
+from robench.store.specs import CraftSpec
+from robench.trust.opened import Opened
+
+
+def misrecorded(opened: Opened) -> list[str]:
+    """The fields of about.json that are not what follows from the spec, the model, the attack and the store."""
+    spec, about = opened.spec, opened.about
+    surrogate = _surrogate(opened)
+    expected = {
+        "metric": opened.attacker.metric,
+        "access": opened.access,
+        "eps": opened.threat.eps_text,
+        "surrogate": surrogate,
+        "surrogate_digest": spec.get("surrogate") or "",
+        "against": _against(opened, surrogate),
+    }
+    if opened.attack is not None:
+        expected["kind"] = kind_of(opened.attack, opened.threat, opened.access)
+    if opened.how.model is None:  # else the name is what another called it
+        expected["model"] = opened.model.name
+    # what early records lack is not shown of them either
+    silent = {name for name in ("kind", "surrogate", "surrogate_digest") if name in about.lacks}
+    other = ["split"] if spec.get("split", "test") != "test" else []  # the data's digest is that of the test images
+    wrong = other + [name for name, value in expected.items() if name not in silent and getattr(about, name) != value]
+    return wrong + (["given_options"] if _misgiven(opened) and _of_today(opened) else [])
+
+
+def unjudged(opened: Opened) -> str:
+    """Why the label cannot be judged: an earlier version of the attack may have had other defaults; "" where it can."""
+    if _of_today(opened) or not _misgiven(opened):
+        return ""
+    return (
+        f"The evaluation {opened.folder.job_id} was made by another version of {opened.spec['attack']}, and its "
+        "options do not follow from its label by today's; verify it with that one."
+    )
+
+
+def misstated(folder: EvaluationFolder, figures: Summary) -> list[str]:
+    """The fields of result.json that are not what the rows say; all of it where it is damaged."""
+    try:
+        stated = folder.stated
+    except Damaged:
+        return ["result.json"]
+    expected = json.loads(json.dumps(figures.to_json()))
+    return [key for key in expected if key != "seconds" and expected[key] != stated.get(key)] if stated else []
+
+
+def _misgiven(opened: Opened) -> bool:
+    """Whether the options that a label shows do not lead to those that the attack had."""
+    try:
+        shown = opened.plugin.options(opened.about.given_options)
+    except BadInput:
+        return True
+    had = _comparable(opened.spec["attack_options"])
+    given = _comparable(opened.about.given_options)
+    return _comparable(shown) != had or any(had.get(name) != value for name, value in given.items())
+
+
+def _of_today(opened: Opened) -> bool:
+    """Whether it was made by the version of its attack that is installed, as far as that is known."""
+    return opened.attack is None or bool(opened.spec["attack_version"] == opened.attack.version)
+
+
+def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them, without the version of a library, which differs from machine to machine."""
+    found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in options.items() if k != "library"}))
+    return found
+
+
+def _against(opened: Opened, surrogate: str) -> str:
+    """The end of the label: what the attack was up against beside the model, and how its gradients were taken."""
+    spec = opened.spec
+    found = f" + {opened.watch.name}" if opened.watch else f" from {surrogate}" if surrogate else ""
+    found += f" [eot {spec['eot']}]" if (spec.get("eot") or 1) > 1 else ""
+    found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
+    if not spec.get("after"):
+        return found
+    try:
+        names = ", ".join(before.spec["attack"] for before in opened.chain)
+    except BadInput:  # what it goes on from is not here
+        names = opened.about.against.partition(" after ")[2]
+    return f"{found} after {names}"
+
+
+def _surrogate(opened: Opened) -> str:
+    """The surrogate's title by the record of what was crafted on it; as the evaluation has it where that is gone."""
+    spec = opened.spec
+    if not spec.get("surrogate"):
+        return ""
+    try:
+        crafted = EvaluationFolder(opened.store.crafted / CraftSpec.of(spec).job_id).about
+    except BadInput:
+        return opened.about.surrogate
+    return crafted.model if crafted.reference else f"{crafted.model}#{spec['surrogate'][:6]}"
