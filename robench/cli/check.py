@@ -112,6 +112,11 @@ def _clear(baseline: Path, *targets: Path | None) -> None:
     """Remove reports of an earlier check, which would speak for this one if it failed. Raises BadInput, DiskError."""
     from robench.errors import BadInput, disk_error
 
+    given = [path.resolve() for path in targets if path is not None]
+    if len(set(given)) < len(given):
+        raise BadInput(
+            f"--junit and --markdown both name {given[0]}, where one would replace the other; give two files."
+        )
     for path in filter(None, targets):
         if path.resolve() == baseline.resolve():
             raise BadInput(f"The report {path} would replace the baseline; give it another name.")

@@ -52,9 +52,12 @@ def gc(
 def size(runs: shared.Runs = None, as_json: shared.Json = False) -> int:
     """Say how much of what there is."""
     from robench.store.leftovers import sizes
+    from robench.store.marker import check_folder
     from robench.store.runs import Store, runs_root
 
-    found = sizes(Store(runs_root(runs)))
+    store = Store(runs_root(runs))
+    check_folder(store.root)
+    found = sizes(store)
     if as_json:
         import json
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robench import randomness, registry
@@ -19,7 +20,7 @@ from robench.detector.request import LEAST_BROKEN, DetectorRequest
 from robench.detector.score import Guarded, Score
 from robench.device import full_precision
 from robench.environment import command, environment
-from robench.errors import BadInput, require
+from robench.errors import BadInput, first_line, require
 from robench.norms import NORMS
 from robench.progress import bar, say
 from robench.results.rows import succeeded
@@ -30,10 +31,11 @@ from robench.store.files import (
     identity,
     read_json,
     read_sealed,
-    write_file,
     write_json,
     write_sealed,
+    write_tensors,
 )
+from robench.store.records import DetectorRecord, FittedRecord
 from robench.store.runs import Store
 from robench.store.specs import DetectorSpec
 from robench.threat import ThreatModel
@@ -46,8 +48,6 @@ SPLIT_KEY = 20182
 _told: set[Path] = set()
 # a threshold from fewer clean images than this is told to be rough
 FEW = 200
-# what readers rely on in the record of a fitted detector
-FITTED = {"digest": str, "classes": int, "fitted_on": int, "adversarial": int, "threshold_images": int}
 
 
 class Subject(Protocol):
@@ -171,7 +171,7 @@ def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
     with bar(f"{subject.name}  {spec.detector}") as shown, full_precision():
         fitted = _fit(lesson, shown.update)
     tensors = {key: value.cpu().contiguous() for key, value in score.state_dict().items()}
-    digest = write_file(folder / "detector.safetensors", lambda aside: save_file(tensors, aside))
+    digest = write_tensors(folder / "detector.safetensors", tensors)
     record = {"command": command(), "environment": environment(), "model": subject.name, "digest": digest}
     write_json(folder / "spec.json", spec.to_json())
     write_sealed(folder / "fitted.json", {**fitted, **record, "fitted": spec.job_id})
@@ -182,10 +182,10 @@ def load(store: Store, job_id: str) -> Watch:
     """A fitted detector from the store. Raises BadInput where it is missing or damaged."""
     folder = store.detectors / job_id
     advice = f"delete the folder {folder} and run the command again"
-    plain = read_json(folder / "spec.json", advice=advice)
-    fitted, _, sealed = read_sealed(folder / "fitted.json", FITTED, advice)
+    plain = read_json(folder / "spec.json", DetectorRecord, advice)
+    fitted, _, sealed = read_sealed(folder / "fitted.json", FittedRecord, advice)
     weights = folder / "detector.safetensors"
-    same = identity(plain) == job_id and (not sealed or fitted.pop("fitted") == job_id)
+    same = identity(plain) == job_id and (not sealed or fitted.pop("fitted", None) == job_id)
     if not same or not weights.is_file() or checksum(weights) != fitted["digest"]:
         raise Damaged(f"The detector in {folder} is missing or damaged; {advice}.")
     try:
@@ -194,12 +194,32 @@ def load(store: Store, job_id: str) -> Watch:
         raise BadInput(f"The detector in {folder} is of another version of robench; {advice}.") from None
     detector = registry.load("detector", spec.detector).build(spec.options, fitted["classes"])
     score = Score(detector.eval())
-    for name, tensor in load_file(weights).items():
-        if name.startswith("detector."):
-            detector.keep(name.removeprefix("detector."), tensor)
-        else:
-            setattr(score, name, tensor)
+    try:
+        _restore(score, load_file(weights))
+    except (SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+        raise Damaged(
+            f"The tensors of the detector in {folder} are damaged ({first_line(error, 120)}); {advice}."
+        ) from error
     return Watch(score, spec, folder, fitted)
+
+
+def _restore(score: Score, tensors: dict[str, Tensor]) -> None:
+    """Give a score and its detector their fitted tensors; raises ValueError for those of something else."""
+    own = dict(score.named_buffers(recurse=False))
+    theirs = {name.removeprefix("detector."): t for name, t in tensors.items() if name.startswith("detector.")}
+    mine = {name: tensor for name, tensor in tensors.items() if not name.startswith("detector.")}
+    if mine.keys() != own.keys():
+        raise ValueError(f"the tensors are {', '.join(sorted(mine))} and not {', '.join(own)}")
+    for name, tensor in mine.items():
+        size = mine["weight"].numel() if name in ("shift", "scale", "weight") else 1
+        if tensor.dtype != torch.float64 or tensor.shape != (size,) or not tensor.isfinite().all():
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, or not finite")
+    for name in theirs:
+        if not isinstance(getattr(score.detector, name, None), Tensor | None):
+            raise ValueError(f"{name} is no tensor of a detector")
+    score.detector.restore(theirs)
+    for name, tensor in mine.items():
+        setattr(score, name, tensor)
 
 
 def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:

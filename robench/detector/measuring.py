@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
@@ -15,7 +16,11 @@ from robench.device import full_precision
 from robench.results.accuracy import Figure
 from robench.results.rows import correct, misled
 from robench.store.files import Damaged, checksum, read_sealed, write_file, write_sealed
+from robench.store.records import ScoresRecord
 from robench.store.runs import EvaluationFolder
+
+# the columns of an evaluation's rows that stand beside its scores
+SCORED = ("example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success")
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
             kind: scored(watch.score, module, x, settings).numpy()
             for kind, x in (("clean", examples.x), ("noisy", copies), ("adversarial", images))
         }
-    table = rows[["example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success"]].copy()
+    table = rows[[*SCORED]].copy()
     for kind, values in scores.items():
         table[f"score_{kind}"] = values
     sums = write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
@@ -120,13 +125,22 @@ def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
     """The scores of these very images by this detector, if they were measured before and are undamaged."""
     stem = watch.folder / f"scores-{folder.job_id}"
     try:
-        made = read_sealed(stem.with_suffix(".json")).value
+        made = read_sealed(stem.with_suffix(".json"), ScoresRecord).value
         same = (made["fitted"], made["shards"]) == (watch.spec.job_id, folder.contents)
         if same and made["sha256"] == checksum(stem.with_suffix(".parquet")):
-            return pd.read_parquet(stem.with_suffix(".parquet"))
-    except (Damaged, OSError, KeyError):
+            return _sound(pd.read_parquet(stem.with_suffix(".parquet")), folder)
+    except (Damaged, OSError, KeyError, ValueError, TypeError):
         pass  # scores from before they said of which images they are are measured again, too
     return None
+
+
+def _sound(table: pd.DataFrame, folder: EvaluationFolder) -> pd.DataFrame | None:
+    """The scores of an evaluation's rows, None where they are of others, or no scores."""
+    kinds = ("clean", "noisy", "adversarial")
+    rows = folder.rows(SCORED)
+    same = list(table.columns) == [*SCORED, *(f"score_{kind}" for kind in kinds)] and table[[*SCORED]].equals(rows)
+    scores = [table[f"score_{kind}"].to_numpy() for kind in kinds] if same else []
+    return table if same and all(s.dtype == float and np.isfinite(s).all() for s in scores) else None
 
 
 def figures(table: pd.DataFrame, threshold: float) -> Figures:

@@ -99,7 +99,7 @@ def references(request: Request, store: Store) -> list[str | nn.Module]:
         return list(request.models)
     names = store.model_names()
     if request.dataset is not None:
-        names = [name for name in names if store.card(name)["data"]["name"] == request.dataset]
+        names = [name for name in names if _data_of(name, store) in (request.dataset, None)]
     if not names:
         on = f" trained on {request.dataset!r}" if request.dataset else ""
         raise BadInput(
@@ -107,6 +107,14 @@ def references(request: Request, store: Store) -> list[str | nn.Module]:
             "'robench train standard --dataset digits'."
         )
     return list(names)
+
+
+def _data_of(name: str, store: Store) -> str | None:
+    """The data that a model was trained on; None where its card is damaged, which is said when it is opened."""
+    try:
+        return str(store.card(name)["data"]["name"])
+    except BadInput:
+        return None
 
 
 # how a dataset is opened: by its name, the folder of data, and the number of classes if it was given

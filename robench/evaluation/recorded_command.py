@@ -13,6 +13,7 @@ from robench import norms, registry
 from robench.errors import BadInput
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json
+from robench.store.records import DetectorRecord
 from robench.store.runs import Store
 from robench.store.specs import CraftSpec
 
@@ -62,7 +63,7 @@ def train_command_of(card: Mapping[str, Any]) -> str:
         own = {name: card["recipe"][name] for name in ("epochs", "batch_size")}
         if json.loads(json.dumps({**recipe.to_json(), **own})) != card["recipe"]:
             raise _Unwritable
-    except (BadInput, KeyError, _Unwritable):
+    except (BadInput, KeyError, TypeError, ValueError, _Unwritable):
         return portable(str(card.get("command", "")))
     words = ["robench", "train", card["defense"], "--dataset", card["data"]["name"]]
     words += ["--recipe", card["recipe_name"]] if card["recipe_name"] != "quick" else []
@@ -94,6 +95,8 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     merged: dict[str, Any] = {}
     for link in chain:
         every = link.spec["attack_options"]
+        if not link.about.given_options.keys() <= every.keys():
+            raise _Unwritable
         merged |= {name: every[name] for name in link.about.given_options if every[name] is not None}
     if any(link.spec["attack_options"].get(name, value) != value for link in chain for name, value in merged.items()):
         return _set(chain), {}
@@ -127,7 +130,7 @@ def _detector(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     """The detector's part of a command, and its own options."""
     place = Store(folder.root).detectors / folder.spec["detector"] / "spec.json"
     try:
-        spec = read_json(place, {"detector": str, "options": dict, "trained_on": str, "attack_options": dict})
+        spec = read_json(place, DetectorRecord)
         attack = registry.load("attack", spec["trained_on"].partition("@")[0])
         theirs = _differing(registry.load("detector", spec["detector"]), spec["options"])
         trained = _differing(attack, spec["attack_options"])

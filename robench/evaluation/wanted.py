@@ -13,6 +13,7 @@ from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job, Target, make_job, watched
 from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
+from robench.progress import say
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ def _plan(address: Address, job: Job, bench: Bench) -> PlannedEvaluation:
     bench.take(address, job)
     if job.folder.path.is_dir():
         begin(job)  # makes a damaged record anew
+    shape = job.split.images(slice(0, 1)).shape[1:]
+    for folder in (job.folder, *([job.craft.folder] if job.craft else [])):
+        for sentence in folder.discard_unsound(shape):
+            say(sentence)
     planned = PlannedEvaluation(job, address)
     return replace(planned, stored=not planned.missing)
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robench.errors import BadInput, unknown
+from robench.errors import BadInput, first_line, unknown
 from robench.progress import say
 from robench.results.accuracy import Measure, enters
 from robench.results.rows import Marks, broken, correct, succeeded
 from robench.results.statistics import wilson
 from robench.results.summary import UNSTABLE, label
-from robench.store.files import digest, read_json, write_text
+from robench.store.files import digest, read_json, unfit, write_text
+from robench.store.records import Images, Interval, Metric, Options, Shape, Share, SpecRecord
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import HARNESS, CraftSpec, EvalSpec
 from robench.threat import ThreatModel
@@ -58,6 +59,13 @@ class Outcomes:
         return cls(right, ~hit if Measure(metric) is Measure.SUCCESS else right & ~hit, each == ROBUST)
 
 
+class _File(Shape):
+    """What a baseline file holds, before its checksum is looked at."""
+
+    format: Any
+    evaluations: list[dict[str, Any]]
+
+
 class Kept(BaseModel):
     """One evaluation of a baseline: how to do it again, what came of it, and what it was made with.
 
@@ -67,27 +75,34 @@ class Kept(BaseModel):
     targeted attack, whether the outcomes tell images broken at another class; None in files of before they did.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
     evaluation: str
     model: str
     reference: str
     dataset: str
-    metric: str
-    given_options: dict[str, Any]
+    metric: Metric
+    given_options: Options
     against: str
     surrogate: str | None = None
-    batch_size: int | None = None
-    shard_size: int | None = None
+    batch_size: Images | None = None
+    shard_size: Images | None = None
     spec: EvalSpec
-    clean_accuracy: float
-    clean_interval: tuple[float, float]
-    figure: float
-    interval: tuple[float, float]
+    clean_accuracy: Share
+    clean_interval: Interval
+    figure: Share
+    interval: Interval
     flags: list[str]
     environment: dict[str, Any]
     outcomes: str
     misses: bool | None = None
+
+    def check(self) -> None:
+        """Raise ValueError or BadInput unless there is an outcome per example, and the spec is one."""
+        SpecRecord.model_validate_json(self.spec.canonical())
+        ThreatModel.of(self.spec.norm, self.spec.eps)
+        if len(self.outcomes) != self.spec.count or not set(self.outcomes) <= set(LETTERS):
+            raise ValueError(f"outcomes of {len(self.outcomes)} examples instead of {self.spec.count}")
 
     @property
     def threat(self) -> ThreatModel:
@@ -139,7 +154,7 @@ class Baseline:
 def read(path: Path) -> Baseline:
     """The baseline in a file. Raises BadInput where there is none, it is of another format, edited, or cut short."""
     advice = "restore it from git, or make it anew with 'robench baseline'"
-    content = read_json(path, {"evaluations": list}, advice)
+    content = read_json(path, _File, advice)
     if content.get("format") != FORMAT:
         raise BadInput(
             f"The baseline {path} has format {content.get('format')!r}, but this robench reads {FORMAT}; "
@@ -148,18 +163,14 @@ def read(path: Path) -> Baseline:
     if content.pop("checksum", None) != digest(content):
         raise BadInput(f"The baseline {path} was edited or cut short (its checksum does not fit); {advice}.")
     try:
-        kept = tuple(Kept(**each) for each in content["evaluations"])
+        kept = tuple(Kept.model_validate_json(json.dumps(each)) for each in content["evaluations"])
         if not kept:
             raise ValueError("no evaluations")
         for each in kept:
-            if len(each.outcomes) != each.spec.count or not set(each.outcomes) <= set(LETTERS):
-                raise ValueError(f"outcomes of {len(each.outcomes)} examples instead of {each.spec.count}")
+            each.check()
             _check_figures(each)
-    except (TypeError, ValueError) as error:
-        told = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (TypeError, ValueError, BadInput) as error:
+        told = unfit(error) if isinstance(error, ValidationError) else first_line(error, 160, end=".")
         raise BadInput(f"The baseline {path} has content that this robench does not know ({told}); {advice}.") from None
     return Baseline(path.name, kept)
 
@@ -206,14 +217,17 @@ def find(name: str, store: Store) -> list[EvaluationFolder]:
 
     Raises BadInput where there is none, or where it could be several models'.
     """
-    named = [folder for folder in map(store.evaluation, store.evaluation_ids()) if folder.about.model == name]
+    intact, damaged = store.intact()
+    named = [folder for folder in intact if folder.about.model == name]
     if not named and name not in store.model_names():
         if any(i.startswith(name) for i in store.evaluation_ids()):
             return [store.find_evaluation(name)]
-        known = {store.evaluation(i).about.model for i in store.evaluation_ids()}
+        known = {folder.about.model for folder in intact}
         raise unknown("evaluation or evaluated model", name, [*store.evaluation_ids(), *known])
     if name in store.model_names():  # those of models that had the name before do not count
         named = [folder for folder in named if folder.spec["model_digest"] == store.model_digest(name)]
+    for reason in damaged.values():
+        say(f"Left out, and perhaps one of {name}'s: {reason}")
     found = [folder for folder in named if _usual(folder) and folder.result is not None]
     if len({folder.spec["model_digest"] for folder in found}) > 1:
         raise BadInput(

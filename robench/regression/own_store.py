@@ -15,6 +15,7 @@ from robench.errors import BadInput, DiskError, disk_error
 from robench.progress import say
 from robench.store.claims import claim
 from robench.store.files import Damaged, read_sealed, write_sealed
+from robench.store.records import CheckRecord
 from robench.store.runs import CHECK, Store
 
 # folders of installed packages, whose files are told by size and time, since there are thousands
@@ -88,7 +89,7 @@ def _turn(root: Path, key: str, name: str) -> Iterator[None]:
 
 def _state(folder: Path) -> dict[str, object] | None:
     try:
-        return read_sealed(folder / CHECK).value
+        return read_sealed(folder / CHECK, CheckRecord).value
     except Damaged:
         return None
 

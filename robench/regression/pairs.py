@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -21,6 +22,8 @@ from robench.store.runs import Store
 TROUBLE = ("zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference")
 # a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
 GROWTH, POINTS = 1.5, 5
+# a flag with its share of the images
+SHARE = re.compile(r"(.+) (?:<1|([0-9]{1,3}))%")
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,8 @@ class Pair:
 
 def _share(flag: str) -> tuple[str, float]:
     """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%"."""
-    name, _, share = flag.rpartition(" ")
-    if not name or not share.endswith("%"):
-        return flag, 0.0
-    return name, 0.0 if share.startswith("<") else float(share.rstrip("%"))
+    found = SHARE.fullmatch(flag)
+    return (found[1], float(found[2] or 0)) if found else (flag, 0.0)
 
 
 def lines_of(pairs: Sequence[Pair]) -> list[Line]:

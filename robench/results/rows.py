@@ -98,6 +98,20 @@ def absent_classes(rows: pd.DataFrame, classes: int | None) -> str:
     return f"class{'es' if len(missing) > 1 else ''} {', '.join(names)} absent" if missing else ""
 
 
+def contradictory(rows: pd.DataFrame, *, guarded: bool) -> Marks:
+    """Whether a row says of itself what cannot be, bool [n]: a verdict that does not follow from its own answers.
+
+    guarded: a detector may have rejected the image, so that a wrong answer need not be a success.
+    """
+    aimed = rows["goal"].to_numpy() >= 0
+    due = np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), broken(rows))
+    won = succeeded(rows)
+    found: Marks = won & ~due if guarded else won != due
+    if "clean_pred" in rows:
+        found = found | (correct(rows) != (rows["clean_pred"] == rows["label"]).to_numpy())
+    return found
+
+
 def attacked(rows: pd.DataFrame) -> int:
     """How many images a trial was run for."""
     return int((rows["trial"] >= 0).sum())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robench.results.accuracy import Figure, Measure, attack_figure, clean_figure
 from robench.results.rows import attacked, marked
+from robench.results.statistics import wilson_ends
 
 if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
     import pandas as pd
@@ -18,6 +19,8 @@ SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "in
 DIFFERS, NOT_SEALED = "answers differ when sealed", "not sealed"
 # a model with one of these flags gives other rows in the next run, or in other batches
 UNSTABLE = ("randomised", "batch-dependent", "changes-its-state", "changes-its-answers", DIFFERS)
+# figures and their intervals are computed to more digits than this
+NEAR = 1e-6
 COMPLETE, INCOMPLETE = "complete", "incomplete"
 
 
@@ -50,6 +53,12 @@ class Summary:
         """The attack's figure as a count, None while it is incomplete."""
         return None if self.value is None else Figure(round(self.value * self.n), self.n)
 
+    @property
+    def consistent(self) -> bool:
+        """Whether its figures are shares of n images, each with the interval that such a share has."""
+        pairs = ((self.clean_accuracy, self.clean_interval), (self.value, self.interval))
+        return all(value is None or is_share(value, self.n, ends) for value, ends in pairs)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types, the figure under its measure's key."""
         found = {
@@ -76,6 +85,14 @@ class Summary:
             _pair(value["interval"]), value.get("forwards"), value["backwards"], value.get("seconds"),
             tuple(value["flags"]), value["status"],
         )  # fmt: skip
+
+
+def is_share(value: float, n: int, ends: tuple[float, float] | None) -> bool:
+    """Whether a value is a count of n, with its Wilson interval where there is one; up to rounding."""
+    if n < 1 or abs(value * n - round(value * n)) > NEAR * n:
+        return False
+    expected = wilson_ends(value, n)
+    return ends is None or all(abs(end - right) <= NEAR for end, right in zip(ends, expected, strict=True))
 
 
 def _pair(ends: Sequence[float] | None) -> tuple[float, float] | None:

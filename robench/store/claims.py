@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from robench.errors import disk_error
+from robench.store.marker import mark
 
 LOCKS, JOURNAL = "locks", "journal.jsonl"
-# seconds between two looks at a lock that somebody else holds
-POLL = 0.2
+# seconds between two looks at a lock that somebody else holds, and between two at whether anybody does
+POLL, LOOK = 0.2, 5.0
 
 
 @contextmanager
@@ -30,12 +32,15 @@ def claim(root: Path, key: str, *, wait: bool = False) -> Iterator[bool]:
     lock = FileLock(path, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=-1 if wait else 0, poll_interval=POLL)
-    except Timeout:
-        yield False
-        return
+        mark(root)
+        taken = _take(lock, path)
+        while wait and not taken:
+            taken = _take(lock, path, LOOK)
     except OSError as error:
         raise disk_error(error, path) from error
+    if not taken:
+        yield False
+        return
     try:
         yield True
     finally:
@@ -49,11 +54,37 @@ def held(root: Path, key: str) -> bool:
         return False
     lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        taken = _take(lock, path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    if taken:
+        _free(lock, path)
+    return not taken
+
+
+def _take(lock: BaseFileLock, path: Path, seconds: float = 0.0) -> bool:
+    """Take a lock, waiting at most so long; whether that was done.
+
+    Raises OSError where nobody holds it, but the system refuses it: filelock takes a refusal for somebody else's hold.
+    """
+    try:
+        lock.acquire(timeout=seconds, poll_interval=POLL)
     except Timeout:
-        return True
-    _free(lock, path)
-    return False
+        _refused(path)
+        return False
+    return True
+
+
+def _refused(path: Path) -> None:
+    """Raise PermissionError where the system does not let this process lock a file at all."""
+    with contextlib.suppress(FileNotFoundError):
+        opened = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(opened)
 
 
 def note(root: Path, key: str, event: str) -> None:

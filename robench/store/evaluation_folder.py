@@ -10,23 +10,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robench.results.rows import SEALED
-from robench.results.summary import Summary, label, summarise
-from robench.store import second_verdict
+from robench.results.summary import NOT_SEALED, Summary, label, summarise
+from robench.store import second_verdict, shard_files
 from robench.store.about import About
 from robench.store.files import (
     Damaged,
     Memory,
     Record,
-    Required,
     Signature,
     checksum,
     identity,
@@ -36,39 +34,20 @@ from robench.store.files import (
     write_file,
     write_json,
     write_sealed,
+    write_tensors,
 )  # fmt: skip
+from robench.store.records import AboutRecord, CraftRecord, ManifestRecord, ResultRecord, SecondRecord, SpecRecord
 from robench.store.second_verdict import SecondVerdict
+from robench.store.shards import Shard as Shard
+from robench.store.shards import apart, contents_of, ranges_of, stem_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 # of all folders, since every question about one evaluation of many reads the specs of all
 _SPECS = Memory()
-SHARD = re.compile(r"shard-(\d+)-(\d+)\.json")
-# what readers rely on in each file; a spec needs none, since its id says whether it is the one that was written
-ABOUT: Required = {
-    "model": str, "reference": str, "dataset": str, "eps": str, "given_options": dict, "metric": str, "access": str,
-    "command": str, "environment.commit": str, "environment.packages.torch": str,
-}  # fmt: skip
-RESULT: Required = {
-    "n": int, "status": str, "flags": list, "interval": list, "clean_accuracy": (int, float), "backwards": int,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A whole shard: the examples [start, stop), what was noted when it was computed, and its manifest's digest."""
-
-    start: int
-    stop: int
-    notes: dict[str, Any]
-    digest: str
-
-    @property
-    def name(self) -> str:
-        """What the names of its files begin with."""
-        return _stem(self.start, self.stop)
-
-
-def _stem(start: int, stop: int) -> str:
-    return f"shard-{start:06d}-{stop:06d}"
+# the folder of craftings, whose specs are others than evaluations'
+CRAFTED = "crafted"
 
 
 @dataclass(frozen=True)
@@ -94,7 +73,8 @@ class EvaluationFolder:
         path = f"{self.path}/spec.json"
 
         def read() -> dict[str, Any]:
-            spec = read_json(path, advice=self._advice)
+            shape = CraftRecord if self.path.parent.name == CRAFTED else SpecRecord
+            spec = read_json(path, shape, self._advice)
             if identity(spec) != self.job_id:
                 raise Damaged(f"The file {path} is damaged (its content has the id {identity(spec)}); {self._advice}.")
             return spec
@@ -104,7 +84,7 @@ class EvaluationFolder:
     @property
     def about(self) -> About:
         """What is recorded beside the spec: names, command, environment. Raises Damaged where it is damaged."""
-        return About.from_json(self._own("about.json", ABOUT).value)
+        return About.from_json(self._own("about.json", AboutRecord).value)
 
     @property
     def label(self) -> str:
@@ -118,7 +98,9 @@ class EvaluationFolder:
 
         None where there is no such file; raises Damaged.
         """
-        return dict(self._own("result.json", RESULT).value) if os.path.exists(f"{self.path}/result.json") else None
+        return (
+            dict(self._own("result.json", ResultRecord).value) if os.path.exists(f"{self.path}/result.json") else None
+        )
 
     @property
     def result(self) -> Summary | None:
@@ -134,9 +116,11 @@ class EvaluationFolder:
         if stated is None or not self._covered(shards):
             return None
         second = self.second
-        if (stated.pop("shards", None), stated.pop("second", None)) == (_contents(shards), second and second.digest):
+        if (stated.pop("shards", None), stated.pop("second", None)) == (contents_of(shards), second and second.digest):
             with contextlib.suppress(KeyError):
-                return Summary.from_json(stated, self.about.metric)
+                found = Summary.from_json(stated, self.about.metric)
+                if found.n == self.spec["count"] and found.consistent:
+                    return found
         return self.summarised(self.about.metric)
 
     @property
@@ -165,7 +149,7 @@ class EvaluationFolder:
 
     def named(self) -> list[tuple[int, int]]:
         """The ranges of all shards that have a manifest, whole or not, in order."""
-        return _ranges(self._signatures())
+        return ranges_of(self._signatures())
 
     def shards(self) -> list[Shard]:
         """The shards that are whole, undamaged and this evaluation's own, in order, without overlap.
@@ -176,15 +160,16 @@ class EvaluationFolder:
         now = None if None in files.values() else files
 
         def read() -> list[Shard]:
-            whole = [shard for a, b in _ranges(files) if (shard := self._shard(a, b))]
-            return whole if all(a.stop <= b.start for a, b in pairwise(whole)) else _apart(whole)
+            named = [(a, b) for a, b in ranges_of(files) if self._within(a, b)]
+            whole = [shard for a, b in named if (shard := self._shard(a, b))]
+            return whole if all(a.stop <= b.start for a, b in pairwise(whole)) else apart(whole)
 
         return list(self._memory.of("shards", now, read))
 
     @property
     def contents(self) -> dict[str, str]:
         """What all whole shards hold: the digests of their manifests by name."""
-        return _contents(self.shards())
+        return contents_of(self.shards())
 
     def ranges(self) -> list[tuple[int, int]]:
         """The ranges of examples whose shards are whole, in order, without overlap."""
@@ -206,13 +191,11 @@ class EvaluationFolder:
 
     def save_shard(self, start: int, stop: int, rows: Any, images: Any, notes: dict[str, Any]) -> None:
         """Write rows (a DataFrame), images (float32 [n, C, H, W]) and notes; the manifest, with checksums, last."""
-        from safetensors.torch import save_file
-
         manifest, parquet, tensors = self._files(start, stop)
         kept = {"adversarial": images.contiguous()}
         sums = {
             "parquet": write_file(Path(parquet), lambda aside: rows.to_parquet(aside, index=False)),
-            "safetensors": write_file(Path(tensors), lambda aside: save_file(kept, aside)),
+            "safetensors": write_tensors(Path(tensors), kept),
         }
         belongs = {"evaluation": self.job_id, "range": [start, stop], "sha256": sums}
         write_sealed(Path(manifest), {**notes, **belongs})
@@ -223,7 +206,7 @@ class EvaluationFolder:
         if not os.path.exists(f"{self.path}/{second_verdict.MANIFEST}"):
             return None
         try:
-            manifest = self._own(second_verdict.MANIFEST, second_verdict.SECOND)
+            manifest = self._own(second_verdict.MANIFEST, SecondRecord)
         except Damaged:
             return None
         return second_verdict.read(str(self.path), manifest, self.contents)
@@ -232,24 +215,22 @@ class EvaluationFolder:
         """Keep a second verdict on the shards that are there; see `second_verdict.write`."""
         second_verdict.write(self.path, self.job_id, self.contents, answers, notes)
 
-    def rows(self, columns: Sequence[str] | None = None) -> Any:
+    def rows(self, columns: Sequence[str] | None = None, *, doubted: bool = False) -> Any:
         """Rows of all whole shards as one DataFrame, in the order of the examples; with `columns`, only those.
 
         Where the verdict was taken a second time, and is to count, the columns of `SEALED` stand beside the others.
+        Raises Damaged where a file holds other than rows, or rows that contradict themselves; with `doubted`, which
+        is for who looks for that, those are returned.
         """
         wanted = [name for name in columns if name not in SEALED] if columns is not None else None
-        found, second = self._rows(wanted).drop(columns=list(SEALED), errors="ignore"), self.second
-        return second.beside(found, columns) if second else found
+        found, second = self._together(wanted, doubted).drop(columns=list(SEALED), errors="ignore"), self.second
+        return second.beside(found, columns, self._advice) if second else found
 
-    def _rows(self, wanted: Sequence[str] | None) -> Any:
+    def _together(self, columns: Sequence[str] | None, doubted: bool) -> Any:
         import pandas as pd
         import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
 
-        parts = [
-            ParquetFile(self._files(start, stop)[1]).read(columns=wanted, use_threads=False)
-            for start, stop in self.ranges()
-        ]
+        parts = [self._rows(shard.start, shard.stop, columns, doubted) for shard in self.shards()]
         if not parts:
             return pd.DataFrame()
         if all(part.schema.equals(parts[0].schema) for part in parts):
@@ -257,24 +238,72 @@ class EvaluationFolder:
         return pd.concat([part.to_pandas(use_threads=False) for part in parts], ignore_index=True)
 
     def column(self, shard: Shard, name: str) -> list[Any]:
-        """A column of the rows of one whole shard."""
-        from pyarrow.parquet import ParquetFile
-
-        rows = ParquetFile(self._files(shard.start, shard.stop)[1])
-        found: list[Any] = rows.read(columns=[name], use_threads=False).column(name).to_pylist()
+        """A column of the rows of one whole shard. Raises Damaged as `rows`."""
+        found: list[Any] = self._rows(shard.start, shard.stop, [name], True).column(name).to_pylist()
         return found
 
-    def images(self, start: int, stop: int) -> Any:
-        """The adversarial images of one whole shard, float32 [n, C, H, W]."""
-        from safetensors.torch import load_file
+    def images(self, start: int, stop: int, *, doubted: bool = False) -> Any:
+        """The adversarial images of one whole shard, float32 [n, C, H, W]; `doubted`, n need not be that of the shard.
 
-        return load_file(self._files(start, stop)[2])["adversarial"]
+        Raises Damaged for anything else.
+        """
+        return shard_files.images(self._files(start, stop)[2], None if doubted else stop - start, self._advice)
+
+    def discard_unsound(self, shape: Sequence[int]) -> list[str]:
+        """Give up shards that are whole, but hold other than rows, and images of `shape`, [C, H, W], of their examples.
+
+        They are then missing, to be computed again; returns a sentence for each.
+        """
+        told = []
+        try:
+            if (second := self.second) is not None:
+                second.beside(self._together(None, True), None, self._advice)
+        except Damaged as error:
+            told.append(f"{str(error).partition(';')[0]}; it is taken again.")
+            with contextlib.suppress(OSError):
+                os.unlink(self.path / second_verdict.MANIFEST)
+        for shard in self.shards():
+            manifest, _, tensors = self._files(shard.start, shard.stop)
+            try:
+                self._rows(shard.start, shard.stop, None, False)
+                shard_files.check_images(tensors, (shard.stop - shard.start, *shape), self._advice)
+            except Damaged as error:
+                told.append(f"{str(error).partition(';')[0]}; its examples are computed again.")
+                with contextlib.suppress(OSError):
+                    os.unlink(manifest)
+        return told
+
+    def _rows(self, start: int, stop: int, columns: Sequence[str] | None, doubted: bool) -> Any:
+        """The rows of one whole shard as a table."""
+        expected = shard_files.Expected(range(start, stop), self._advice, *self._meaning(doubted), not doubted)
+        return shard_files.rows(self._files(start, stop)[1], expected, columns)
+
+    def _meaning(self, doubted: bool) -> tuple[str | None, float | None, bool]:
+        """What rows are held against: the norm, the radius, and whether a detector may reject; nothing if doubted."""
+        if doubted or self.path.parent.name == CRAFTED:
+            return None, None, True
+        try:
+            spec = self.spec
+        except Damaged:  # which is told where it is asked for
+            return None, None, True
+        return spec["norm"], float(Fraction(spec["eps"])), bool(spec.get("detector"))
+
+    def _within(self, start: int, stop: int) -> bool:
+        """Whether a range is one of the spec's examples; of an evaluation whose spec cannot be read, any is."""
+        try:
+            spec = self.spec
+        except Damaged:
+            return start < stop
+        first = spec.get("start", 0)
+        return bool(first <= start < stop <= first + spec.get("count", stop))
 
     def span(self, start: int, stop: int) -> Any:
         """The adversarial images of the examples [start, stop), float32 [n, C, H, W], of all shards that hold some."""
         import torch
 
         parts = [(a, self.images(a, b)) for a, b in self.ranges() if a < stop and b > start]
+        if len({part.shape[1:] for _, part in parts}) > 1:
+            raise Damaged(f"The images of evaluation {self.job_id} are of several shapes; {self._advice}.")
         return torch.cat([part[max(start - a, 0) : stop - a] for a, part in parts])
 
     def notes(self) -> list[dict[str, Any]]:
@@ -284,7 +313,12 @@ class EvaluationFolder:
     def summarised(self, metric: str) -> Summary:
         """The summary of the rows of all whole shards."""
         second = self.second
-        return summarise(self.rows(), metric, self.notes(), second.flags if second else ())
+        flags: tuple[str, ...] = ()
+        if second is not None:
+            flags = second.flags
+        elif os.path.exists(f"{self.path}/{second_verdict.MANIFEST}"):  # damaged, or of other shards
+            flags = (NOT_SEALED,)
+        return summarise(self.rows(), metric, self.notes(), flags)
 
     def finish(self, result: Summary) -> None:
         """Write the summary, unless it is there; the evaluation is then complete."""
@@ -301,12 +335,12 @@ class EvaluationFolder:
     def _advice(self) -> str:
         return f"run the command of evaluation {self.job_id} again, or delete its folder"
 
-    def _own(self, name: str, required: Required) -> Record:
+    def _own(self, name: str, shape: type[BaseModel]) -> Record:
         """A sealed file of this evaluation; raises Damaged where it is damaged or another's."""
         path = f"{self.path}/{name}"
 
         def read() -> Record:
-            found = read_sealed(path, required, self._advice)
+            found = read_sealed(path, shape, self._advice)
             if found.sealed and found.value.pop("evaluation", None) != self.job_id:
                 raise Damaged(f"The file {path} is another evaluation's; {self._advice}.")
             return found
@@ -330,48 +364,21 @@ class EvaluationFolder:
 
     def _files(self, start: int, stop: int) -> tuple[str, str, str]:
         """The manifest of a shard, its rows and its images."""
-        stem = f"{self.path}/{_stem(start, stop)}"
+        stem = f"{self.path}/{stem_of(start, stop)}"
         return f"{stem}.json", f"{stem}.parquet", f"{stem}.safetensors"
 
     def _shard(self, start: int, stop: int) -> Shard | None:
         """The shard if its files are what its manifest says, and the manifest belongs here."""
         manifest, parquet, tensors = self._files(start, stop)
         try:
-            notes, digest, sealed = read_sealed(manifest)
+            notes, digest, sealed = read_sealed(manifest, ManifestRecord)
             sums = notes.pop("sha256")
             whole = checksum(parquet) == sums["parquet"] and checksum(tensors) == sums["safetensors"]
             if sealed:
                 belongs = [notes.pop(key) for key in ("evaluation", "range")]
                 whole &= belongs == [self.job_id, [start, stop]]
             else:  # from before manifests said what they belong to
-                whole = whole and _example_ids(parquet) == list(range(start, stop))
+                whole = whole and shard_files.example_ids(parquet, stop - start) == list(range(start, stop))
         except (Damaged, OSError, KeyError, TypeError):
             return None
         return Shard(start, stop, notes, digest) if whole else None
-
-
-def _apart(shards: Sequence[Shard]) -> list[Shard]:
-    """Of shards that overlap, as two shard sizes leave them, those that do not and hold the most examples, in order."""
-    best: list[tuple[int, list[Shard]]] = [(0, [])]  # by how many shards, in the order of their ends, were looked at
-    ordered = sorted(shards, key=lambda shard: (shard.stop, shard.start))
-    ends = [shard.stop for shard in ordered]
-    for i, shard in enumerate(ordered):
-        held, before = best[bisect_right(ends, shard.start, hi=i)]
-        held += shard.stop - shard.start
-        best.append((held, [*before, shard]) if held > best[i][0] else best[i])
-    return best[-1][1]
-
-
-def _ranges(names: Iterable[str]) -> list[tuple[int, int]]:
-    return sorted((int(match[1]), int(match[2])) for match in map(SHARD.fullmatch, names) if match)
-
-
-def _contents(shards: list[Shard]) -> dict[str, str]:
-    return {shard.name: shard.digest for shard in shards}
-
-
-def _example_ids(parquet: str) -> list[int]:
-    from pyarrow.parquet import ParquetFile
-
-    found: list[int] = ParquetFile(parquet).read(columns=["example_id"])["example_id"].to_pylist()
-    return found

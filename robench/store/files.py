@@ -7,24 +7,30 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 
 from robench.errors import BadInput, disk_error, first_line
+from robench.store.parts import part_of
 
-# keys a JSON file must have, with the types of their values
-Required = Mapping[str, type | tuple[type, ...]]
+if TYPE_CHECKING:  # takes its time to load
+    from pydantic import BaseModel, ValidationError
+
 # of sealed files; one of a later format is refused, and one without a format is from before there were seals
 FORMAT = 2
 # nanoseconds: a file changed less long ago could change again within the resolution of its time stamps
 SETTLED = 2 * 10**9
 # bytes: a file up to this size is read in one go
 AT_ONCE = 2**24
+# bytes: no JSON file that anybody writes is larger
+LARGEST = 2**28
 
 ADVICE = "delete it and run the command again"
 T = TypeVar("T")
@@ -39,28 +45,56 @@ def write_file(path: Path, write: Callable[[Path], None]) -> str:
 
     Raises BadInput when the disk is full or the folder cannot be written; nothing half-written stays behind.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        with aside.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        written = _hash(aside)
-        os.replace(aside, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise disk_error(error if isinstance(error, OSError) else _system_error(error), path) from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+        with part_of(path) as aside:
+            try:
+                write(aside)
+                with aside.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+                written = _hash(aside)
+                os.replace(aside, path)
+            except BaseException as error:
+                failed = _system_error(error, aside)
+                with contextlib.suppress(OSError):
+                    aside.unlink(missing_ok=True)
+                if failed is error or failed is None:
+                    raise
+                raise failed from error
+    except OSError as error:
+        raise disk_error(error, path) from error
     return written
 
 
-def _system_error(error: SafetensorError) -> OSError:
-    """The system's error behind one of safetensors, which keeps its number in the text only."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+def _system_error(error: BaseException, aside: Path) -> OSError | None:
+    """The system's error behind one of a writer, None where there is none.
+
+    safetensors keeps its number in the text only, and torch says nothing of it, so whether more fits is tried.
+    """
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, SafetensorError):
+        number = re.search(r"os error (\d+)", str(error))
+        return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+    if isinstance(error, RuntimeError):
+        try:
+            with aside.open("ab", buffering=0) as more:
+                for _ in range(16):
+                    more.write(bytes(2**16))
+                os.fsync(more.fileno())
+        except OSError as found:
+            return found
+    return None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> str:
+    """Write contiguous tensors by name as safetensors; returns the checksum and raises as `write_file`.
+
+    Its own writer would move a file of its own over the one that is locked.
+    """
+    from safetensors.torch import save
+
+    return write_file(path, lambda aside: _fill(aside, save(dict(tensors))))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,17 +103,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, indented, in one step; raises as `write_file`."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Write JSON, indented, in one step, with "?" for what is no text; raises as `write_file`."""
+    write_text(path, json.dumps(_plain(value), indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path | str, required: Required | None = None, advice: str = ADVICE) -> dict[str, Any]:
-    """A JSON object with the required keys ("a.b" is b inside a) of the required types.
+def _plain(value: Any) -> Any:
+    """The value as JSON types; a name of bytes that are no text, which readers refuse, has "?" for them."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+def read_json(path: Path | str, shape: type[BaseModel] | None = None, advice: str = ADVICE) -> dict[str, Any]:
+    """A JSON object that has the fields of `shape`, of their types and within their ranges.
 
     Raises Damaged for a missing or damaged file, with `advice` on what to do.
     """
     try:
         value = json.loads(_content(path).decode())
+        text = json.dumps(value)
+        if "\\ud" in text:  # half a character, which cannot be shown
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise Damaged(
             f"There is no file {path}; {'check the name, or make it first' if advice == ADVICE else advice}."
@@ -88,13 +130,21 @@ def read_json(path: Path | str, required: Required | None = None, advice: str = 
         raise Damaged(f"The file {path} is damaged ({first_line(error, 120)}); {advice}.") from error
     if not isinstance(value, dict):
         raise Damaged(f"The file {path} is damaged (not a JSON object); {advice}.")
-    for key, kind in (required or {}).items():
-        found: Any = value
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if not isinstance(found, kind):
-            raise Damaged(f"The file {path} is damaged (no usable {key!r}); {advice}.")
+    if shape is not None:
+        from pydantic import ValidationError
+
+        try:
+            shape.model_validate_json(text)
+        except ValidationError as error:
+            raise Damaged(f"The file {path} is damaged ({unfit(error)}); {advice}.") from None
     return value
+
+
+def unfit(error: ValidationError) -> str:
+    """The first thing that does not fit a record, as part of a sentence."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
+    return "".join(letter if letter.isprintable() else "?" for letter in told)[:160]
 
 
 def digest(value: Any) -> str:
@@ -112,7 +162,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
 
     Raises as `write_file`.
     """
-    plain = {**json.loads(json.dumps(value)), "format": FORMAT}
+    plain = {**_plain(value), "format": FORMAT}
     seal = digest(plain)
     write_json(path, {**plain, "seal": seal})
     return seal
@@ -126,12 +176,12 @@ class Record(NamedTuple):
     sealed: bool
 
 
-def read_sealed(path: Path | str, required: Required | None = None, advice: str = ADVICE) -> Record:
+def read_sealed(path: Path | str, shape: type[BaseModel] | None = None, advice: str = ADVICE) -> Record:
     """What `write_sealed` wrote.
 
     Raises Damaged as `read_json` and where the seal does not fit, BadInput for a later format.
     """
-    value = read_json(path, required, advice)
+    value = read_json(path, shape, advice)
     seal = value.pop("seal", None)
     found = digest(value)
     if seal is None and "format" not in value:
@@ -189,15 +239,26 @@ def signature(path: Path | str | os.DirEntry[str]) -> Signature:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
+def plain_file(path: Path | str) -> FileIO:
+    """A file to read bytes from; raises OSError at once for a named pipe, a device or a folder, which may never end."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError("it is not a plain file")
+    return open(opened, "rb", buffering=0)
+
+
 def _hash(path: Path | str) -> str:
-    with open(path, "rb", buffering=0) as handle:
+    with plain_file(path) as handle:
         if os.fstat(handle.fileno()).st_size <= AT_ONCE:
             return hashlib.sha256(handle.read()).hexdigest()
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _content(path: Path | str) -> bytes:
-    with open(path, "rb", buffering=0) as handle:
+    with plain_file(path) as handle:
+        if os.fstat(handle.fileno()).st_size > LARGEST:
+            raise OSError(f"it has more than {LARGEST:,} bytes")
         return handle.read()
 
 

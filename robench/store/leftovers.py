@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import BadInput, disk_error
+from robench.norms import NORMS
 from robench.progress import say
 from robench.store.claims import LOCKS, held
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json, read_sealed
-from robench.store.runs import CHECK, KINDS, Store
+from robench.store.marker import ID, carries_our_spec, check_runs_folder, is_runs_folder
+from robench.store.parts import abandoned, aside_of, written
+from robench.store.records import CheckRecord
+from robench.store.runs import CHECK, KINDS, NAME, Store
 from robench.store.specs import CraftSpec
 
-PART = re.compile(r"\..+\.(\d+)\.part")
-SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.\w+")
+SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.(json|parquet|safetensors)")
+# names of what is written in a runs folder, of artifacts and of folders that are removed
+WRITTEN = re.compile(
+    r"shard-\d+-\d+\.(json|parquet|safetensors)|(spec|about|result|model|fitted|check|sealed)\.json|DONE|last\.ckpt"
+    r"|(model|detector)\.safetensors|sealed\.parquet|scores-[0-9a-f]{12}\.(json|parquet)|[\w-]+-n\d+\.json|[0-9a-f]{12}|training"
+)
+DIAGNOSTICS = re.compile(r"\S+-(" + "|".join(NORMS) + r")-n\d+\.json")
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,11 @@ class Leftover:
 
 
 def leftovers(store: Store) -> list[Leftover]:
-    """Everything that no table needs and nobody works on now, by kind."""
+    """Everything that no table needs and nobody works on now, by kind; of files that robench made, and no others.
+
+    Raises BadInput for what is no runs folder.
+    """
+    check_runs_folder(store.root)
     busy = working(store)
     found = [each for each in _all(store) if not _in_use(each, busy)]
     folders = {path for each in found for path in each.paths if path.is_dir()}
@@ -85,20 +98,20 @@ def _delete(path: Path) -> None:
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     os.replace(path, aside)
     shutil.rmtree(aside)
 
 
 def _all(store: Store) -> Iterator[Leftover]:
     yield from _parts(store)
+    digests = _digests(store)
     for name in store.model_names():
         training = store.models / name / "training"
-        if training.is_dir():
+        if training.is_dir() and not training.is_symlink() and digests[name] is not None:
             yield _leftover([training], f"checkpoints of model {name!r}, which is finished", f"train-{name}")
     yield from _checks(store)
     kept: list[EvaluationFolder] = []
-    digests = _digests(store)
     damaged = list(digests.values()).count(None)
     for job_id in store.evaluation_ids():
         folder = store.evaluation(job_id)
@@ -113,7 +126,8 @@ def _all(store: Store) -> Iterator[Leftover]:
             kept.append(folder)
             yield from _shards(folder)
     for path in sorted(store.evaluations.glob("[!.]*")):
-        if path.is_dir() and not (path / "spec.json").exists() and not EvaluationFolder(path).named():
+        begun = not (path / "spec.json").exists() and not EvaluationFolder(path).named()
+        if begun and carries_our_spec(path):
             yield _leftover([path], "an evaluation without spec and shards", path.name)
     if damaged:
         say(
@@ -128,21 +142,12 @@ def _all(store: Store) -> Iterator[Leftover]:
 
 
 def _parts(store: Store) -> Iterator[Leftover]:
-    """What writers left that were killed; a writer that lives is known by its number."""
-    for path in sorted(store.root.rglob(".*.part")):
-        match = PART.fullmatch(path.name)
-        if match and not _alive(int(match[1])):
-            yield _leftover([path], "half-written by a process that is gone")
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    """What writers left that were killed."""
+    for kind in KINDS:
+        for path in sorted((store.root / kind).rglob(".*.part")):
+            ours = WRITTEN.fullmatch(written(path)) or (path.parent == store.models and NAME.fullmatch(written(path)))
+            if ours and not path.is_symlink() and abandoned(path):
+                yield _leftover([path], "half-written by a process that is gone")
 
 
 def _digests(store: Store) -> dict[str, str | None]:
@@ -174,10 +179,10 @@ def _checks(store: Store) -> Iterator[Leftover]:
     """Folders of checks that are finished: the next check begins anew."""
     for path in sorted(store.checks.glob("[!.]*")):
         try:
-            done = read_sealed(path / CHECK).value.get("finished")
+            done = read_sealed(path / CHECK, CheckRecord).value["finished"]
         except Damaged:
-            done = True  # cut short before anything was computed
-        if done:
+            done = is_runs_folder(path)  # cut short before anything was computed, or half removed
+        if done and ID.fullmatch(path.name) and not path.is_symlink():
             yield _leftover([path], "a check that is finished", f"check-{path.name}")
 
 
@@ -195,7 +200,7 @@ def _shards(folder: EvaluationFolder) -> Iterator[Leftover]:
 def _crafted(store: Store, specs: Iterable[dict[str, Any]]) -> Iterator[Leftover]:
     used = {CraftSpec.of(spec).job_id for spec in specs if spec.get("surrogate")}
     for path in sorted(store.crafted.glob("[!.]*")):
-        if path.name not in used:
+        if path.name not in used and carries_our_spec(path):
             yield _leftover([path], "crafted images that no evaluation was made from")
 
 
@@ -203,6 +208,8 @@ def _detectors(store: Store, specs: dict[str, dict[str, Any]], models: set[str |
     used = {spec.get("detector") for spec in specs.values()}
     models = models | {spec["model_digest"] for spec in specs.values()}
     for path in sorted(store.detectors.glob("[!.]*")):
+        if not carries_our_spec(path):
+            continue
         try:
             watches = read_json(path / "spec.json").get("model_digest")
         except BadInput:
@@ -211,15 +218,22 @@ def _detectors(store: Store, specs: dict[str, dict[str, Any]], models: set[str |
             yield _leftover([path], "a detector of a model that is gone")
             continue
         for scores in sorted(path.glob("scores-*.json")):
-            if scores.stem.removeprefix("scores-") not in specs:
+            if WRITTEN.fullmatch(scores.name) and scores.stem.removeprefix("scores-") not in specs:
                 yield _leftover([scores, scores.with_suffix(".parquet")], "scores on an evaluation that is gone")
 
 
 def _diagnostics(store: Store, specs: Iterable[dict[str, Any]]) -> Iterator[Leftover]:
     used = {f"{s['model_digest']}-{s['data_digest']}-{s['norm']}-n{s['count']}" for s in specs}
     for path in sorted(store.diagnostics.glob("[!.]*.json")):
-        if path.stem not in used:
+        if path.stem not in used and DIAGNOSTICS.fullmatch(path.name) and _are_findings(path):
             yield _leftover([path], "diagnostics of evaluations that are gone")
+
+
+def _are_findings(path: Path) -> bool:
+    try:
+        return isinstance(read_sealed(path).value.get("findings"), list)
+    except BadInput:
+        return False
 
 
 def _leftover(paths: Sequence[Path], reason: str, work: str = "") -> Leftover:

@@ -14,13 +14,9 @@ from typing import Any
 
 from robench.errors import BadInput, unknown
 from robench.store.evaluation_folder import EvaluationFolder as EvaluationFolder
-from robench.store.files import Damaged, Record, Required, checksum, read_sealed, write_sealed, write_text
+from robench.store.files import Damaged, Record, checksum, plain_file, read_sealed, write_sealed, write_text
+from robench.store.records import CardRecord
 
-# what readers rely on in a model's card
-CARD: Required = {
-    "name": str, "spec_id": str, "defense": str, "options": dict, "digest": str, "data": dict, "data.name": str,
-    "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
-}  # fmt: skip
 # the kinds of artifacts that a runs folder holds, each in a folder of that name
 KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
 # in the folder of a check: what it is a check of, and whether it is finished
@@ -72,7 +68,7 @@ class Store:
 
     def model_names(self) -> list[str]:
         """Names of the models whose training finished."""
-        return sorted(p.parent.name for p in self.models.glob("*/DONE"))
+        return sorted(p.parent.name for p in self.models.glob("[!.]*/DONE"))
 
     def model_folder(self, name: str) -> Path:
         """The folder of a model, whether or not it exists. Raises BadInput for a name that cannot be a folder's."""
@@ -93,9 +89,10 @@ class Store:
                 )
             raise unknown("model", name, self.model_names())
         advice = f"delete the folder {folder} and train {name!r} again"
-        card = read_sealed(folder / "model.json", CARD, advice)
+        card = read_sealed(folder / "model.json", CardRecord, advice)
         try:
-            done = (folder / "DONE").read_text(encoding="utf-8")
+            with plain_file(folder / "DONE") as mark:
+                done = mark.read().decode()
         except (OSError, ValueError) as error:
             raise Damaged(f"The file {folder / 'DONE'} is damaged ({error}); {advice}.") from error
         if done != _mark(card):
@@ -130,7 +127,22 @@ class Store:
 
     def evaluation_ids(self) -> list[str]:
         """Ids of all evaluations, finished or not."""
-        return sorted(p.parent.name for p in self.evaluations.glob("*/spec.json"))
+        return sorted(p.parent.name for p in self.evaluations.glob("[!.]*/spec.json"))
+
+    def intact(self) -> tuple[list[EvaluationFolder], dict[str, str]]:
+        """The evaluations whose spec and record can be read, and, by the ids of the others, a sentence on why not."""
+        found: list[EvaluationFolder] = []
+        damaged: dict[str, str] = {}
+        for folder in map(self.evaluation, self.evaluation_ids()):
+            try:
+                assert folder.spec
+                assert folder.about
+                folder.shards()
+            except BadInput as error:
+                damaged[folder.job_id] = str(error)
+            else:
+                found.append(folder)
+        return found, damaged
 
     def find_evaluation(self, text: str) -> EvaluationFolder:
         """The evaluation whose id begins with `text`. Raises BadInput where none or several do."""

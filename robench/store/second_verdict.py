@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from robench.results.rows import SEALED
-from robench.store.files import Record, Required, checksum, write_file, write_sealed
+from robench.store.files import Record, checksum, write_file, write_sealed
+from robench.store.shard_files import answers_of
 
 MANIFEST, ANSWERS = "sealed.json", "sealed.parquet"
-# what readers rely on in the manifest
-SECOND: Required = {"shards": dict, "flags": list, "counts": bool, "passes": int, "seconds": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,15 @@ class SecondVerdict:
         told = {"answers": self.passes, "seconds": self.seconds, "flags": list(self.flags), "reason": self.reason}
         return {name: value for name, value in told.items() if value not in ("", [])}
 
-    def beside(self, rows: Any, columns: Sequence[str] | None) -> Any:
-        """The rows with the answers that count beside them; with `columns`, only those among them."""
+    def beside(self, rows: Any, columns: Sequence[str] | None, advice: str) -> Any:
+        """The rows with the answers that count beside them; with `columns`, only those among them.
+
+        Raises Damaged, with `advice` on what to do, where there are no such answers.
+        """
         if self.answers is None or not self.counts:
             return rows
-        from pyarrow.parquet import ParquetFile
-
         wanted = [name for name in SEALED if columns is None or name in columns]
-        answers = ParquetFile(self.answers).read(columns=wanted, use_threads=False).to_pandas()
+        answers = answers_of(self.answers, wanted, len(rows), advice).to_pandas()
         return rows.assign(**{name: answers[name].to_numpy() for name in wanted})
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from robench import norms
 from robench.errors import BadInput, unknown
+from robench.store.files import plain_file
 
 # what pydantic calls a fault -> what is allowed instead
 ALLOWED = {
@@ -157,7 +158,8 @@ Model = TypeVar("Model", bound=BaseModel)
 def parsed(path: Path) -> dict[str, Any]:
     """What a TOML file holds; raises BadInput where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with plain_file(path) as file:
+            return tomllib.loads(file.read().decode())
     except FileNotFoundError:
         raise BadInput(f"There is no file {path}; check the path, or name a bundled suite.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -17,9 +17,10 @@ from rich.table import Table
 
 from robench.errors import BadInput
 from robench.norms import parse_norm
+from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
-from robench.store.files import write_file, write_text
+from robench.store.files import Damaged, write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid
@@ -142,11 +143,18 @@ def _told_apart(store: Store, curves: Sequence[Curve]) -> list[Curve]:
 def _of_model(store: Store, model: str) -> list[Curve]:
     digest = store.model_digest(model) if model in store.model_names() else None
     found = []
-    for folder in map(store.evaluation, store.evaluation_ids()):
+    intact, damaged = store.intact()
+    reasons = list(damaged.values())
+    for folder in intact:
         spec, about = folder.spec, folder.about
         mine = about.model == model and digest in (None, spec["model_digest"])
-        if mine and about.metric == Measure.ROBUST and folder.result is not None:
-            found.append(Curve.of(folder))
+        try:
+            if mine and about.metric == Measure.ROBUST and folder.result is not None:
+                found.append(Curve.of(folder))
+        except Damaged as error:
+            reasons.append(str(error))
+    for reason in reasons:
+        say(f"Left out: {reason}")
     return sorted(found, key=lambda curve: (curve.attack, curve.threat.eps))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
+from robench.progress import say
 from robench.results.accuracy import (
     WHITE_BOX,
     Figure,
@@ -26,7 +28,9 @@ from robench.results.accuracy import (
 )
 from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE
+from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.left_out import digests, may_be_of, subject
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid
 from robench.threat import ThreatModel
@@ -255,8 +259,10 @@ class Board:
 def build(store: Store) -> list[Board]:
     """Every table that the store's evaluations fill. Raises BadInput where there is none."""
     groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
-    trained = {name: store.model_digest(name) for name in store.model_names()}
-    folders = [store.evaluation(job_id) for job_id in store.evaluation_ids()]
+    trained = digests(store)
+    folders, damaged = store.intact()
+    for reason in damaged.values():
+        say(f"Left out: {reason}")
     overtaken = {folder.spec.get("after") for folder in folders}
     shared = ("data_digest", "split", "start", "count", "norm", "eps", "seed")
     for folder in folders:
@@ -267,9 +273,13 @@ def build(store: Store) -> list[Board]:
             continue  # of an earlier model by the same name
         groups[tuple(spec[each] for each in shared)].append(folder)
     if not groups:
-        raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
+        raise BadInput(
+            next(iter(damaged.values()), "")
+            or f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first."
+        )
     ordered = sorted(groups, key=str)
-    boards = [_board(groups[key]) for key in ordered]
+    lost = [subject(store.evaluation(job_id)) for job_id in damaged]
+    boards = [_board(groups[key], lost) for key in ordered]
     names = Counter(board.name for board in boards)
     return [
         replace(board, name=f"{board.name}-{digest[:6]}") if names[board.name] > 1 else board
@@ -277,8 +287,11 @@ def build(store: Store) -> list[Board]:
     ]
 
 
-def _board(folders: list[EvaluationFolder]) -> Board:
-    """The table of evaluations on the same images within one threat model."""
+def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()) -> Board:
+    """The table of evaluations on the same images within one threat model.
+
+    lost: the names and digests of the models of evaluations that are damaged.
+    """
     labels = _labels(folders)
     newest = sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id))
     models: dict[tuple[str, str], dict[str, Scored]] = defaultdict(dict)
@@ -290,10 +303,12 @@ def _board(folders: list[EvaluationFolder]) -> Board:
         models[folder.about.model, folder.spec["model_digest"]][name] = scored
     titles = told_apart((folder.spec["model_digest"], folder.about) for folder in newest)
     named = {titles[key]: cells for key, cells in models.items()}
+    missing = {titles[key]: may_be_of(*key, lost) for key in models}
     order = sorted(columns.values(), key=lambda c: (c.access != WHITE_BOX, c.metric != Measure.ROBUST, c.name))
     ranks = {each.column for cells in named.values() for each in cells.values() if each.ranks}
     ranking = [column.name for column in order if column.name in ranks]
-    rows = sorted((_line(model, cells, ranking) for model, cells in named.items()), key=lambda line: line.rank)
+    lines = (_line(model, cells, ranking, missing[model]) for model, cells in named.items())
+    rows = sorted(lines, key=lambda line: line.rank)
     settings = [_setting(model, each) for model, cells in named.items() for each in cells.values()]
     spec, dataset = newest[-1].spec, newest[-1].about.dataset
     eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
@@ -332,16 +347,22 @@ def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
     return {i: f"{name} #{behind[i][:6]}" if len(several[name]) > 1 else name for i, name in found.items()}
 
 
-def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str]) -> Line:
+def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], lost: int = 0) -> Line:
     """One model's line. Its worst case needs every evaluation that enters it to be complete; a line that lacks some of
-    the table's `ranking` attacks says so and is ranked last."""
+    the table's `ranking` attacks, or what `lost` damaged evaluations would say, says so and is ranked last."""
     attacks: dict[str, Cell] = {}
     clean, tables = Cell(None, INCOMPLETE), {}
     for name, each in cells.items():
-        if not each.whole or (result := each.folder.result) is None:
+        try:
+            result = each.folder.result if each.whole else None
+            rows = None if result is None else each.folder.rows(COUNTED)
+        except Damaged as error:
+            say(f"Not complete: {error}")
+            result = rows = None
+        if result is None or rows is None:
             attacks[name] = Cell(None, INCOMPLETE)
             continue
-        tables[name] = each.folder.rows(COUNTED)
+        tables[name] = rows
         attacks[name] = Cell(attack_figure(tables[name], each.metric), flags=result.flags)
         if each.access != "detector" or clean.figure is None:  # behind one, clean images may be rejected
             clean = Cell(clean_figure(tables[name]))
@@ -349,6 +370,7 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str]) -> Line:
     complete = all(each.column in tables for each in cells.values() if enters(each.access))
     here = [name for name in ranking if name in group]
     note = "" if len(here) == len(ranking) else f" ({len(here)}/{len(ranking)} attacks)"
+    note += f" ({lost} damaged left out)" if lost else ""
     flags = tuple(sorted({flag for name in here for flag in attacks[name].flags}))
     figure = worst_case([tables[name] for name in group]) if group and complete else None
     worst = Cell(figure, COMPLETE if figure else ABSENT if complete else INCOMPLETE, flags, note)
@@ -360,7 +382,9 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str]) -> Line:
 def _setting(model: str, scored: Scored) -> Setting:
     """What made one cell."""
     folder = scored.folder
-    spec, about, result = folder.spec, folder.about, folder.result
+    spec, about, result = folder.spec, folder.about, None
+    with contextlib.suppress(Damaged):  # said already
+        result = folder.result
     return Setting(
         model=model,
         column=scored.column,

@@ -101,7 +101,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
             gradient_clip_val=(plan.recipe.clip or None) if defense.automatic_optimization else None,
             plugins=[_WholeFiles()],
         )
-        _run(trainer, defense, plan, loader, _Loader(val, 1000, plan.seed, training=False), resume)
+        _run(trainer, defense, plan, loader, _Loader(val, 1000, plan.seed, training=False), resume, watch)
     defense.eval().cpu()
     test = plan.dataset.test
     return Trained(
@@ -116,7 +116,13 @@ def fit(defense: Defense, plan: Fit) -> Trained:
 
 
 def _run(
-    trainer: pl.Trainer, defense: Defense, plan: Fit, train: DataLoader[Any], val: DataLoader[Any], resume: Path | None
+    trainer: pl.Trainer,
+    defense: Defense,
+    plan: Fit,
+    train: DataLoader[Any],
+    val: DataLoader[Any],
+    resume: Path | None,
+    watch: _Watch,
 ) -> None:
     defense.to(memory_format=torch.channels_last)
     try:
@@ -127,8 +133,8 @@ def _run(
         raise CheckFailed(f"{stop}; {_kept(plan.folder)}") from None
     except OSError as error:
         raise disk_error(error, plan.folder) from error
-    except (RuntimeError, KeyError, EOFError) as error:
-        if resume is None or trainer.global_step > 0:
+    except (RuntimeError, LookupError, EOFError, TypeError, ValueError, AttributeError) as error:
+        if resume is None or watch.first_epoch is not None:
             raise
         raise BadInput(
             f"The checkpoint {resume} cannot be read ({first_line(error, 120)}); delete it and train again."
@@ -195,6 +201,24 @@ def _whole(batch: Any) -> Any:
 REMEMBERED = ("first_loss", "peaks", "history", "best", "at_chance")
 
 
+# what a checkpoint has that a training goes on from, and of which type; without some of it Lightning would begin anew,
+# with the optimizer of before
+PARTS = {
+    "epoch": int, "global_step": int, "state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list,
+    "lr_schedulers": list,
+}  # fmt: skip
+
+
+def _lacking(checkpoint: Any) -> str:
+    """What a checkpoint lacks, "" where it is one."""
+    if not isinstance(checkpoint, dict):
+        return f"it holds a {type(checkpoint).__name__}"
+    wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint.get(name), kind)]
+    if wrong:
+        return f"no usable {wrong[0]!r}"
+    return "" if _Watch.__qualname__ in checkpoint["callbacks"] else "no record of what it is of"
+
+
 class _WholeFiles(TorchCheckpointIO):
     """Checkpoints written beside the old one, then moved over it: a kill or a full disk leaves the old one.
 
@@ -207,8 +231,12 @@ class _WholeFiles(TorchCheckpointIO):
             with zipfile.ZipFile(path) as parts:
                 damaged = parts.testzip()
             if damaged is None:
-                return super().load_checkpoint(path, *arguments, **settings)
-            reason = f"the checksum of {damaged} is wrong"
+                found: Any = super().load_checkpoint(path, *arguments, **settings)
+                reason = _lacking(found)
+                if not reason:
+                    return dict(found)
+            else:
+                reason = f"the checksum of {damaged} is wrong"
         except Exception as error:  # whatever the readers make of a damaged file
             reason = first_line(error, 120)
         raise BadInput(f"The checkpoint {path} cannot be read ({reason}); delete it and train again.")
@@ -242,6 +270,8 @@ class _Watch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the interrupted training; raises BadInput where it was another one."""
+        if not {*REMEMBERED} <= state_dict.keys():
+            raise BadInput(f"The checkpoint in {self.plan.folder} is damaged; delete it and train again.")
         if state_dict.get("spec", "") not in ("", self.plan.spec):
             raise BadInput(
                 f"The checkpoint in {self.plan.folder} is of a training with other settings; delete it and train again."

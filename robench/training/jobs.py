@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from safetensors.torch import save_file
 
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
@@ -22,7 +21,7 @@ from robench.errors import BadInput
 from robench.progress import say
 from robench.results.statistics import wilson
 from robench.store.claims import claim, held, note
-from robench.store.files import Damaged, checksum, identity, read_json, write_file, write_json
+from robench.store.files import Damaged, checksum, identity, read_json, write_json, write_tensors
 from robench.store.runs import Store
 from robench.store.specs import TrainSpec
 from robench.training.fit import Fit, Trained, fit
@@ -158,7 +157,7 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     outcome = fit(defense, place)
     weights = folder / "model.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}
-    write_file(weights, lambda aside: save_file(tensors, aside))
+    write_tensors(weights, tensors)
     card = _card(job, outcome, checksum(weights))
     store.finish_model(job.name, card)
     note(store.root, claim_of(job.name), "end")

@@ -15,6 +15,7 @@ from robench.results.accuracy import Measure
 from robench.results.rows import absent_classes
 from robench.results.summary import label
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
+from robench.store.records import DiagnosticsRecord
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
 from robench.trust import gates
@@ -41,7 +42,10 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:
     """All complete runs of a model on the same examples within one norm, but those against a detector."""
-    runs = map(run_of, _folders(store, model_digest, data_digest, norm, count))
+    runs = []
+    for folder in _folders(store, model_digest, data_digest, norm, count):
+        with contextlib.suppress(Damaged):  # whose figure is summed up, but not from these rows
+            runs.append(run_of(folder))
     return [run for run in runs if len(run.rows) == count]
 
 
@@ -95,7 +99,7 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
     }
     path = store.diagnostics / f"{spec['model_digest']}-{spec['data_digest']}-{spec['norm']}-n{spec['count']}.json"
     try:
-        kept = read_sealed(path).value
+        kept = read_sealed(path, DiagnosticsRecord).value
     except Damaged:
         kept = {}
     if kept.get("source") != source:

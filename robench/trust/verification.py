@@ -147,10 +147,10 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     spec, check = opened.spec, _Check(opened)
     attack = spec["attack"] + opened.about.against
     found = Verified(folder.job_id, opened.about.model, attack, 0, spec["count"], check.faults)
-    rows, records = folder.rows(), misrecorded(opened)
+    rows, records = folder.rows(doubted=True), misrecorded(opened)
     check.run(rows)
     if check.examples == spec["count"]:
-        records += misstated(folder, folder.summarised(opened.attacker.metric))
+        records += misstated(folder, folder.summarised(opened.attacker.metric, doubted=True))
     check.faults["wrong record"] += len(records)
     reason = unjudged(opened)
     unsealed = ""
@@ -190,7 +190,7 @@ class _Check:
             classifier.check_mode()
             for (start, stop), notes in zip(folder.ranges(), folder.notes(), strict=True):
                 part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
-                images = folder.images(start, stop)
+                images = folder.images(start, stop, doubted=True)
                 whole = part["example_id"].tolist() == list(range(start, stop)) and len(images) == stop - start
                 if not whole or not first <= start < stop <= min(last, len(opened.split)):
                     self.faults["wrong examples"] += stop - start

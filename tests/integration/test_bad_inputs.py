@@ -340,7 +340,7 @@ def test_no_space_left_for_the_weights(workshop: Path, robench: Run, monkeypatch
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("robench.training.jobs.save_file", full)
+    monkeypatch.setattr("robench.store.files._fill", full)
     check(workshop, lambda: robench("train", "standard", "--epochs", "1", "--name", "new"), ("model.safetensors",))
 
 
@@ -354,6 +354,20 @@ def test_no_space_left_for_a_checkpoint(workshop: Path, robench: Run) -> None:
             workshop, lambda: robench("train", "standard", "--epochs", "2", "--name", "new"), ("No space left", "new")
         )
     assert robench("train", "standard", "--epochs", "2", "--name", "new").code == 0
+
+
+def test_no_space_left_that_torch_hides(workshop: Path, robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer says "unexpected pos" and nothing of a disk."""
+    save = torch.save
+
+    def full(checkpoint: Any, target: Path, *rest: Any) -> None:
+        target.unlink()
+        target.symlink_to("/dev/full")
+        with target.open("wb") as stream:
+            save({"a": torch.zeros(100_000)}, stream, *rest)
+
+    monkeypatch.setattr("robench.training.fit.torch.save", full)
+    check(workshop, lambda: robench("train", "standard", "--epochs", "1", "--name", "new"), ("No space left", "new"))
 
 
 def test_a_model_that_crashes_is_incomplete_not_robust(workshop: Path, robench: Run) -> None:

@@ -218,7 +218,7 @@ def test_the_schema_can_say_no() -> None:
 
 def test_a_baseline_survives_git_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    baseline = Baseline("b.json", (a_kept(), a_kept("other", "cc-x", metric="attack success rate")))
+    baseline = Baseline("b.json", (a_kept(), a_kept("other", "ccr-", metric="attack success rate")))
     write(baseline, path)
     text = path.read_text()
     assert read(path) == baseline

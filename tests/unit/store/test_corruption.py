@@ -326,10 +326,16 @@ def test_a_shard_that_is_whole_but_of_elsewhere_is_missing(source: str, kept: Ke
     assert _evaluated(PLAIN, tmp_path / "runs") == _evaluated(PLAIN, kept.root)
 
 
-def test_an_evaluation_under_another_id_is_refused(kept: Kept, tmp_path: Path) -> None:
+def test_an_evaluation_under_another_id_is_left_out(
+    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(kept.root, tmp_path / "runs")
     folder = Store(tmp_path / "runs").evaluation(kept.ids["plain"])
     assert identity(folder.spec) == kept.ids["plain"]
     renamed = shutil.copytree(folder.path, folder.path.with_name("0" * 12))
-    with pytest.raises(RobenchError, match=f"{renamed.name}.*is damaged"):
-        leaderboard.build(Store(tmp_path / "runs"))
+    boards = leaderboard.build(Store(tmp_path / "runs"))
+    assert f"{renamed.name}/spec.json is damaged" in capsys.readouterr().err
+    assert [board.name for board in boards] == [board.name for board in leaderboard.build(Store(kept.root))]
+    lines = {line.model: line for board in boards for line in board.rows}
+    assert "1 damaged left out" in lines["plain"].worst.note  # it says in about.json whose it is
+    assert lines["plain"].partial

@@ -21,10 +21,13 @@ from robench.results.summary import Summary
 from robench.store.about import About
 from robench.store.claims import claim
 from robench.store.evaluation_folder import EvaluationFolder
-from robench.store.files import write_json, write_sealed, write_text
+from robench.store.files import identity, write_json, write_sealed, write_text
 from robench.store.leftovers import leftovers, remove, sizes
+from robench.store.marker import mark
+from robench.store.parts import part_of
 from robench.store.runs import Store
 from robench.store.specs import CraftSpec, EvalSpec
+from tests.made import whole
 
 CARD = {
     "spec_id": "0" * 12, "defense": "standard", "options": {}, "seconds": 1.0, "data": {"name": "digits"},
@@ -42,8 +45,8 @@ def model(store: Store, name: str, digest: str = "") -> str:
 
 
 def shard(folder: EvaluationFolder, start: int = 0, stop: int = 4) -> None:
-    rows = pd.DataFrame({"example_id": range(start, stop)})
-    folder.save_shard(start, stop, rows, torch.zeros(stop - start, 1), {})
+    rows = whole(pd.DataFrame({"example_id": range(start, stop)}))
+    folder.save_shard(start, stop, rows, torch.zeros(stop - start, 1, 1, 1), {})
 
 
 def evaluation(store: Store, reference: str, digest: str, *, shards: bool = True, **spec: Any) -> EvaluationFolder:
@@ -71,9 +74,13 @@ def evaluation(store: Store, reference: str, digest: str, *, shards: bool = True
     return folder
 
 
-def detector(store: Store, name: str, digest: str) -> Path:
-    write_json(store.detectors / name / "spec.json", {"model_digest": digest})
-    return store.detectors / name
+def detector(store: Store, digest: str, seed: int = 0) -> Path:
+    """A folder of a fitted detector that watches a model."""
+    spec = {"model_digest": digest, "seed": seed}
+    folder = store.detectors / identity(spec)
+    write_json(folder / "spec.json", spec)
+    write_sealed(folder / "fitted.json", {"fitted": folder.name})
+    return folder
 
 
 @pytest.fixture
@@ -88,11 +95,10 @@ def store(tmp_path: Path) -> Store:
     evaluation(store, "", "handed over", norm="l2")
     evaluation(store, "unfinished", "later", seed=1)
     write_text(store.models / "unfinished" / "training" / "last.ckpt", "checkpoint")
-    evaluation(store, "mine", mine, detector="behind")
-    write_sealed(store.root / "checks" / "interrupted" / "check.json", {"code": "c", "finished": False})
-    detector(store, "behind", "a model that is gone")
-    write_text(detector(store, "watching", mine) / f"scores-{plain.job_id}.json", "{}")
-    detector(store, "of-a-stranger", "stranger")
+    evaluation(store, "mine", mine, detector=detector(store, "a model that is gone").name)
+    write_sealed(store.root / "checks" / ("c" * 12) / "check.json", {"code": "c", "finished": False})
+    write_text(detector(store, mine) / f"scores-{plain.job_id}.json", "{}")
+    detector(store, "stranger")
     return store
 
 
@@ -102,9 +108,21 @@ def test_what_is_needed_is_left_alone(store: Store) -> None:
 
 def _part(store: Store) -> list[Path]:
     """As a process that was killed leaves it."""
+    path = next(store.evaluations.iterdir()) / "result.json"
+    script = (
+        "import os, sys, pathlib; from robench.store.files import write_file\n"
+        "write_file(pathlib.Path(sys.argv[1]), lambda aside: (aside.write_text('half'), os.kill(os.getpid(), 9)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
+    return list(path.parent.glob(".result.json.*.part"))
+
+
+def _part_of_an_earlier_robench(store: Store) -> list[Path]:
+    """Named by a process, of which none is left, and not touched for long."""
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     path = next(store.evaluations.iterdir()) / f".result.json.{int(done.stdout)}.part"
     path.write_text("half")
+    os.utime(path, (1e9, 1e9))
     return [path]
 
 
@@ -124,8 +142,8 @@ def _only_damaged_shards(store: Store) -> list[Path]:
 
 
 def _half_begun(store: Store) -> list[Path]:
-    write_text(store.evaluations / "abc" / "about.json", "{}")
-    return [store.evaluations / "abc"]
+    write_sealed(store.evaluations / ("a" * 12) / "about.json", {"evaluation": "a" * 12})
+    return [store.evaluations / ("a" * 12)]
 
 
 def _of_a_model_that_is_gone(store: Store) -> list[Path]:
@@ -144,16 +162,18 @@ def _crafted(store: Store) -> list[Path]:
 
 
 def _detector(store: Store) -> list[Path]:
-    return [detector(store, "forgotten", "a model that is gone")]
+    return [detector(store, "a model that is gone", seed=7)]
 
 
 def _damaged_detector(store: Store) -> list[Path]:
-    write_text(detector(store, "damaged", "") / "spec.json", "{")
-    return [store.detectors / "damaged"]
+    folder = detector(store, "", seed=8)
+    write_text(folder / "spec.json", "{")
+    return [folder]
 
 
 def _scores(store: Store) -> list[Path]:
-    paths = [store.detectors / "watching" / f"scores-abcdef.{kind}" for kind in ("json", "parquet")]
+    watching = next(store.detectors.glob("*/scores-*")).parent
+    paths = [watching / f"scores-abcdef012345.{kind}" for kind in ("json", "parquet")]
     for path in paths:
         write_text(path, "{}")
     return paths
@@ -167,13 +187,22 @@ def _shards_that_do_not_count(store: Store) -> list[Path]:
 
 
 def _finished_check(store: Store) -> list[Path]:
-    write_sealed(store.root / "checks" / "one" / "check.json", {"finished": True})
-    write_text(store.root / "checks" / "one" / "evaluations" / "abc" / "spec.json", "{}")
-    return [store.root / "checks" / "one"]
+    folder = store.root / "checks" / ("f" * 12)
+    write_sealed(folder / "check.json", {"finished": True})
+    write_text(folder / "evaluations" / "abc" / "spec.json", "{}")
+    return [folder]
+
+
+def _check_half_removed(store: Store) -> list[Path]:
+    folder = store.root / "checks" / ("e" * 12)
+    folder.mkdir()
+    mark(folder)
+    return [folder]
 
 
 UNNEEDED: dict[str, tuple[Callable[[Store], list[Path]], str]] = {
     "part": (_part, "half-written"),
+    "part of before": (_part_of_an_earlier_robench, "half-written"),
     "training": (_training, "checkpoints of model 'mine'"),
     "without shards": (_without_shards, "without a single whole shard"),
     "only damaged shards": (_only_damaged_shards, "without a single whole shard"),
@@ -185,6 +214,7 @@ UNNEEDED: dict[str, tuple[Callable[[Store], list[Path]], str]] = {
     "damaged detector": (_damaged_detector, "a detector of a model that is gone"),
     "scores": (_scores, "scores on an evaluation that is gone"),
     "finished check": (_finished_check, "a check that is finished"),
+    "half removed check": (_check_half_removed, "a check that is finished"),
     "shards": (_shards_that_do_not_count, "do not count"),
 }
 
@@ -237,8 +267,14 @@ def test_work_on_something_else_is_no_reason(store: Store) -> None:
 
 
 def test_a_file_that_a_living_process_writes_is_left_alone(store: Store) -> None:
-    (store.evaluations / f".x.{os.getpid()}.part").write_text("half")
-    assert leftovers(store) == []
+    place = next(store.evaluations.iterdir())
+    path = place / f".spec.json.{os.getpid()}.part"
+    path.write_text("half")
+    os.utime(path, (1e9, 1e9))
+    with part_of(place / "about.json") as aside:
+        assert aside.exists()
+        assert leftovers(store) == []
+    assert [each.paths for each in leftovers(store)] == [(aside,)]
 
 
 def test_a_damaged_evaluation_may_need_anything(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +295,7 @@ def test_a_folder_that_cannot_be_removed_is_a_sentence(store: Store, monkeypatch
     monkeypatch.setattr(
         "robench.store.leftovers.os.replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no"))
     )
-    with pytest.raises(DiskError, match="forgotten"):
+    with pytest.raises(DiskError, match="detectors"):
         remove(store, leftovers(store))
 
 

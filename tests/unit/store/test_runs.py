@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from robench.errors import BadInput
 from robench.results.accuracy import Measure
+from robench.results.statistics import wilson
 from robench.results.summary import Summary
 from robench.store import files
 from robench.store.about import About
@@ -24,6 +25,7 @@ from robench.store.files import (
 )
 from robench.store.runs import EvaluationFolder, Store, runs_root
 from robench.store.specs import EvalSpec
+from tests.made import whole
 
 
 class Killed(BaseException):
@@ -127,7 +129,7 @@ def test_specs_are_closed_and_frozen():
 def save(folder, start, stop):
     ids = torch.arange(start, stop)
     images = torch.rand(stop - start, 1, 2, 2, generator=torch.Generator().manual_seed(start))
-    folder.save_shard(start, stop, pd.DataFrame({"example_id": ids.numpy()}), images, {"seconds": start})
+    folder.save_shard(start, stop, whole(pd.DataFrame({"example_id": ids.numpy()})), images, {"seconds": start})
     return images
 
 
@@ -226,8 +228,8 @@ def test_rows_are_as_pandas_reads_them(tmp_path):
     tables = []
     for start in (0, 3):
         ids = range(start, start + 3)
-        tables.append(pd.DataFrame({"example_id": ids, "success": [True, False, True], "l2": [0.5, float("nan"), 0.0],
-                                    "flags": ["", "a;b", ""]}))  # fmt: skip
+        tables.append(whole(pd.DataFrame({"example_id": ids, "success": [True, False, True], "l2": [0.5, 0.25, 0.0],
+                                          "flags": ["", "a;b", ""]})))  # fmt: skip
         folder.save_shard(start, start + 3, tables[-1], torch.zeros(3, 1), {})
     plain = pd.concat([pd.read_parquet(path) for path in sorted(folder.path.glob("*.parquet"))], ignore_index=True)
     pd.testing.assert_frame_equal(folder.rows(), plain)
@@ -258,7 +260,7 @@ def test_intact_shards_are_read_once(tmp_path, hashed, settled, monkeypatch):
     assert folder.damaged() == []  # others stand in
 
 
-FIGURES = Summary(Measure.ROBUST, 10, 1.0, (0.7, 1.0), 0.9, (0.0, 1.0), 1, 0, 0.0, (), "complete")
+FIGURES = Summary(Measure.ROBUST, 10, 1.0, wilson(10, 10), 0.9, wilson(9, 10), 1, 0, 0.0, (), "complete")
 ABOUT = About(
     model="m", reference="m", dataset="digits", eps="8/255", given_options={}, metric=Measure.ROBUST,
     access="white-box", kind="iterative", command="robench", environment={"commit": "", "packages": {"torch": "2"}},
@@ -275,7 +277,7 @@ def finished(tmp_path):
         "example_id": range(10), "label": 0, "clean_pred": 0, "adv_pred": [1] * 4 + [0] * 6, "clean_correct": True,
         "success": [True] * 4 + [False] * 6, "forwards": 2, "backwards": 1, "trial": 0, "flags": "",
     })  # fmt: skip
-    folder.save_shard(0, 10, rows, torch.zeros(10, 1), {"seconds": 2.0})
+    folder.save_shard(0, 10, whole(rows), torch.zeros(10, 1, 2, 2), {"seconds": 2.0})
     folder.finish(FIGURES)
     return folder
 

@@ -21,6 +21,7 @@ from robench.store.specs import EvalSpec
 from robench.tables.leaderboard import Board, build
 from robench.tables.rendering import write
 from robench.tables.report import Report
+from tests.made import whole
 
 N = 10
 
@@ -28,20 +29,22 @@ N = 10
 def rows_of(broken: set[int], wrong: set[int] = frozenset()) -> pd.DataFrame:
     """Rows of ten images of class 0, of which some are misclassified to begin with and some broken."""
     ids = list(range(N))
-    return pd.DataFrame(
-        {
-            "example_id": ids,
-            "label": 0,
-            "goal": -1,
-            "clean_pred": [1 if i in wrong else 0 for i in ids],
-            "adv_pred": [1 if i in broken | wrong else 0 for i in ids],
-            "clean_correct": [i not in wrong for i in ids],
-            "success": [i in broken - wrong for i in ids],
-            "forwards": 2,
-            "backwards": 1,
-            "trial": 0,
-            "flags": ["zero-gradient" if i == 0 else "" for i in ids],
-        }
+    return whole(
+        pd.DataFrame(
+            {
+                "example_id": ids,
+                "label": 0,
+                "goal": -1,
+                "clean_pred": [1 if i in wrong else 0 for i in ids],
+                "adv_pred": [1 if i in broken | wrong else 0 for i in ids],
+                "clean_correct": [i not in wrong for i in ids],
+                "success": [i in broken - wrong for i in ids],
+                "forwards": 2,
+                "backwards": 1,
+                "trial": 0,
+                "flags": ["zero-gradient" if i == 0 else "" for i in ids],
+            }
+        )
     )
 
 

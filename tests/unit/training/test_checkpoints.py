@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robench.errors import RobenchError
 from robench.store.runs import Store
@@ -49,6 +50,15 @@ def _of_another_training(path: Path) -> None:
     shutil.copy(path.parents[2] / "other" / "training" / path.name, path)
 
 
+def _with(path: Path, key: str, value: Any) -> None:
+    torch.save({**torch.load(path, weights_only=True), key: value}, path)
+
+
+def _without(path: Path, key: str) -> None:
+    kept = torch.load(path, weights_only=True)
+    torch.save({name: item for name, item in kept.items() if name != key}, path)
+
+
 CHECKPOINT_DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -57,6 +67,17 @@ CHECKPOINT_DAMAGE: dict[str, Callable[[Path], object]] = {
     "flipped once more": lambda path: flip(path, 2),
     "a picture": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4),
     "of another training": _of_another_training,
+    "a list": lambda path: torch.save([1, 2], path),
+    "a number": lambda path: torch.save(torch.tensor(1), path),
+    "without weights": lambda path: _without(path, "state_dict"),
+    "without loops": lambda path: _without(path, "loops"),
+    "loops of another kind": lambda path: _with(path, "loops", [1]),
+    "weights of another kind": lambda path: _with(path, "state_dict", {"x": "y"}),
+    "without a record": lambda path: _with(path, "callbacks", {}),
+    "callbacks of another kind": lambda path: _with(path, "callbacks", 7),
+    "optimizers of another kind": lambda path: _with(path, "optimizer_states", [{"state": 3}]),
+    "a version of another kind": lambda path: _with(path, "pytorch-lightning_version", ["2"]),
+    "an epoch of another kind": lambda path: _with(path, "epoch", "one"),
 }
 
 

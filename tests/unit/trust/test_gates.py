@@ -15,12 +15,14 @@ import torch
 from robench import ThreatModel
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
+from robench.results.statistics import wilson
 from robench.results.summary import Summary
 from robench.store.about import About
 from robench.store.files import identity
 from robench.store.runs import EvaluationFolder, Store
 from robench.trust.diagnosis import collect, record, wider
 from robench.trust.gates import GATES, AttackRun, Finding, diagnose
+from tests.made import whole
 
 N, CLASSES = 200, 10  # 1% is two images; the gates want more than that
 LEAST = 3
@@ -278,9 +280,9 @@ def stored(store: Store, job: str, broken: Iterable[int], *, done: bool = True, 
     )  # fmt: skip
     folder = store.evaluation(identity({**base, **spec}))
     folder.begin({**base, **spec}, about)
-    folder.save_shard(0, N, rows_of(broken), torch.zeros(N, 1, 2, 2), {"flags": []})
+    folder.save_shard(0, N, whole(rows_of(broken)), torch.zeros(N, 1, 2, 2), {"flags": []})
     if done:
-        folder.finish(Summary(Measure(metric), N, 1.0, (0.9, 1.0), 0.5, (0.4, 0.6), 0, 0, 0.0, (), "complete"))
+        folder.finish(Summary(Measure(metric), N, 1.0, wilson(N, N), 0.5, wilson(N // 2, N), 0, 0, 0.0, (), "complete"))
     return folder
 
 

@@ -1,0 +1,37 @@
+"""What a table says of evaluations that are damaged: whose they are or may be, so that no line looks better for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from robench.errors import BadInput
+from robench.progress import say
+from robench.store.runs import EvaluationFolder, Store
+
+
+def digests(store: Store) -> dict[str, str]:
+    """The digests of the finished models by name, but of those whose card is damaged."""
+    found = {}
+    for name in store.model_names():
+        try:
+            found[name] = store.model_digest(name)
+        except BadInput as error:
+            say(str(error))
+    return found
+
+
+def subject(folder: EvaluationFolder) -> tuple[str, str]:
+    """The name and the digest of the model that a damaged evaluation is of, "" for what cannot be read."""
+    name = digest = ""
+    with contextlib.suppress(BadInput):
+        name = folder.about.model
+    with contextlib.suppress(BadInput):
+        digest = folder.spec["model_digest"]
+    return name, digest
+
+
+def may_be_of(name: str, digest: str, lost: Sequence[tuple[str, str]]) -> int:
+    """How many of the damaged evaluations are, or may be, of a model: what they would say of it is not known."""
+    return sum(one == ("", "") or (bool(one[0]) and one[0] == name) or (bool(one[1]) and one[1] == digest)
+               for one in lost)  # fmt: skip
