@@ -121,7 +121,9 @@ class EvaluationFolder:
                 found = Summary.from_json(stated, self.about.metric)
                 if found.n == self.spec["count"] and found.consistent:
                     return found
-        return self.summarised(self.about.metric)
+        found = self.summarised(self.about.metric)
+        lost = second is None and os.path.exists(f"{self.path}/{second_verdict.MANIFEST}")  # or of other shards
+        return replace(found, flags=tuple(sorted({*found.flags, NOT_SEALED}))) if lost else found
 
     @property
     def complete(self) -> bool:
@@ -313,12 +315,7 @@ class EvaluationFolder:
     def summarised(self, metric: str) -> Summary:
         """The summary of the rows of all whole shards."""
         second = self.second
-        flags: tuple[str, ...] = ()
-        if second is not None:
-            flags = second.flags
-        elif os.path.exists(f"{self.path}/{second_verdict.MANIFEST}"):  # damaged, or of other shards
-            flags = (NOT_SEALED,)
-        return summarise(self.rows(), metric, self.notes(), flags)
+        return summarise(self.rows(), metric, self.notes(), second.flags if second else ())
 
     def finish(self, result: Summary) -> None:
         """Write the summary, unless it is there; the evaluation is then complete."""
