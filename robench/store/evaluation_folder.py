@@ -225,14 +225,14 @@ class EvaluationFolder:
         is for who looks for that, those are returned.
         """
         wanted = [name for name in columns if name not in SEALED] if columns is not None else None
-        found, second = self._together(wanted, doubted).drop(columns=list(SEALED), errors="ignore"), self.second
+        found, second = self._rows(wanted, doubted).drop(columns=list(SEALED), errors="ignore"), self.second
         return second.beside(found, columns, self._advice) if second else found
 
-    def _together(self, columns: Sequence[str] | None, doubted: bool) -> Any:
+    def _rows(self, columns: Sequence[str] | None, doubted: bool) -> Any:
         import pandas as pd
         import pyarrow as pa
 
-        parts = [self._rows(shard.start, shard.stop, columns, doubted) for shard in self.shards()]
+        parts = [self._table(shard.start, shard.stop, columns, doubted) for shard in self.shards()]
         if not parts:
             return pd.DataFrame()
         if all(part.schema.equals(parts[0].schema) for part in parts):
@@ -241,7 +241,7 @@ class EvaluationFolder:
 
     def column(self, shard: Shard, name: str) -> list[Any]:
         """A column of the rows of one whole shard. Raises Damaged as `rows`."""
-        found: list[Any] = self._rows(shard.start, shard.stop, [name], True).column(name).to_pylist()
+        found: list[Any] = self._table(shard.start, shard.stop, [name], True).column(name).to_pylist()
         return found
 
     def images(self, start: int, stop: int, *, doubted: bool = False) -> Any:
@@ -259,7 +259,7 @@ class EvaluationFolder:
         told = []
         try:
             if (second := self.second) is not None:
-                second.beside(self._together(None, True), None, self._advice)
+                second.beside(self._rows(None, True), None, self._advice)
         except Damaged as error:
             told.append(f"{str(error).partition(';')[0]}; it is taken again.")
             with contextlib.suppress(OSError):
@@ -267,7 +267,7 @@ class EvaluationFolder:
         for shard in self.shards():
             manifest, _, tensors = self._files(shard.start, shard.stop)
             try:
-                self._rows(shard.start, shard.stop, None, False)
+                self._table(shard.start, shard.stop, None, False)
                 shard_files.check_images(tensors, (shard.stop - shard.start, *shape), self._advice)
             except Damaged as error:
                 told.append(f"{str(error).partition(';')[0]}; its examples are computed again.")
@@ -275,7 +275,7 @@ class EvaluationFolder:
                     os.unlink(manifest)
         return told
 
-    def _rows(self, start: int, stop: int, columns: Sequence[str] | None, doubted: bool) -> Any:
+    def _table(self, start: int, stop: int, columns: Sequence[str] | None, doubted: bool) -> Any:
         """The rows of one whole shard as a table."""
         expected = shard_files.Expected(range(start, stop), self._advice, *self._meaning(doubted), not doubted)
         return shard_files.rows(self._files(start, stop)[1], expected, columns)
@@ -312,10 +312,10 @@ class EvaluationFolder:
         """What was noted with every whole shard."""
         return [dict(shard.notes) for shard in self.shards()]
 
-    def summarised(self, metric: str) -> Summary:
-        """The summary of the rows of all whole shards."""
+    def summarised(self, metric: str, *, doubted: bool = False) -> Summary:
+        """The summary of the rows of all whole shards; see `rows`."""
         second = self.second
-        return summarise(self.rows(), metric, self.notes(), second.flags if second else ())
+        return summarise(self.rows(doubted=doubted), metric, self.notes(), second.flags if second else ())
 
     def finish(self, result: Summary) -> None:
         """Write the summary, unless it is there; the evaluation is then complete."""

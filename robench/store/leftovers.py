@@ -18,7 +18,7 @@ from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json, read_sealed
 from robench.store.marker import ID, carries_our_spec, check_runs_folder, is_runs_folder
 from robench.store.parts import abandoned, aside_of, written
-from robench.store.records import CheckRecord
+from robench.store.records import CheckRecord, Watching
 from robench.store.runs import CHECK, KINDS, NAME, Store
 from robench.store.specs import CraftSpec
 
@@ -211,7 +211,7 @@ def _detectors(store: Store, specs: dict[str, dict[str, Any]], models: set[str |
         if not carries_our_spec(path):
             continue
         try:
-            watches = read_json(path / "spec.json").get("model_digest")
+            watches = read_json(path / "spec.json", Watching)["model_digest"]
         except BadInput:
             watches = None
         if path.name not in used and watches not in models:

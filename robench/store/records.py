@@ -254,10 +254,15 @@ class CheckRecord(Shape):
     finished: bool
 
 
-class DetectorRecord(Shape):
-    """spec.json of a fitted detector: see `specs.DetectorSpec`."""
+class Watching(Shape):
+    """Which model a detector watches."""
 
     model_digest: Token
+
+
+class DetectorRecord(Watching):
+    """spec.json of a fitted detector: see `specs.DetectorSpec`."""
+
     detector: str
     options: Options
     trained_on: str

@@ -185,13 +185,14 @@ class _Check:
         opened, folder = self.opened, self.opened.folder
         classifier = Classifier(opened.module, opened.classes, device=opened.how.device)
         self.faults["damaged shard"] += len(folder.damaged())
+        shape = opened.split.images(slice(0, 1)).shape[1:]
         first, last = self.spec["start"], self.spec["start"] + self.spec["count"]
         try:
             classifier.check_mode()
             for (start, stop), notes in zip(folder.ranges(), folder.notes(), strict=True):
                 part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
                 images = folder.images(start, stop, doubted=True)
-                whole = part["example_id"].tolist() == list(range(start, stop)) and len(images) == stop - start
+                whole = part["example_id"].tolist() == list(range(start, stop)) and images.shape == (stop - start, *shape)
                 if not whole or not first <= start < stop <= min(last, len(opened.split)):
                     self.faults["wrong examples"] += stop - start
                     continue

@@ -158,7 +158,7 @@ def test_a_damaged_one_is_taken_again(store: Store, name: str, damage: str) -> N
 def test_it_is_of_these_shards_alone(store: Store) -> None:
     (found,) = attacked(store, "Looking")
     folder = folder_of(store, found)
-    folder.save_shard(0, 10, folder._rows(None)[:10], folder.images(0, 10), {"flags": []})
+    folder.save_shard(0, 10, folder._rows(None, False)[:10], folder.images(0, 10), {"flags": []})
     assert folder_of(store, found).second is None
     (again,) = attacked(store, "Looking")
     assert again.summary.value == found.summary.value
