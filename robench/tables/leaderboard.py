@@ -30,7 +30,7 @@ from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
-from robench.tables.left_out import digests, may_be_of, subject
+from robench.tables.left_out import digests, left_out, may_be_of
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid
 from robench.threat import ThreatModel
@@ -261,8 +261,6 @@ def build(store: Store) -> list[Board]:
     groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
     trained = digests(store)
     folders, damaged = store.intact()
-    for reason in damaged.values():
-        say(f"Left out: {reason}")
     overtaken = {folder.spec.get("after") for folder in folders}
     shared = ("data_digest", "split", "start", "count", "norm", "eps", "seed")
     for folder in folders:
@@ -273,12 +271,10 @@ def build(store: Store) -> list[Board]:
             continue  # of an earlier model by the same name
         groups[tuple(spec[each] for each in shared)].append(folder)
     if not groups:
-        raise BadInput(
-            next(iter(damaged.values()), "")
-            or f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first."
-        )
+        none = f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first."
+        raise BadInput(next(iter(damaged.values()), none))
     ordered = sorted(groups, key=str)
-    lost = [subject(store.evaluation(job_id)) for job_id in damaged]
+    lost = left_out(store, damaged)
     boards = [_board(groups[key], lost) for key in ordered]
     names = Counter(board.name for board in boards)
     return [

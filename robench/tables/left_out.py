@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from robench.errors import BadInput
 from robench.progress import say
@@ -21,7 +21,14 @@ def digests(store: Store) -> dict[str, str]:
     return found
 
 
-def subject(folder: EvaluationFolder) -> tuple[str, str]:
+def left_out(store: Store, damaged: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Say which evaluations are left out, given by id with a sentence on why; returns name and digest of their models."""
+    for reason in damaged.values():
+        say(f"Left out: {reason}")
+    return [_subject(store.evaluation(job_id)) for job_id in damaged]
+
+
+def _subject(folder: EvaluationFolder) -> tuple[str, str]:
     """The name and the digest of the model that a damaged evaluation is of, "" for what cannot be read."""
     name = digest = ""
     with contextlib.suppress(BadInput):

@@ -192,7 +192,10 @@ class _Check:
             for (start, stop), notes in zip(folder.ranges(), folder.notes(), strict=True):
                 part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
                 images = folder.images(start, stop, doubted=True)
-                whole = part["example_id"].tolist() == list(range(start, stop)) and images.shape == (stop - start, *shape)
+                whole = part["example_id"].tolist() == list(range(start, stop)) and images.shape == (
+                    stop - start,
+                    *shape,
+                )
                 if not whole or not first <= start < stop <= min(last, len(opened.split)):
                     self.faults["wrong examples"] += stop - start
                     continue

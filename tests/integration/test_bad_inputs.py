@@ -340,7 +340,7 @@ def test_no_space_left_for_the_weights(workshop: Path, robench: Run, monkeypatch
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("robench.store.files._fill", full)
+    monkeypatch.setattr("safetensors.torch.save", full)
     check(workshop, lambda: robench("train", "standard", "--epochs", "1", "--name", "new"), ("model.safetensors",))
 
 
