@@ -22,7 +22,7 @@ def digests(store: Store) -> dict[str, str]:
 
 
 def left_out(store: Store, damaged: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Say which evaluations are left out, given by id with a sentence on why; returns name and digest of their models."""
+    """Say which evaluations are left out, by id with a sentence on why; returns their models' names and digests."""
     for reason in damaged.values():
         say(f"Left out: {reason}")
     return [_subject(store.evaluation(job_id)) for job_id in damaged]
