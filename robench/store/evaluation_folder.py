@@ -189,7 +189,8 @@ class EvaluationFolder:
 
     def damaged(self) -> list[tuple[int, int]]:
         """The ranges of the shards that are there but not whole, or not this evaluation's, unless others stand in."""
-        return [(a, b) for a, b in self.named() if self.missing(a, b, b - a) and self._shard(a, b) is None]
+        lacking = [(a, b) for a, b in self.named() if self.missing(a, b, b - a)]
+        return [(a, b) for a, b in lacking if not self._within(a, b) or self._shard(a, b) is None]
 
     def save_shard(self, start: int, stop: int, rows: Any, images: Any, notes: dict[str, Any]) -> None:
         """Write rows (a DataFrame), images (float32 [n, C, H, W]) and notes; the manifest, with checksums, last."""

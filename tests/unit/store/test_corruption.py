@@ -269,6 +269,8 @@ def old(kept: Kept, tmp_path: Path) -> Path:
     """The store as the first version wrote it: no seals, and nothing that says where a file belongs."""
     root = tmp_path / "runs"
     shutil.copytree(kept.root, root)
+    for path in [*root.rglob("sealed.json"), *root.rglob("sealed.parquet")]:
+        path.unlink()
     for path in root.rglob("*.json"):
         value = json.loads(path.read_text())
         if "seal" not in value:
