@@ -71,7 +71,7 @@ def train_command_of(card: Mapping[str, Any]) -> str:
     words += _pairs("-o", options)
     for name, flag in (("epochs", "--epochs"), ("batch_size", "--batch-size")):
         words += [flag, str(card["recipe"][name])] if card["recipe"][name] != getattr(recipe, name) else []
-    words += ["--seed", str(card["seed"])] if card["seed"] else []
+    words += ["--seed", str(card["seed"])] if card.get("seed") else []
     return shlex.join([*words, "--name", card["name"]])
 
 

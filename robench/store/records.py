@@ -38,6 +38,7 @@ Interval = tuple[Share, Share]
 # of images, passes and versions
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Images = Annotated[int, Field(ge=1, lt=2**31)]
+Classes = Annotated[int, Field(ge=1, le=1_000_000)]
 Version = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -110,6 +111,8 @@ class AboutRecord(Shape):
     surrogate_digest: Token = ""
     batch_size: Images | None = None
     device: str | None = None
+    folder: str = ""
+    classes: Classes | None = None
     mended: bool = False
 
 
@@ -175,7 +178,7 @@ class DataRecord(Shape):
     channels: Images | None = None
     height: Images | None = None
     width: Images | None = None
-    classes: Images | None = None
+    classes: Classes | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     family: str | None = None
@@ -212,7 +215,7 @@ class FittedRecord(Shape):
     """fitted.json, the record of a fitted detector."""
 
     digest: str
-    classes: Images
+    classes: Classes
     fitted_on: Count
     adversarial: Count
     threshold_images: Count
@@ -237,7 +240,8 @@ class FindingRecord(Shape):
     evidence: str
     threshold: str
     advice: str
-    model: str
+    model: str = ""
+    model_digest: str = ""
 
 
 class DiagnosticsRecord(Shape):

@@ -30,7 +30,7 @@ from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
-from robench.tables.left_out import digests, left_out, may_be_of
+from robench.tables.left_out import digests, left_out, may_be_of, readable
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import grid
 from robench.threat import ThreatModel
@@ -316,7 +316,7 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
 
 def _absent(folders: Sequence[EvaluationFolder]) -> str:
     """The classes that no image of these evaluations, which are of the same images, is of, in words."""
-    whole = next((folder for folder in folders if folder.result and folder.about.classes), None)
+    whole = next((folder for folder in folders if readable(folder) and folder.about.classes), None)
     return absent_classes(whole.rows(("label",)), whole.about.classes) if whole else ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from robench.errors import BadInput
 from robench.progress import say
+from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
 
 
@@ -19,6 +20,14 @@ def digests(store: Store) -> dict[str, str]:
         except BadInput as error:
             say(str(error))
     return found
+
+
+def readable(folder: EvaluationFolder) -> bool:
+    """Whether an evaluation is complete, and its rows are rows."""
+    try:
+        return folder.result is not None and len(folder.rows()) > 0
+    except Damaged:
+        return False
 
 
 def left_out(store: Store, damaged: Mapping[str, str]) -> list[tuple[str, str]]:

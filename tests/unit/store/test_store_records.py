@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from robench.results.summary import Summary, summarise
 from robench.store.about import About
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, digest, identity, read_json, write_json, write_sealed
+from robench.store.records import AboutRecord, CraftRecord, FindingRecord, ResultRecord, SpecRecord
 from robench.store.runs import Store
+from robench.store.specs import CraftSpec, EvalSpec
+from robench.trust.gates import Finding
 from tests.made import whole
 
 N = 4
@@ -136,6 +140,16 @@ def test_old_and_later_records_open(folder: EvaluationFolder) -> None:
     found = EvaluationFolder(folder.path).about
     assert found.kind == "white-box"
     assert found.more["weather"] == {"nested": [1]}
+
+
+def test_records_have_the_fields_of_what_is_read() -> None:
+    """A field that a class gains and a record lacks would go unchecked, or make what is whole damaged."""
+    assert set(FindingRecord.model_fields) == {each.name for each in fields(Finding)}
+    assert set(AboutRecord.model_fields) == {each.name for each in fields(About)} - {"more", "lacks"}
+    assert set(SpecRecord.model_fields) == set(EvalSpec.model_fields)
+    assert set(CraftRecord.model_fields) == set(CraftSpec.model_fields) - {"crafted"}
+    plain = Summary(Measure.ROBUST, 1, 1.0, (0.0, 1.0), 1.0, (0.0, 1.0), 1, 1, 1.0, (), "complete").to_json()
+    assert set(ResultRecord.model_fields) == {*plain, "attack_success_rate", "shards"}
 
 
 def test_names_that_are_no_text_are_kept_with_a_mark(tmp_path: Path) -> None:
