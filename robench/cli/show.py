@@ -162,7 +162,7 @@ def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
     for key, item in value.items():
         if isinstance(item, dict) and item:
             lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
-        elif isinstance(item, list) and item and isinstance(item[0], dict):
+        elif isinstance(item, list) and item and all(isinstance(row, dict) for row in item):
             lines += [f"{indent}{key}:", *(f"{indent}  {_line(row)}" for row in item)]
         elif item not in EMPTY:
             lines.append(f"{indent}{key}: {_text(item)}")
