@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor, nn
 
+from robench.attack.classifier import Rejecting
 from robench.detector.base import Detector
 from robench.errors import BadInput, require
 
@@ -73,15 +74,13 @@ class Score(nn.Module):
         return logits, self.of(features)
 
 
-class Guarded(nn.Module):
+class Guarded(Rejecting):
     """A classifier behind a detector: logits [B, classes + 1], the last one the highest where the image is rejected.
 
     It is the largest logit plus sign(e) log(1 + |e|) of the excess e of the score over its threshold, so that an attack
     sees how far it is from acceptance (after Carlini & Wagner, 2017, "Adversarial examples are not easily detected",
     section 3.3); the logarithm keeps a steep score from saturating a cross-entropy.
     """
-
-    rejects = True
 
     def __init__(self, model: nn.Module, score: Score) -> None:
         super().__init__()
