@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench import registry
-from robench.attack.classifier import Rejecting
+from robench.attack.classifier import REJECTING
 from robench.attack.guard import making
 from robench.data.dataset import DataInfo
 from robench.defense.networks import Normalize
@@ -128,7 +128,7 @@ def _source(kind: type) -> str:
 
 def _check_alone(module: nn.Module) -> None:
     """Raise BadInput for a model that has a detector of ours before it: its rejections would count as right answers."""
-    if isinstance(module, Rejecting):
+    if type(module) in REJECTING:
         raise BadInput(
             f"The model is a {type(module).__name__}, which rejects images; give the model alone, and name the "
             "detector with --detector."

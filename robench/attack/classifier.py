@@ -16,11 +16,9 @@ from robench.errors import BadInput, unknown
 Objective = Callable[[Tensor], Tensor]
 
 
-class Rejecting(nn.Module):
-    """A model behind a detector, which answers with one logit more: the largest where the image is rejected.
-
-    Only the harness makes one. That some module has an attribute or a logit of that kind says nothing.
-    """
+# the class of models behind a detector, which answer with one logit more, the largest where the image is rejected; the
+# harness alone makes such models, and that some module has an attribute or a logit of that kind says nothing
+REJECTING: list[type[nn.Module]] = []
 
 
 class Classifier:
@@ -40,7 +38,7 @@ class Classifier:
         labels: Tensor | None = None,
     ) -> None:
         self.module, self.classes, self.device = module, classes, torch.device(device)
-        self.rejects = isinstance(module, Rejecting)
+        self.rejects = type(module) in REJECTING
         self.labels = labels
         self.forwards = torch.zeros(examples, dtype=torch.int64)
         self.backwards = torch.zeros(examples, dtype=torch.int64)

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor, nn
 
-from robench.attack.classifier import Rejecting
+from robench.attack.classifier import REJECTING
 from robench.detector.base import Detector
 from robench.errors import BadInput, require
 
@@ -74,13 +74,15 @@ class Score(nn.Module):
         return logits, self.of(features)
 
 
-class Guarded(Rejecting):
+class Guarded(nn.Module):
     """A classifier behind a detector: logits [B, classes + 1], the last one the highest where the image is rejected.
 
     It is the largest logit plus sign(e) log(1 + |e|) of the excess e of the score over its threshold, so that an attack
     sees how far it is from acceptance (after Carlini & Wagner, 2017, "Adversarial examples are not easily detected",
     section 3.3); the logarithm keeps a steep score from saturating a cross-entropy.
     """
+
+    rejects = True
 
     def __init__(self, model: nn.Module, score: Score) -> None:
         super().__init__()
@@ -95,3 +97,6 @@ class Guarded(Rejecting):
         above = torch.nextafter(top.detach(), torch.full_like(top, torch.inf))
         rejection = torch.where((excess > 0) & (rejection < above), above, rejection)
         return torch.cat([logits, rejection[:, None]], dim=1)
+
+
+REJECTING.append(Guarded)

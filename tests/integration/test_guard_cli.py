@@ -15,7 +15,7 @@ from torch import nn
 
 import robench as program
 from robench import BadInput
-from robench.attack.classifier import Rejecting
+from robench.detector.score import Guarded
 from tests.integration.conftest import Run, assert_refused
 
 FILE = """
@@ -229,12 +229,9 @@ def test_a_model_made_under_inference_mode_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_detector_of_ones_own_making_is_refused(tmp_path: Path) -> None:
-    class Mine(Rejecting):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.one_hot(torch.full((len(x),), 10), 11).float()
-
+    made = Guarded(Small(), nn.Identity()).eval()  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="rejects images"):
-        program.evaluate(Mine().eval(), dataset="digits", attacks="pgd", eps="0.1", count=10, runs=tmp_path)
+        program.evaluate(made, dataset="digits", attacks="pgd", eps="0.1", count=10, runs=tmp_path)
 
 
 def test_leaving_for_good_is_for_the_caller_to_see(tmp_path: Path) -> None:
