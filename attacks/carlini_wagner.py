@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from robench import (
-    FIRM,
     Adam,
     Attack,
     Batch,
@@ -19,6 +18,7 @@ from robench import (
     ThreatModel,
     check_count,
     expand,
+    firm_margin,
     misclassified_margin,
     require,
 )
@@ -86,7 +86,7 @@ class CarliniWagner(Attack):
     def succeeded(self, logits: Tensor, y: Tensor) -> Tensor:
         """Rows with a margin of kappa that does not hang on rounding, or whose answer is not a number: bool [B]."""
         margin, finite = misclassified_margin(logits, y), logits.isfinite().all(1)
-        return ~finite | ((margin >= self.kappa) & (margin > FIRM * logits.abs().amax(1)))
+        return ~finite | ((margin >= self.kappa) & firm_margin(margin, logits))
 
 
 class _Descent:

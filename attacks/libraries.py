@@ -14,6 +14,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
@@ -111,8 +112,7 @@ class CountedModel(nn.Module):
         # |x - x0|^2 is least where x.x0 - |x0|^2 / 2 is largest
         rows = (x.detach().flatten(1) @ self._originals.T - self._half).argmax(1).cpu()
         if x.requires_grad and torch.is_grad_enabled():
-            x = x.view_as(x)  # a tensor of our own: a hook on the library's would be left there
-            x.register_hook(lambda grad: self._note(rows, grad))
+            x = _Noted.apply(x, partial(self._note, rows))  # a hook on the library's tensor would be left there
         logits = self._model.select(rows)(x)
         bad = (x.isfinite().flatten(1).all(1) & ~logits.isfinite().all(1)).nonzero()[:, 0].cpu()
         if len(bad):
@@ -128,6 +128,21 @@ class CountedModel(nn.Module):
             self._model.select(rows[first]).note_zero_gradient(grad[first.to(grad.device)])
             self._sloped[rows[first]] = True
         return grad.contiguous()
+
+
+class _Noted(torch.autograd.Function):
+    """The image as it is; its gradient, zeros where the model has none to give, passes through `note`."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, note: Callable[[Tensor], Tensor]) -> Tensor:
+        """The image."""
+        context.note = note
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """What `note` makes of the gradient."""
+        return context.note(grad), None
 
 
 @contextmanager

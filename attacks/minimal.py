@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from robench import (
-    FIRM,
     Attack,
     Batch,
     BatchModel,
@@ -19,6 +18,7 @@ from robench import (
     check_count,
     cross_entropy,
     expand,
+    firm_margin,
     misclassified_margin,
     require,
 )
@@ -222,5 +222,4 @@ def _broken(model: BatchModel, logits: Tensor, y: Tensor) -> Tensor:
     """
     copies, finite = len(logits) // len(y), logits.isfinite().all(1)
     model.note_nonfinite((~finite).reshape(copies, -1).any(0))
-    margin = misclassified_margin(logits, y.repeat(copies))
-    return ~finite | (margin > FIRM * logits.abs().amax(1))
+    return ~finite | firm_margin(misclassified_margin(logits, y.repeat(copies)), logits)

@@ -16,6 +16,7 @@ from .attack.classifier import BatchModel as BatchModel
 from .attack.gradient import GradientAttack as GradientAttack
 from .attack.gradient import Search as Search
 from .attack.gradient import parse_schedule as parse_schedule
+from .attack.inspection import firm_margin as firm_margin
 from .attack.objectives import FIRM as FIRM
 from .attack.objectives import cross_entropy as cross_entropy
 from .attack.objectives import margin as margin

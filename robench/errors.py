@@ -56,6 +56,14 @@ def first_line(error: BaseException, limit: int | None = None, end: str = "") ->
     return lines[0][:limit].rstrip(end)
 
 
+def contained(error: BaseException) -> Exception:
+    """An error that somebody else's code ended with, as one that does not end this process: sys.exit is none."""
+    if isinstance(error, Exception):
+        return error
+    name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
+    return RuntimeError(f"it tried to end the process by {name}")
+
+
 def disk_error(error: OSError, path: object) -> DiskError:
     """A failed write in one sentence: no space, no permission, or what the system said."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench import registry
+from robench.attack.classifier import REJECTING
+from robench.attack.guard import making
 from robench.data.dataset import DataInfo, Dataset
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, first_line, unknown
@@ -82,13 +84,17 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     Raises BadInput for anything that cannot be found or loaded.
     """
     if isinstance(reference, nn.Module):
+        _check_alone(reference)
         return replace(_opened(type(reference).__name__, reference, digest_of(reference)), packed=_packed(reference))
     kind, colon, name = reference.partition(":")
     if not colon:
         return _trained(reference, store)
     if kind == "torchvision":
         return _torchvision(name)
-    module, source = _call_factory(reference, kind, name)
+    with making() as made:  # what its file and its factory do to torch or to the process is undone, and told of it
+        module, source = _call_factory(reference, kind, name)
+        made.append(module)
+    _check_alone(module)
     remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
     opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
@@ -139,6 +145,15 @@ def _outputs(module: nn.Module, dataset: Dataset) -> int:
     except Exception:  # whatever a user's model does
         return 0
     return answer.shape[1] if isinstance(answer, torch.Tensor) and answer.dim() == 2 else 0
+
+
+def _check_alone(module: nn.Module) -> None:
+    """Raise BadInput for a model that has a detector of ours before it: its rejections would count as right answers."""
+    if type(module) in REJECTING:
+        raise BadInput(
+            f"The model is a {type(module).__name__}, which rejects images; give the model alone, and name the "
+            "detector with --detector."
+        )
 
 
 def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:
@@ -217,7 +232,9 @@ def _made(
                 module = factory()
         except RobenchError:
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's code does
             raise BadInput(
                 f"The factory {reference!r} failed with {type(error).__name__}: {first_line(error, 160)}; it must "
                 "return the model when called without arguments."
@@ -235,7 +252,9 @@ def _run_file(space: Space, path: Path) -> Any:
         return space.run()
     except RobenchError:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's code does
         raise BadInput(
             f"The model file {path} cannot be run: {type(error).__name__}: {first_line(error, 160)}."
         ) from error
@@ -244,7 +263,9 @@ def _run_file(space: Space, path: Path) -> Any:
 def _import_module(name: str) -> Any:
     try:
         found = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's code does
         raise BadInput(
             f"The module {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 160)}); give "
             "file.py:factory, package.module:factory, torchvision:NAME or a trained model's name."

@@ -165,7 +165,9 @@ def load(kind: str, name: str) -> Plugin:
     entry, member = _entry(kind, name)
     try:
         target = entry.load()
-    except Exception as error:  # whatever a third party's module does when it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a third party's module does when it is imported
         raise BadInput(
             f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "mend or reinstall its package."

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robench.attack.base import Attack, Batch, Cost, Proposal
 from robench.attack.classifier import BatchModel
-from robench.attack.objectives import FIRM, misclassified_margin
+from robench.attack.inspection import firm_margin
+from robench.attack.objectives import misclassified_margin
 from robench.attack.step_rules import RULES, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
@@ -170,8 +171,7 @@ class _Loop:
         self.best = torch.where(expand(better, self.x), self.x, self.best)
         self.best_margin = torch.where(better, margins, self.best_margin)
         self.step = self.step.masked_fill(better, step)
-        firm = margins > FIRM * logits.abs().amax(1).nan_to_num(0.0, posinf=0.0)
-        self.found.index_add_(0, self.group, firm.to(self.found.dtype))
+        self.found.index_add_(0, self.group, firm_margin(margins, logits).to(self.found.dtype))
         self.nonfinite.index_add_(0, self.group, (~finite).to(self.found.dtype))
 
     def _compact(self) -> Tensor | None:

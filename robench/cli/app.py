@@ -75,6 +75,10 @@ app.add_typer(figure.app, name="figure")
 app.add_typer(runs.app, name="runs")
 
 INTERRUPTED = 130
+QUIT = (
+    "Code of a model or a plugin tried to end the process ({}), so there is no result; mend it and run the same "
+    "command again."
+)
 STOPPED = "Interrupted; what was finished is kept, and the same command goes on from there."
 
 
@@ -101,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _say(f"Cannot read or write{where} ({error.strerror or error}); check the path and try again.", 2)
+    except (SystemExit, GeneratorExit) as error:  # nothing of ours; whatever had come before, there is no result
+        return _say(QUIT.format(type(error).__name__), 3)
     if code == INTERRUPTED:  # what the parser makes of Ctrl-C
         return _stopped(arguments)
     return int(code) if isinstance(code, int) else 0

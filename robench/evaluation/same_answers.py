@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from robench.attack.classifier import Classifier
-from robench.attack.inspection import clean_logits, predictions
+from robench.attack.inspection import first_answers, predictions
 from robench.device import choose_device
 from robench.errors import Changed
 from robench.evaluation.address import How
@@ -60,7 +60,7 @@ class Recall:
             device = choose_device(how.device)
             model = Classifier(job.model.module.to(device), job.classes, device=device)
             try:
-                found = predictions(clean_logits(model, job.split.pixels(asked), how.batch_size))
+                found = predictions(first_answers(model, job.split.pixels(asked), how.batch_size))
             finally:
                 model.release()
             known |= dict(zip(asked, found.tolist(), strict=True))

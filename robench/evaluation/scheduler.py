@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from robench.device import usual
 from robench.errors import BadInput, DiskError
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import check_cascade, resolve
@@ -24,6 +25,7 @@ from robench.store.runs import Store
 from robench.trust.seal import prepare
 
 
+@usual()
 def evaluate(request: Request, store: Store, workers: Workers | None = None) -> Evaluated:
     """Compute what is missing of every (model, attack).
 
@@ -39,6 +41,7 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     return _evaluate(models, bench, workers)
 
 
+@usual()
 def evaluate_one(address: Address, store: Store) -> Evaluated:
     """Compute what is missing of the evaluation at one address. Raises BadInput as `evaluate`."""
     bench = Bench(store)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from robench.errors import BadInput, CheckFailed, DiskError, RobenchError
+from robench.errors import BadInput, CheckFailed, DiskError, RobenchError, contained
 from robench.executors.base import There
 
 # seconds until a file of the driver's shows up on another machine
@@ -56,8 +56,10 @@ def run(function: There, task: Mapping[str, Any], driver: Mapping[str, Any]) -> 
         sender = Driver(**driver)
         _settle(sender)
         return {"state": function(task, partial(_device, gpus=sender.gpus))}
-    except Exception as error:  # whatever a user's model does
-        return told(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's model does, and were it to end the process
+        return told(contained(error))
 
 
 def told(error: Exception) -> dict[str, Any]:

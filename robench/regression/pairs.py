@@ -18,7 +18,10 @@ from robench.results.summary import UNSTABLE
 from robench.store.runs import Store
 
 # flags that say that an attack may have failed where the model would not have stood
-TROUBLE = ("zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference")
+TROUBLE = (
+    "zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference", "squashed-outputs", "extreme-logits",
+    "flat-logits",     "moved-nothing", "changes-torch", "changes-global-state",
+)  # fmt: skip
 # a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
 GROWTH, POINTS = 1.5, 5
 
@@ -120,7 +123,11 @@ class Pair:
 
 
 def _share(flag: str) -> tuple[str, float]:
-    """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%"."""
+    """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%".
+
+    What stands in brackets behind a name, "changes-torch (torch.clamp)", is left out.
+    """
+    flag = flag.partition(" (")[0]
     name, _, share = flag.rpartition(" ")
     if not name or not share.endswith("%"):
         return flag, 0.0
