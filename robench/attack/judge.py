@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from robench.attack.base import Attack, Batch, Proposal, Trials
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, first_answers, inspect, predictions, same
 from robench.attack.objectives import FIRM, misclassified_margin
+from robench.attack.repeating import repeated
 from robench.attack.slopes import misleading
 from robench.device import full_precision
 from robench.errors import BadInput
@@ -160,11 +162,11 @@ class _Judge:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
         clean = first_answers(self.model, x, self.settings.batch_size)
-        flags = inspect(self.model, x, clean, self.settings.batch_size)
+        flags = repeated(lambda: inspect(self.model, x, clean, self.settings.batch_size))
         self.model.randomised, self.model.crafting = "randomised" in flags, self.settings.crafting
         clean_pred = predictions(clean)
         seen = self.model.fold(clean, torch.arange(len(y)))
-        plan = self.attack.trials(y, seen, self.examples.ids, self.settings.seed)
+        plan = repeated(lambda: self.attack.trials(y, seen, self.examples.ids, self.settings.seed))
         targeted = self.targeted
         self.goal = plan.goal[:, 0] if targeted else torch.full_like(y, -1)
         everyone = targeted or self.settings.crafting
@@ -175,7 +177,7 @@ class _Judge:
         self.work = int(self.standing.sum())  # what is wrong from the start takes no time
         for wave in _waves(len(plan)):
             self._run_wave(plan, wave)
-        final = clean_logits(self.model, self.images, self.settings.batch_size)
+        final = repeated(lambda: clean_logits(self.model, self.images, self.settings.batch_size))
         self.model.check_mode()
         if any(not torch.equal(a, b) for a, b in zip(before.buffers, _state(self.model.module), strict=True)):
             flags.append("changes-its-state")
@@ -227,7 +229,7 @@ class _Judge:
             waiting -= len(part)
             todo = (waiting + len(part)) * len(wave) + int(self.standing.sum()) * left
             self.model.heartbeat = self._pulse(part, len(wave), todo, total)
-            self._attack_part(plan, wave, part)
+            repeated(partial(self._attack_part, plan, wave, part))
             self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / total)
 
     def _pulse(self, part: Tensor, trials: int, todo: int, total: int) -> Callable[[], None]:

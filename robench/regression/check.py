@@ -8,12 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
+from robench.device import check_device
 from robench.errors import BadInput, require, unknown
 from robench.evaluation.address import Address, How
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Target, make_job, open_target
+from robench.evaluation.request import check_dataset
 from robench.evaluation.scheduler import evaluate_one
 from robench.models import load_model
+from robench.ranges import hold
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lines_of
@@ -48,6 +51,11 @@ class Rerun:
     data_root: Path | None = None
     reuse: bool = False
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        check_dataset(self.dataset)
+        hold(self, batch_size="--batch-size?", shard_size="--shard-size?")
+        check_device(self.device)
 
     def address(self, kept: Kept) -> Address:
         """Where an evaluation of a baseline is today."""
@@ -109,6 +117,8 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
     digests: dict[str, set[str]] = {}
     for kept, address in plan:
         done = evaluate_one(address, store)
+        if done.refused:
+            raise BadInput(done.refused[0])
         (result,) = done.results
         _one_model(kept.model, result.model_digest, digests)
         pairs.append(Pair.of(kept, result, store))
