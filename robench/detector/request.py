@@ -34,6 +34,8 @@ class DetectorRequest:
     adaptive: bool = True
 
     def __post_init__(self) -> None:
+        for flag, name in (("--detector", self.detector), ("--trained-on", self.trained_on)):
+            require(isinstance(name, str), flag, name, "a name; see 'robench list'")
         registry.check_names("detector", [self.detector])
         fpr = number("--fpr", self.fpr)
         require(0 < fpr < 1, "--fpr", fpr, "a share of clean images between 0 and 1, such as 0.05")

@@ -112,14 +112,13 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
 
 def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
-    pairs: list[Pair] = []
+    pairs, lasting = list[Pair](), dict[str, None]()
     findings: dict[tuple[object, ...], list[Finding]] = {}
     digests: dict[str, set[str]] = {}
     for kept, address in plan:
         done = evaluate_one(address, store)
-        if done.refused:
-            raise BadInput(done.refused[0])
         (result,) = done.results
+        lasting |= dict.fromkeys(done.refused)
         _one_model(kept.model, result.model_digest, digests)
         pairs.append(Pair.of(kept, result, store))
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
@@ -129,7 +128,7 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
-    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
+    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)), tuple(lasting))
 
 
 def _fired(findings: Mapping[tuple[object, ...], Sequence[Finding]]) -> list[str]:

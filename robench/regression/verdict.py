@@ -143,7 +143,8 @@ class Line:
         where = f"in the {self.attack}" if self.attack.startswith(WORST) else f"under {self.attack}"
         where = f"on clean images{self.attack.removeprefix(CLEAN)}" if self.metric == CLEAN_METRIC else where
         if self.now is None:
-            return f"{self.model} {where}: the evaluation is incomplete; run the same command again."
+            said = f"{self.model} {where}: the evaluation is incomplete"
+            return f"{said}; run the same command again, unless it is said to fail each time."
         return (
             f"{self.model} {where}: {self.metric} {100 * self.then:.1f}% then, {100 * self.now:.1f}% now; of "
             f"{self.n:,} images {self.fell:,} fell, {self.rose:,} rose and {self.stayed:,} stayed "
