@@ -244,7 +244,7 @@ def test_an_address_is_asked_even_where_all_is_in_the_store(store: Path, robench
     assert_refused(outcome, ("127.0.0.1:1", "ray start --head"))
 
 
-CLOSED = [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"]
+CLOSED = [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"]
 
 
 @pytest.mark.parametrize("streams", CLOSED)
@@ -253,11 +253,11 @@ def test_closed_streams_do_not_hinder(streams: str, store: Path, tmp_path: Path)
     train = f"{sys.executable} -m robench train standard --epochs 1 --name fresh {streams}"
     evaluate = f"{sys.executable} -m robench evaluate fresh -a pgd -n 10 -o steps=2 --eps 0.1 {streams}"
     for command in (train, evaluate):
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
     assert (store / "models" / "fresh" / "DONE").is_file()
-    checked = subprocess.run([sys.executable, "-m", "robench", "verify"], capture_output=True, timeout=240, check=False)
+    checked = subprocess.run([sys.executable, "-m", "robench", "verify"], capture_output=True, timeout=600, check=False)
     assert checked.returncode == 0
 
 
@@ -270,7 +270,7 @@ def test_bad_input_has_its_code_where_it_cannot_be_said(where: str) -> None:
 def piped(command: str) -> int:
     """The exit code of a command whose output nobody reads."""
     script = f"{sys.executable} -m robench {command} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=600, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     return done.returncode
