@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from robench import (
     BatchModel,
     Cost,
     Proposal,
+    Range,
+    Steps,
     ThreatModel,
     check_count,
     expand,
@@ -47,8 +49,8 @@ class CarliniWagner(Attack):
     def __init__(
         self,
         *,
-        steps: int = 1000,
-        search_steps: int = 9,
+        steps: Steps = 1000,
+        search_steps: Annotated[int, Range(1, 100)] = 9,
         lr: float = 0.01,
         initial_c: float = 1e-3,
         kappa: float = 0.0,

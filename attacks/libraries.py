@@ -16,17 +16,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robench import Attack, BadInput, Batch, BatchModel, Trials, check_count, require
+from robench import Attack, BadInput, Batch, BatchModel, Range, Restarts, Trials, check_count, require
 
 SCALARS = (bool, int, float, str)
 # options that say how many steps an attack takes, and how often it takes them all
 STEPS = ("query_limit", "steps", "max_iter", "repeats")
+# no attack of a library can be meant to do anything as often; what is negative stands for "none" or "all" there
+WHOLE = Range(-1, 1_000_000)
 RUNS = ("binary_search_steps", "num_random_init", "nb_random_init", "nb_restarts")
 T = TypeVar("T")
 
@@ -217,8 +219,16 @@ def constructor_options(name: str, made: type, reserved: Collection[str], packag
             )
         if kind is not None:
             default = float(default) if kind is float and default is not parameter.empty else default
-            options[parameter.name] = option(parameter.name, kind, default)
-    return options | {"restarts": option("restarts", int, 1), "library": option("library", str, library_of(package))}
+            options[parameter.name] = option(parameter.name, _ranged(kind), default)
+    return options | {
+        "restarts": option("restarts", Restarts, 1),
+        "library": option("library", str, library_of(package)),
+    }
+
+
+def _ranged(kind: Any) -> Any:
+    """The type hint with a range, where it allows whole numbers: libraries state none."""
+    return Annotated[kind, WHOLE] if kind is int or int in typing.get_args(kind) else kind
 
 
 def expected_passes(options: Mapping[str, Any]) -> int | None:

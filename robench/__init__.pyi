@@ -45,6 +45,10 @@ from .environment import __version__ as __version__
 from .errors import BadInput as BadInput
 from .errors import require as require
 from .norms import expand as expand
+from .ranges import Range as Range
+from .ranges import Restarts as Restarts
+from .ranges import Steps as Steps
+from .ranges import read_fraction as read_fraction
 from .registry import AttackSet as AttackSet
 from .registry import Variant as Variant
 from .threat import ThreatModel as ThreatModel

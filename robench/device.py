@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
-from robench.errors import BadInput
+from robench.errors import BadInput, shown
+
+# one processor, however many cores; up to a hundred GPUs
+KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
 
 
 @contextmanager
@@ -50,18 +54,18 @@ def usual() -> Iterator[None]:
         yield
 
 
+def check_device(name: object) -> str:
+    """The name, if it is that of a device on some machine. Raises BadInput for anything else."""
+    if not isinstance(name, str) or not KNOWN.fullmatch(name):
+        raise BadInput(f"There is no device {shown(name)}; choose auto, cpu, cuda or cuda:N.")
+    return name
+
+
 def choose_device(name: str) -> str:
     """The torch device for "auto", "cpu", "cuda" or "cuda:N". Raises BadInput for one that is not there."""
-    import torch
-
-    if name == "auto":
+    if check_device(name) == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise BadInput(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:N.")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"The device {name!r} is not available on this machine; choose auto or cpu.")
     return name

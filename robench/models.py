@@ -24,9 +24,10 @@ from torch import nn
 from robench import registry
 from robench.attack.classifier import REJECTING
 from robench.attack.guard import making
+from robench.attack.inspection import check_values
 from robench.data.dataset import DataInfo, Dataset
 from robench.defense.networks import Normalize
-from robench.errors import BadInput, RobenchError, first_line, unknown
+from robench.errors import BadInput, RobenchError, crash, first_line, unknown
 from robench.model_files import Space
 from robench.store.known import remember
 from robench.store.runs import Store, digest_of_card
@@ -85,22 +86,51 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     """
     if isinstance(reference, nn.Module):
         _check_alone(reference)
+        check_values(reference)
         return replace(_opened(type(reference).__name__, reference, digest_of(reference)), packed=_packed(reference))
     kind, colon, name = reference.partition(":")
     if not colon:
+        if reference not in store.model_names():
+            _check_code(reference)
         return _trained(reference, store)
     if kind == "torchvision":
         return _torchvision(name)
+    _check_code(kind, named=True)
     with making() as made:  # what its file and its factory do to torch or to the process is undone, and told of it
         module, source = _call_factory(reference, kind, name)
         made.append(module)
     _check_alone(module)
+    check_values(module)
     remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
     opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
     file = kind.endswith(".py")
     place = {"kind": "file", "place": os.path.abspath(kind)} if file else {"kind": "module", "place": kind}
     return replace(opened, place={**place, "name": name})
+
+
+# how files end that hold weights or graphs, which say nothing of the code that computes with them
+WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".tar", ".gz")
+GRAPHS = (".onnx", ".pb", ".tflite", ".engine", ".mlmodel")
+
+
+def _check_code(place: str, *, named: bool = False) -> None:
+    """Raise BadInput for a file that is not code, with a factory that would read it, and for code without a factory."""
+    ending = Path(place).suffix.lower()
+    if ending in WEIGHTS or ending in GRAPHS:
+        load = "'def load(): net = Net(); net.load_state_dict(torch.load({!r})); return net.eval()'"
+        if ending == ".safetensors":
+            load = load.replace("torch.load(", "safetensors.torch.load_file(")
+        if ending in GRAPHS:
+            load = "'def load(): return onnx2torch.convert({!r}).eval()'"
+        raise BadInput(
+            f"The model {place!r} is a file of {'a graph' if ending in GRAPHS else 'weights'}, but robench runs an "
+            f"nn.Module; write a factory, such as {load.format(place)} in my_model.py, and give my_model.py:load."
+        )
+    if ending == ".py" and not named:
+        raise BadInput(f"The model {place!r} names no factory; give {place}:NAME, where NAME() returns the model.")
+    if Path(place).is_dir() and "/" in place:
+        raise BadInput(f"The model {place!r} is a folder; give file.py:factory with a file of it, or a model's name.")
 
 
 def digest_of(module: nn.Module, source: bytes = b"") -> str:
@@ -236,7 +266,7 @@ def _made(
             raise
         except BaseException as error:  # whatever a user's code does
             raise BadInput(
-                f"The factory {reference!r} failed with {type(error).__name__}: {first_line(error, 160)}; it must "
+                f"The factory {reference!r} failed with {crash(error)}; it must "
                 "return the model when called without arguments."
             ) from error
     if not isinstance(module, nn.Module):
@@ -255,9 +285,7 @@ def _run_file(space: Space, path: Path) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a user's code does
-        raise BadInput(
-            f"The model file {path} cannot be run: {type(error).__name__}: {first_line(error, 160)}."
-        ) from error
+        raise BadInput(f"The model file {path} cannot be run: {crash(error)}.") from error
 
 
 def _import_module(name: str) -> Any:

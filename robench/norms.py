@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
-from robench.errors import unknown
+from robench.errors import BadInput, shown, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,12 +210,18 @@ NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2())}
 DEFAULT = Linf.name
 
 
-def parse_norm(norm: str) -> str:
-    """The norm's canonical name; raises BadInput for an unknown one."""
-    name = norm.strip().lower().replace("∞", "inf").replace("_", "")
-    if name not in NORMS:
-        raise unknown("norm", norm, NORMS)
-    return name
+def parse_norm(norm: object) -> str:
+    """The name, if it is a norm's; raises BadInput for anything else, with the name that is meant if that is clear."""
+    if isinstance(norm, str) and norm in NORMS:
+        return norm
+    meant = "l" + str(norm).strip().lower().replace("∞", "inf").replace("_", "").removeprefix("l").removesuffix(".0")
+    if meant in NORMS:
+        raise BadInput(f"norm is {shown(norm)} (did you mean {meant!r}?), but must be {any_of(map(repr, NORMS))}.")
+    raise (
+        unknown("norm", norm, NORMS)
+        if isinstance(norm, str)
+        else BadInput(f"norm is {shown(norm)}, but must be {any_of(map(repr, NORMS))}.")
+    )
 
 
 def any_of(texts: Iterable[str]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # seconds between lines where stderr is not a terminal
 QUIET = 30.0
@@ -33,7 +37,7 @@ class Bar:
             self._said = now
             spent = now - self._started
             left = f", {clock(spent * (1 - share) / share)} left" if share > 0 else ""
-            print(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+            _tell(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}")
 
     def close(self) -> None:
         """Take the bar off the display."""
@@ -43,7 +47,33 @@ class Bar:
 
 def say(text: str) -> None:
     """One line on stderr."""
-    print(f"robench: {text}", file=sys.stderr, flush=True)
+    _tell(f"robench: {text}")
+
+
+def trace(error: BaseException) -> None:
+    """The traceback of an error on stderr, where one was asked for by `debug`."""
+    if _display.debug:
+        told = getattr(error, "trace", None)  # of an error that comes from another process
+        _tell(told or "".join(traceback.format_exception(error)))
+
+
+def debug(wanted: bool) -> None:
+    """Say whether errors come with their tracebacks."""
+    _display.debug = wanted
+
+
+def _tell(text: str) -> None:
+    """Print on stderr. Work goes on where nobody reads it any more, or it was closed."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        lose(sys.stderr)
+
+
+def lose(stream: TextIO) -> None:
+    """Let what is still written to a stream without a reader go nowhere, so that Python can end in peace."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def clock(seconds: float) -> str:
@@ -67,19 +97,22 @@ def bar(title: str) -> Iterator[Bar]:
 @contextmanager
 def display() -> Iterator[None]:
     """Where bars appear while this lasts: a part of the terminal, or nowhere if stderr is not one."""
-    if _display.shown is not None or not sys.stderr.isatty():
+    if _display.shown is not None or sys.stderr is None or not sys.stderr.isatty():
         yield
         return
+    from rich import progress as bars  # `robench --help` does without
+    from rich.console import Console
+
     columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TextColumn("{task.fields[note]}"),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("left"),
+        bars.TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         _display.shown = progress
         try:
             yield
@@ -91,6 +124,7 @@ class _Display:
     """A terminal has one live part; this is what is shown there, if anything is."""
 
     shown: Progress | None = None
+    debug = False
 
 
 _display = _Display()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robench import randomness
 from robench.attack.classifier import BatchModel
-from robench.errors import require
+from robench.ranges import INT64, Range, whole
 from robench.threat import ThreatModel
 
 # what a row's figure is called and how success is decided
@@ -37,7 +37,7 @@ class Trials:
     def untargeted(cls, examples: int, restarts: int) -> Trials:
         """The same `restarts` trials for every example, without a goal."""
         key = torch.arange(restarts).expand(examples, restarts)
-        return cls(key, torch.full_like(key, -1))
+        return cls(key, torch.tensor(-1).expand(examples, restarts))
 
     def __len__(self) -> int:
         return self.key.shape[1]
@@ -154,5 +154,5 @@ class Attack(ABC):
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise BadInput unless a count option is an integer of at least `least`."""
-    require(value >= least, name, value, f"an integer of at least {least}")
+    """Raise BadInput unless a count option is an integer of at least `least`, and fits 64 bits."""
+    whole(name, value, Range(least, INT64.most))

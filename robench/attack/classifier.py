@@ -115,6 +115,18 @@ class Classifier:
             raise BadInput(
                 f"The model returned a {type(answer).__name__}, but must return a tensor of logits [batch, classes]."
             )
+        if answer.layout is not torch.strided or answer.is_meta or answer.is_quantized:
+            kind = "meta" if answer.is_meta else "quantised" if answer.is_quantized else "sparse"
+            mend = "dequantize()" if answer.is_quantized else "to_dense()"
+            raise BadInput(
+                f"The model returned a {kind} tensor, but logits must be dense numbers; "
+                + ("keep it off the meta device." if answer.is_meta else f"call {mend} on them.")
+            )
+        if answer.dim() == 1 and batch == 1:
+            raise BadInput(
+                f"The model returned shape {tuple(answer.shape)} for one image, but must return (1, {self.classes}), "
+                "as for any other number of images; use flatten(1) where it calls squeeze()."
+            )
         if answer.dim() != 2 or answer.shape[0] != batch or answer.shape[1] != self.classes + self.rejects:
             raise BadInput(
                 f"The model returned shape {tuple(answer.shape)} for {batch} images, but the data has {self.classes} "

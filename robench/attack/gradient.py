@@ -28,7 +28,7 @@ def parse_schedule(text: str, steps: int) -> list[float]:
     sizes = [0.0] * steps
     previous = -1
     for part in text.replace(" ", "").split(","):
-        match = re.fullmatch(r"([0-9.]+(?:e-?\d+)?)(?:@(\d+))?", part)
+        match = re.fullmatch(r"([0-9.]{1,40}(?:e-?[0-9]{1,3})?)(?:@([0-9]{1,9}))?", part)
         at = int(match[2] or 0) if match else -1
         try:
             size = float(match[1]) if match else 0.0

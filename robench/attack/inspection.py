@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robench.attack.classifier import Classifier
 from robench.attack.objectives import FIRM
-from robench.errors import BadInput, first_line
+from robench.errors import BadInput, crash
 
 # two answers to one question differ by more than kernels do, as a share of the spread of the logits
 TOLERANCE = 1e-3
@@ -35,6 +35,21 @@ def clean_logits(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model.logits(part) for part in torch.split(x, batch_size)])
 
 
+def check_values(module: nn.Module) -> None:
+    """Raise BadInput for a module whose parameters or buffers have no values yet."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise BadInput(
+                f"The model's {name!r} is lazy and has no shape yet; call the model once on an image, or load its "
+                "weights, before it is handed over."
+            )
+        if tensor.is_meta:
+            raise BadInput(
+                f"The model's {name!r} is on the meta device and has no values; build the model on the CPU, or give it "
+                "memory with to_empty(device='cpu') and load its weights, before it is handed over."
+            )
+
+
 def first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
     """The first logits a model gives; a model that cannot take the images at all is bad input, not a failed shard."""
     try:
@@ -42,9 +57,9 @@ def first_answers(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
     except (BadInput, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a user's model does
-        reason = first_line(error, 160, end=".")
         raise BadInput(
-            f"The model failed on clean images of shape {tuple(x.shape[1:])} ({reason}); mend it, or choose other data."
+            f"The model failed on clean images of shape {tuple(x.shape[1:])}, with {crash(error)}; mend it, or choose "
+            "other data."
         ) from error
 
 

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,7 @@ from robench.attack.inspection import (
     same,
 )
 from robench.attack.objectives import misclassified_margin
+from robench.attack.repeating import repeated
 from robench.attack.slopes import misleading
 from robench.device import full_precision
 from robench.errors import BadInput
@@ -182,7 +184,7 @@ class _Judge:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
         clean = first_answers(self.model, x, self.settings.batch_size)
-        flags = inspect(self.model, x, clean, self.settings.batch_size)
+        flags = repeated(lambda: inspect(self.model, x, clean, self.settings.batch_size))
         self.model.randomised, self.model.crafting = "randomised" in flags, self.settings.crafting
         clean_pred = predictions(clean)
         plan = self._plan(clean)
@@ -213,7 +215,8 @@ class _Judge:
     def _plan(self, clean: Tensor) -> Trials:
         """The trials for the clean answers [n, classes], and the goals of a targeted attack."""
         y, ids = self.examples.y, self.examples.ids
-        plan = self.attack.trials(y, self.model.fold(clean, torch.arange(len(y))), ids, self.settings.seed)
+        seen = self.model.fold(clean, torch.arange(len(y)))
+        plan = repeated(lambda: self.attack.trials(y, seen, ids, self.settings.seed))
         self.goal = plan.goal[:, 0] if self.targeted else torch.full_like(y, -1)
         return plan
 
@@ -228,7 +231,7 @@ class _Judge:
         self.work = int(self.standing.sum())  # what is wrong from the start takes no time
         for wave in _waves(len(plan)):
             self._run_wave(plan, wave)
-        return clean_logits(self.model, self.images, self.settings.batch_size)
+        return repeated(lambda: clean_logits(self.model, self.images, self.settings.batch_size))
 
     def _unmoved(self, rows: pd.DataFrame, attacked: Tensor) -> bool:
         """Whether an attack that gives back what it last tried has left every image as it was."""
@@ -274,7 +277,7 @@ class _Judge:
             waiting -= len(part)
             todo = (waiting + len(part)) * len(wave) + int(self.standing.sum()) * left
             self.model.heartbeat = self._pulse(part, len(wave), todo, total)
-            self._attack_part(plan, wave, part)
+            repeated(partial(self._attack_part, plan, wave, part))
             self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / total)
 
     def _pulse(self, part: Tensor, trials: int, todo: int, total: int) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
+from robench import progress
 from robench.cli import (
     baseline,
     check,
@@ -28,7 +29,7 @@ from robench.cli import (
     train,
     verify,
 )
-from robench.errors import RobenchError
+from robench.errors import RobenchError, crash
 
 app = typer.Typer(
     name="robench",
@@ -54,8 +55,12 @@ def group(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Also print the traceback of whatever fails (before the command's name).")
+    ] = False,
 ) -> None:
     """What every command shares."""
+    progress.debug(debug)
 
 
 app.command("quickstart")(quickstart.quickstart)
@@ -84,10 +89,14 @@ STOPPED = "Interrupted; what was finished is kept, and the same command goes on 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 fine, 1 a check failed, 2 bad input, 3 incomplete."""
+    _open_streams()
+    progress.debug(False)
     command = typer.main.get_command(app)
     try:
         code = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        sys.stdout.flush()  # what cannot be printed is found here, not when Python ends
     except RobenchError as error:
+        progress.trace(error)
         return _say(str(error), error.exit_code)
     except TyperException as error:
         if error.format_message().startswith("Usage:"):  # a command without its arguments: the help itself
@@ -99,17 +108,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Abort):
         return _stopped(arguments)
     except BrokenPipeError:
-        # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _unread()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # what the parser makes of it
+            return _unread()
+        progress.trace(stop)
+        return _say(QUIT.format(type(stop).__name__), 3)
+    except GeneratorExit as error:
+        progress.trace(error)
+        return _say(QUIT.format(type(error).__name__), 3)
     except OSError as error:
+        progress.trace(error)
+        _give_up_output()
         where = f" {error.filename}" if error.filename else ""
         return _say(f"Cannot read or write{where} ({error.strerror or error}); check the path and try again.", 2)
-    except (SystemExit, GeneratorExit) as error:  # nothing of ours; whatever had come before, there is no result
-        return _say(QUIT.format(type(error).__name__), 3)
+    except Exception as error:  # of a plugin, a model, or robench itself
+        progress.trace(error)
+        return _say(f"The command failed with {crash(error)}; 'robench --debug ...' shows the traceback.", 2)
     if code == INTERRUPTED:  # what the parser makes of Ctrl-C
         return _stopped(arguments)
     return int(code) if isinstance(code, int) else 0
+
+
+def _give_up_output() -> None:
+    """Drop what cannot be printed, as on a full disk, lest Python ends by saying so in its own way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        progress.lose(sys.stdout)
+
+
+def _unread() -> int:
+    """The exit code where the reader of our output has left, as `head` does."""
+    progress.lose(sys.stdout)
+    return 128 + signal.SIGPIPE
 
 
 def _stopped(arguments: Sequence[str] | None) -> int:
@@ -121,8 +153,28 @@ def _stopped(arguments: Sequence[str] | None) -> int:
 
 def _say(text: str, code: int) -> int:
     if text:
-        print(f"robench: {text}", file=sys.stderr)
+        progress.say(text)
     return code
+
+
+def _open_streams() -> None:
+    """Put the null device where a standard stream was closed, as by `>&-`.
+
+    Python has no object for it then, and the next file to be opened, a model's weights say, would get its number, and
+    with it what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        mode = "r" if name == "stdin" else "w"
+        null = os.open(os.devnull, os.O_RDONLY if name == "stdin" else os.O_WRONLY)
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(null, number)
+        if null != number:
+            os.close(null)
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the whole process
 
 
 def _sentence(message: str) -> str:

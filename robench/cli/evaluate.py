@@ -64,7 +64,12 @@ TrainedOptions = Annotated[
     list[str] | None,
     typer.Option("--trained-option", metavar="KEY=VALUE", help="An option of that attack; repeatable."),
 ]
-Rate = Annotated[float, typer.Option("--fpr", help="Share of clean validation images the detector may reject.")]
+Rate = Annotated[
+    float,
+    typer.Option(
+        "--fpr", parser=shared.number, metavar="X", help="Share of clean validation images the detector may reject."
+    ),
+]
 DetectorImages = Annotated[
     int,
     typer.Option(

@@ -7,21 +7,24 @@ from typing import Annotated
 
 import typer
 
+from robench.errors import shown
+from robench.ranges import read_number, read_whole
+
 
 def whole(text: str) -> int:
     """An integer from text; the parser adds which option it belongs to."""
     try:
-        return int(text)
+        return read_whole(str(text))  # the parser brings defaults along, too
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+        raise typer.BadParameter(f"{shown(text)} is not a whole number") from None
 
 
 def number(text: str) -> float:
     """A number from text; the parser adds which option it belongs to."""
     try:
-        return float(text)
+        return read_number(str(text))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
+        raise typer.BadParameter(f"{shown(text)} is not a number") from None
 
 
 Runs = Annotated[
@@ -54,8 +57,18 @@ ExecutorName = Annotated[str, typer.Option("--executor", help="inline (this proc
 WorkerCount = Annotated[
     int | None, typer.Option("--workers", parser=whole, metavar="N", help="Tasks at once (default: what Ray has).")
 ]
-Cpus = Annotated[float, typer.Option("--cpus-per-task", help="Cores that a Ray task reserves; may be a fraction.")]
-Gpus = Annotated[float, typer.Option("--gpus-per-task", help="GPUs that a Ray task reserves; may be a fraction.")]
+Cpus = Annotated[
+    float,
+    typer.Option(
+        "--cpus-per-task", parser=number, metavar="X", help="Cores that a Ray task reserves; may be a fraction."
+    ),
+]
+Gpus = Annotated[
+    float,
+    typer.Option(
+        "--gpus-per-task", parser=number, metavar="X", help="GPUs that a Ray task reserves; may be a fraction."
+    ),
+]
 Address = Annotated[
     str | None, typer.Option("--address", help="A running Ray cluster (default: RAY_ADDRESS, or one of its own).")
 ]

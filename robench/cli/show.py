@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robench import registry
 from robench.cli import options as shared
 from robench.norms import NORMS
 
@@ -14,28 +15,59 @@ if TYPE_CHECKING:
 
 # shares of the broken images whose values are shown
 QUANTILES = (0.0, 0.5, 0.9, 1.0)
+# of plugins, in the order in which a name is looked for
+KINDS = ("attack", "defense", "detector")
 EMPTY: tuple[Any, ...] = (None, "", {}, [])
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A model's name, or an evaluation's id or its beginning.")],
+    name: Annotated[
+        str, typer.Argument(help="A model's name, an evaluation's id or its beginning, or a plugin's name.")
+    ],
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Show a model's card; or an evaluation's spec, record, rows in short, shards, and the command that made it."""
+    """Show a model's card; an evaluation's spec, record, rows in short, shards, and the command that made it; or a
+    plugin's options, each with its default and what it may be."""
     from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
-    trained = name in store.model_names()
-    found = store.card(name) if trained else _evaluation(_find(store, name))
+    kind = next((kind for kind in KINDS if {name, name.partition(":")[0]} & set(registry.names(kind))), None)
+    if name in store.model_names():
+        found = store.card(name)
+        told = _model(found)
+    elif kind is not None:
+        found = _plugin(kind, name)
+        told = {**found, "options": {option: _option(**values) for option, values in found["options"].items()}}
+    else:
+        found = _evaluation(_find(store, name))
+        told = _told(found)
     if as_json:
         import json
 
         print(json.dumps(found, sort_keys=True))
     else:
-        for line in _lines(_model(found) if trained else _told(found)):
+        for line in _lines(told):
             print(line)
     return 0
+
+
+def _plugin(kind: str, name: str) -> dict[str, Any]:
+    """What there is to tell about a plugin, as JSON types."""
+    plugin = registry.load(kind, name)
+    values, parameters = plugin.options({}), plugin.parameters()
+    return {
+        kind: name,
+        "summary": registry.summaries(kind).get(name, ""),
+        "options": {
+            option: {"default": values.get(option), "allowed": registry.allowed_by(parameter.annotation)}
+            for option, parameter in parameters.items()
+        },
+    }
+
+
+def _option(default: Any, allowed: str) -> str:
+    return f"{default!r}; {allowed}"
 
 
 def _find(store: Store, name: str) -> EvaluationFolder:

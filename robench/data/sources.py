@@ -22,6 +22,8 @@ _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
 }
 # labels number the classes, and a model has an output for each
 MOST_CLASSES = 100_000
+# pixels a side to which images are scaled, at most
+LARGEST_SIDE = 4096
 
 
 class Source(Protocol):
@@ -159,8 +161,8 @@ def find_source(name: str, root: Path) -> Source:
         return _Npz(path)
     head, _, digits = text.rpartition("@")
     sized = bool(head) and digits.isdecimal()
-    if sized and int(digits) == 0:
-        raise BadInput(f"The image size in {name} must be at least 1 pixel.")
+    if sized and not (digits.isascii() and len(digits) < 6 and 1 <= int(digits) <= LARGEST_SIDE):
+        raise BadInput(f"The image size in {name} must be from 1 to {LARGEST_SIDE:,} pixels.")
     path = Path(head if sized else text).expanduser()
     if not path.is_dir():
         raise BadInput(f"There is no folder {path}, which the dataset {name} names.")

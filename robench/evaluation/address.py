@@ -12,8 +12,9 @@ from torch import nn
 
 from robench.attack.judge import Settings
 from robench.detector.request import DetectorRequest
-from robench.device import choose_device
+from robench.device import check_device, choose_device
 from robench.errors import BadInput
+from robench.ranges import hold
 from robench.threat import ThreatModel
 
 
@@ -26,6 +27,10 @@ class How:
     shard_size: int = 250
     device: str = "auto"
     data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        hold(self, batch_size="--batch-size", shard_size="--shard-size")
+        check_device(self.device)
 
     def settings(self, seed: int, eot: int, bpda: tuple[str, ...]) -> Settings:
         """How shards are computed. Raises BadInput for a device that there is not."""
@@ -66,7 +71,7 @@ class Address:
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:
-        check_numbers(self.count, self.eot, self.seed, self.how)
+        hold(self, count="-n?", eot="--eot", seed="--seed")
 
     @property
     def behind(self) -> bool:
@@ -117,13 +122,3 @@ class Address:
             "after": After(**value["after"]) if value["after"] else None,
             "how": How(**{**how, "data_root": Path(how["data_root"]) if how["data_root"] else None}),
         })  # fmt: skip
-
-
-def check_numbers(count: int | None, eot: int, seed: int, how: How) -> None:
-    """Raise BadInput for the first number that is out of range."""
-    for name, value in (("-n", count), ("--batch-size", how.batch_size), ("--shard-size", how.shard_size),
-                        ("--eot", eot)):  # fmt: skip
-        if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}, but must be at least 1.")
-    if not 0 <= seed < 2**63:
-        raise BadInput(f"--seed is {seed}, but must be between 0 and 2^63 - 1.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,17 @@ from torch import nn
 from robench import registry
 from robench.attack.judge import Settings
 from robench.detector.request import DetectorRequest
-from robench.errors import BadInput
-from robench.evaluation.address import How, check_numbers
+from robench.device import check_device
+from robench.errors import BadInput, require
+from robench.evaluation.address import How
+from robench.ranges import hold
 from robench.threat import ThreatModel
+
+
+def check_dataset(name: object) -> None:
+    """Raise BadInput for what is neither a dataset's name nor None, which stands for the model's own."""
+    known = name is None or (isinstance(name, str) and bool(name.strip()))
+    require(known, "--dataset", name, "a dataset's name (see 'robench list datasets'), npz:PATH or folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,9 @@ class Request:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        check_numbers(self.count, self.eot, self.seed, self.how)
+        self._check_names()
+        hold(self, count="-n?", eot="--eot", seed="--seed", batch_size="--batch-size", shard_size="--shard-size")
+        check_device(self.device)
         if self.guard and self.surrogates:
             raise BadInput("--detector and --surrogate are given together; give one of them.")
         if self.cascade and (self.guard or self.surrogates):
@@ -56,6 +66,27 @@ class Request:
                 "No attack is named; give --attack with one or more of: "
                 f"{', '.join([*registry.names('attack'), *registry.names('set')])}."
             )
+
+    def _check_names(self) -> None:
+        """Take one name for a list of it, and raise BadInput for what is no name."""
+        for flag, name, kinds, what in (
+            ("model", "models", str | nn.Module, "references such as file.py:factory, or modules"),
+            ("--attack", "attacks", str, "names of attacks or sets"),
+            ("--surrogate", "surrogates", str | nn.Module, "references such as file.py:factory, or modules"),
+            ("--bpda", "bpda", str, "names of submodules"),
+        ):
+            value = getattr(self, name)
+            several = isinstance(value, Iterable) and not isinstance(value, kinds)
+            value = list(value) if several else [value]
+            known = all(isinstance(each, kinds) for each in value)
+            require(known, flag, value, f"a list of {what}")
+            object.__setattr__(self, name, value)
+        check_dataset(self.dataset)
+        require(isinstance(self.cascade, bool), "cascade", self.cascade, "True or False")
+        named = isinstance(self.options, Mapping) and all(isinstance(name, str) for name in self.options)
+        require(named, "options", self.options, "a dictionary of options by name, such as {'steps': 100}")
+        place = self.data_root
+        require(place is None or isinstance(place, str | Path), "data", place, "a folder")
 
     @property
     def how(self) -> How:

@@ -35,6 +35,8 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     asked, bench = resolve(request), Bench(store)
     if request.cascade:
         check_cascade(asked.attacks)
+    if workers is not None:
+        workers.check()
     place = request.dataset, request.data_root, request.classes
     sources = [bench.target(reference, *place) for reference in request.surrogates]
     models = [partial(want, reference, asked, sources, bench) for reference in references(request, store)]
@@ -77,7 +79,7 @@ def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Wor
             refused.append(error)
     if refused and not found.rows:
         raise refused[0]
-    found.refused = [str(error) for error in refused]
+    found.refused = list(dict.fromkeys(map(str, [*refused, *ended.hopeless.values()])))
     return found
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
+from robench.device import check_device
 from robench.errors import BadInput, require, unknown
 from robench.evaluation.address import Address, How
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Target, make_job, open_target
+from robench.evaluation.request import check_dataset
 from robench.evaluation.scheduler import evaluate_one
 from robench.models import load_model
+from robench.ranges import hold
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lines_of
@@ -48,6 +51,11 @@ class Rerun:
     data_root: Path | None = None
     reuse: bool = False
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        check_dataset(self.dataset)
+        hold(self, batch_size="--batch-size?", shard_size="--shard-size?")
+        check_device(self.device)
 
     def address(self, kept: Kept) -> Address:
         """Where an evaluation of a baseline is today."""
@@ -104,12 +112,13 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
 
 def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
-    pairs: list[Pair] = []
+    pairs, lasting = list[Pair](), dict[str, None]()
     findings: dict[tuple[object, ...], list[Finding]] = {}
     digests: dict[str, set[str]] = {}
     for kept, address in plan:
         done = evaluate_one(address, store)
         (result,) = done.results
+        lasting |= dict.fromkeys(done.refused)
         _one_model(kept.model, result.model_digest, digests)
         pairs.append(Pair.of(kept, result, store))
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
@@ -119,7 +128,7 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
-    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
+    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)), tuple(lasting))
 
 
 def _fired(findings: Mapping[tuple[object, ...], Sequence[Finding]]) -> list[str]:

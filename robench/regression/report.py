@@ -26,12 +26,16 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome of a check: a line per comparison, and what to know besides. `name` is the baseline's."""
+    """The outcome of a check: a line per comparison, and what to know besides. `name` is the baseline's.
+
+    lasting: a sentence per evaluation that cannot be made, now or later.
+    """
 
     name: str
     lines: tuple[Line, ...]
     terms: Terms
     notes: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
     def of(self, verdict: Verdict) -> list[Line]:
         """The lines with a verdict."""
@@ -39,8 +43,9 @@ class Checked:
 
     @property
     def exit_code(self) -> int:
-        """1 where a line fails the check, else 3 where one is open, else 0."""
-        return exit_code(self.lines)
+        """1 where a line fails the check, else 2 where one stays open, 3 where one is, and 0 where all is well."""
+        code = exit_code(self.lines)
+        return 2 if code == 3 and self.lasting else code
 
     @property
     def verdict(self) -> str:
@@ -54,12 +59,12 @@ class Checked:
     def told(self) -> list[str]:
         """A sentence per line that is not well, then the notes."""
         lines = [line for verdict in Verdict if verdict.exit_code for line in self.of(verdict)]
-        return [*(line.sentence for line in lines), *self.notes]
+        return [*(line.sentence for line in lines), *self.lasting, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """{"baseline", "verdict", "exit_code", "alpha", "max_drop", "lines": [...], "notes": [...]}."""
         head = {"baseline": self.name, "verdict": self.verdict, "exit_code": self.exit_code, **asdict(self.terms)}
-        return {**head, "lines": [line.to_json() for line in self.lines], "notes": list(self.notes)}
+        return {**head, "lines": [line.to_json() for line in self.lines], "notes": [*self.lasting, *self.notes]}
 
     def tables(self) -> RenderableType:
         """The verdict, a rich table per model, and what the columns are."""
@@ -81,7 +86,7 @@ class Checked:
         The first suite has the notes as its output.
         """
         suites = [self._suite(model, lines) for model, lines in self._by_model()]
-        suites[:1] = [replace(suite, output="\n".join(self.notes)) for suite in suites[:1]]
+        suites[:1] = [replace(suite, output="\n".join([*self.lasting, *self.notes])) for suite in suites[:1]]
         return document(suites, package=self.name)
 
     def _suite(self, model: str, lines: Sequence[Line]) -> Suite:

@@ -29,8 +29,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def runs_root(given: Path | None = None) -> Path:
-    """The runs folder: as given, else ROBENCH_RUNS, else runs/ in the working directory."""
-    return given or Path(os.environ.get("ROBENCH_RUNS") or "runs")
+    """The runs folder: as given, else ROBENCH_RUNS, else runs/ in the working directory.
+
+    Raises BadInput for a file.
+    """
+    root = given or Path(os.environ.get("ROBENCH_RUNS") or "runs")
+    if root.exists() and not root.is_dir():
+        raise BadInput(f"The runs folder {root} is a file; give a folder with --runs.")
+    return root
 
 
 @dataclass(frozen=True)

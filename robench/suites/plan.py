@@ -8,12 +8,14 @@ from pathlib import Path
 
 from robench.attack.base import Cost
 from robench.detector.request import DetectorRequest
+from robench.device import check_device
 from robench.errors import BadInput
 from robench.evaluation.attacks import NamedAttack, Resolved, cascade_fault, resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.request import Request
 from robench.evaluation.wanted import Wanted, want
 from robench.executors.workers import Workers
+from robench.ranges import hold
 from robench.store.runs import Store
 from robench.suites.schema import Column
 from robench.suites.suite import RowPlan, ScaledSuite
@@ -31,6 +33,10 @@ class Setup:
     batch_size: int = 250
     shard_size: int = 250
     workers: Workers = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        hold(self, batch_size="--batch-size", shard_size="--shard-size")
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from robench import registry
 from robench.detector.measuring import measure
-from robench.errors import BadInput, Changed, CheckFailed, DiskError
+from robench.errors import BadInput, Changed, CheckFailed, DiskError, Permanent
 from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
 from robench.evaluation.same_answers import Recall
@@ -53,6 +53,7 @@ def reproduce(found: Plan, bench: Bench, planned: Mapping[str, Wanted] | None = 
     A model that cannot be used or trained leaves its places incomplete and the others alone. Raises DiskError where
     results cannot be kept.
     """
+    found.setup.workers.check()
     store, opening = bench.store, _Opening(bench, planned or {})
     opened = opening.opened
     graph = [_training_node(t, store) for t in found.trainings if not t.done]
@@ -140,7 +141,7 @@ def _open(place: Place, opening: _Opening) -> list[Node]:
 
 def _sentences(ended: Ended) -> list[str]:
     told = {str(error): None for error in ended.refused.values()}
-    told |= {str(error): None for error in ended.failed.values() if isinstance(error, CheckFailed)}
+    told |= {str(error): None for error in ended.failed.values() if isinstance(error, CheckFailed | Permanent)}
     return list(told)
 
 

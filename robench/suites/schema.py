@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from robench import norms
 from robench.errors import BadInput, unknown
+from robench.ranges import text_of
 
 # what pydantic calls a fault -> what is allowed instead
 ALLOWED = {
@@ -36,7 +37,9 @@ ALLOWED = {
 
 def _text(value: Any) -> Any:
     """A number as text, so that eps may be written 0.1 and stays exact."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return text_of(value) if isinstance(value, float) else str(value)
 
 
 def _list(value: Any) -> Any:

@@ -244,19 +244,31 @@ def _transfer(results: Sequence[Result], store: Store) -> list[WorstCase]:
 
 
 def findings_text(findings: Sequence[Finding], title: str) -> Text:
-    """The gates that fired, each with its evidence, threshold and what to do; then those that did not, by name."""
+    """The gates that fired, each once with its evidence, threshold and what to do; then those that did not, by name."""
     text = Text()
     text.append(f"{title}\n", style="bold")
+    fired: dict[tuple[str, str, str, str], list[Finding]] = {}
     for finding in findings:
         if finding.fired:
-            text.append(f"\n! {finding.model}: {finding.gate}\n", style="bold")
-            text.append(f"  {finding.evidence}\n  fires above: {finding.threshold}\n")
-            text.append(f"  do: {finding.advice}\n")
+            fired.setdefault((finding.model, finding.gate, finding.threshold, finding.advice), []).append(finding)
+    for (model, gate, threshold, advice), group in fired.items():
+        text.append(f"\n! {model}: {gate}\n", style="bold")
+        text.append("".join(f"  {line}\n" for line in _evidence(group)))
+        text.append(f"  fires above: {threshold}\n  do: {advice}\n")
     quiet = Counter(finding.gate for finding in findings if not finding.fired)
     if quiet:
         text.append("\nDid not fire, with the comparisons behind each:\n")
         text.append("".join(f"  {gate} ({count})\n" for gate, count in quiet.items()))
     return text
+
+
+def _evidence(group: Sequence[Finding]) -> list[str]:
+    """What a gate saw, a line each; what it saw alike in several runs, "RUN: ...", in one line with all of them."""
+    runs: dict[str, list[str]] = {}
+    for finding in group:
+        run, colon, seen = finding.evidence.partition(": ")
+        runs.setdefault(seen if colon else finding.evidence, []).extend([run] if colon else [])
+    return [f"{'; '.join(dict.fromkeys(names))}: {seen}" if names else seen for seen, names in runs.items()]
 
 
 DETECTION_NOTE = (

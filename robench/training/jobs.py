@@ -16,10 +16,11 @@ from robench import registry
 from robench.data.dataset import Dataset, open_dataset
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe, find_recipe
-from robench.device import choose_device
+from robench.device import check_device, choose_device
 from robench.environment import command, environment
-from robench.errors import BadInput
+from robench.errors import BadInput, require
 from robench.progress import say
+from robench.ranges import TRAINING_SEED, hold, whole
 from robench.results.statistics import wilson
 from robench.store.claims import claim, held, note
 from robench.store.files import Damaged, checksum, identity, read_json, write_file, write_json
@@ -48,11 +49,12 @@ class TrainRequest:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
-            if value is not None and value < 1:
-                raise BadInput(f"{flag} is {value}, but must be at least 1.")
-        if not 0 <= self.seed < 2**32:
-            raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^32 - 1.")
+        hold(self, epochs="--epochs?", batch_size="--batch-size?")
+        object.__setattr__(self, "seed", whole("--seed", self.seed, TRAINING_SEED))
+        check_device(self.device)
+        for what in ("defense", "dataset", "recipe"):
+            value = getattr(self, what)
+            require(isinstance(value, str) and bool(value), what, value, "a name")
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON types."""
@@ -148,10 +150,10 @@ def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
 def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     job.dataset.tell()
     folder = store.model_folder(job.name)
-    note(store.root, claim_of(job.name), "begin")
     pl.seed_everything(job.spec.seed, verbose=False)
     defense = registry.load("defense", job.spec.defense).build(job.spec.options, job.dataset.info)
     assert isinstance(defense, Defense)
+    note(store.root, claim_of(job.name), "begin")
     write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
     place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, job.spec.job_id)
