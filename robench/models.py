@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -25,10 +21,8 @@ from robench.data.dataset import DataInfo
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, first_line, unknown
 from robench.store.known import remember
+from robench.store.contents import contents_digest
 from robench.store.runs import Store, digest_of_card
-
-# values of a module's attributes that enter its digest
-PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -80,44 +74,21 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
         return _trained(reference, store)
     if kind == "torchvision":
         return _torchvision(name)
-    module, source = _call_factory(reference, kind, name)
+    module = _call_factory(reference, kind, name)
     remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
-    opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
+    opened = _opened(label, module, digest_of(module), reference)
     file = kind.endswith(".py")
     place = {"kind": "file", "place": str(Path(kind).resolve())} if file else {"kind": "module", "place": kind}
     return replace(opened, place={**place, "name": name})
 
 
-def digest_of(module: nn.Module, source: bytes = b"") -> str:
-    """16 hex digits over what a module computes with, as far as it can be seen, and the factory's name and source.
+def digest_of(module: nn.Module) -> str:
+    """16 hex digits over what a module computes with; the same for one handed over and for one loaded by reference.
 
-    That is every submodule's class with its source, that of its bases and its plain settings, and every parameter and
-    buffer by name. A private attribute may be a counter or a cache and is left out.
-    Functions and objects that a module holds are not seen, so stored rows are also compared with its predictions.
+    See `store.contents`. What it cannot see, answers can: stored rows are also compared with the model's.
     """
-    sha = hashlib.sha256(source)
-    for name, part in module.named_modules():
-        plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, PLAIN)}
-        plain.pop("training", None)
-        kind: Any = type(part)
-        sha.update(f"{name}{kind.__qualname__}{sorted(plain.items())}{_source(kind)}".encode())
-    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
-        value = tensor.detach().cpu().contiguous()
-        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        sha.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return sha.hexdigest()[:16]
-
-
-@cache
-def _source(kind: type) -> str:
-    """The source of a class and of those it is made from, but for torch's."""
-    found = ""
-    for each in kind.__mro__:
-        if each.__module__.partition(".")[0] not in ("torch", "builtins"):
-            with contextlib.suppress(OSError, TypeError):
-                found += inspect.getsource(each)
-    return found
+    return contents_digest(module)
 
 
 def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:
@@ -159,7 +130,7 @@ def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Stor
     return module.eval()
 
 
-def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
+def _call_factory(reference: str, place: str, name: str) -> nn.Module:
     if not place or not name:
         raise BadInput(f"The model {reference!r} is not of the form file.py:factory or package.module:factory.")
     imported = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
@@ -183,8 +154,7 @@ def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, byt
         raise BadInput(
             f"The factory {reference!r} returned a {type(module).__name__}, but must return a torch nn.Module."
         )
-    origin = getattr(imported, "__file__", None)
-    return module, Path(origin).read_bytes() if origin else b""
+    return module
 
 
 def _import_file(path: Path) -> Any:
