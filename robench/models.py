@@ -31,7 +31,8 @@ class LoadedModel:
 
     reference: how to find it again on the command line, "" for a module handed over in a program. packed: a pickle of
     such a module as it was handed over, None where there is none. place: kind ("file", "module" or "torchvision"),
-    place and name of what another process can load by itself, None where robench has to.
+    place and name of what another process can load by itself, None where robench has to. defense: of a model that
+    robench trained.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LoadedModel:
     data: DataInfo | None = None
     packed: bytes | None = None
     place: Mapping[str, str] | None = None
+    defense: str = ""
 
     @cached_property
     def module(self) -> nn.Module:
@@ -115,7 +117,9 @@ def _trained(name: str, store: Store) -> LoadedModel:
         data = DataInfo.from_json(card["data"])
     except BadInput as error:
         raise BadInput(f"The card of model {name!r} is damaged; train it again. {error}") from error
-    return LoadedModel(name, partial(_trained_module, name, card, data, store), digest_of_card(card), name, data)
+    return LoadedModel(
+        name, partial(_trained_module, name, card, data, store), digest_of_card(card), name, data, card["defense"]
+    )
 
 
 def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Store) -> nn.Module:

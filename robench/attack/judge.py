@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -74,11 +74,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model."""
+    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model.
+
+    logits: the model's to the "clean" and the "adversarial" images, each [n, classes].
+    """
 
     rows: pd.DataFrame
     images: Tensor
     flags: tuple[str, ...]
+    logits: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def attack_shard(
@@ -186,7 +190,7 @@ class _Judge:
             if self._misled(predictions(final)):
                 flags.append("wrong-gradients")
         rows = self._rows(clean_pred, predictions(final), attacked)
-        return ShardOutcome(rows, self.images, tuple(flags))
+        return ShardOutcome(rows, self.images, tuple(flags), {"clean": clean, "adversarial": final})
 
     def _misled(self, adv_pred: Tensor) -> bool:
         """Whether the attack followed gradients that do not fit the answers, by images that it left standing."""

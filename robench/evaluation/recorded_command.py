@@ -43,6 +43,8 @@ def command_of(folder: EvaluationFolder) -> str:
     words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
     words += ["--eot", str(spec["eot"])] if spec.get("eot") else []
+    for name in ("batch_size", "shard_size"):
+        words += [f"--{name.replace('_', '-')}", str(spec[name])] if spec.get(name) else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
     return shlex.join([*words, *surrogate, *detector])
 
@@ -102,12 +104,19 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
 
 def _set(chain: list[EvaluationFolder]) -> list[str]:
     """The set whose first members, each with the options it has there, are these attacks."""
-    wanted = [(link.spec["attack"], link.about.given_options) for link in chain]
+    wanted = [_full(link.spec["attack"], link.about.given_options) for link in chain]
     for name in registry.names("set"):
-        members = [(attack, dict(options)) for attack, options in registry.expand([name])]
+        members = [_full(attack, options) for attack, options in registry.expand([name])]
         if members[: len(wanted)] == wanted:
             return ["-a", name, "--cascade"]
     raise _Unwritable
+
+
+def _full(attack: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    try:
+        return attack, registry.load("attack", attack).options(given)
+    except BadInput:
+        return attack, dict(given)
 
 
 def _surrogate(folder: EvaluationFolder) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robench.detector.measuring import Detection, measure
+from robench.evaluation.bounds import upper_bound
 from robench.evaluation.jobs import Job
 from robench.evaluation.sealing import seal
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
@@ -20,7 +21,10 @@ from robench.trust.gates import Finding
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation with its names and what came of it, as reports, suites and checks read it."""
+    """An evaluation with its names and what came of it, as reports, suites and checks read it.
+
+    boundary: whether an attack along the decision boundary tried it.
+    """
 
     evaluation: str
     attack: str
@@ -28,12 +32,18 @@ class Result:
     model_digest: str
     about: About
     summary: Summary
+    boundary: bool = False
 
     @classmethod
     def of(cls, job: Job, summary: Summary) -> Result:
         """The result of a job."""
         spec = job.spec
-        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary)
+        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary, job.boundary)
+
+    @property
+    def note(self) -> str:
+        """What is to be said beside the figure: that it is an upper bound alone, or nothing."""
+        return upper_bound(self.norm, self.metric, self.boundary)
 
     @property
     def model(self) -> str:
@@ -73,6 +83,7 @@ class Result:
             "eps": about.eps,
             "model_digest": self.model_digest,
             **self.summary.to_json(),
+            **({"note": self.note} if self.note else {}),
             "evaluation": self.evaluation,
         }
 

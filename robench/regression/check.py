@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from robench.errors import BadInput, require, unknown
-from robench.evaluation.address import Address, How
+from robench.evaluation.address import SIZE, Address, How
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Target, make_job, open_target
 from robench.evaluation.scheduler import evaluate_one
@@ -26,8 +26,6 @@ from robench.trust.gates import Finding
 
 # a model by reference, or itself
 Model = str | nn.Module
-# images per batch and per shard where nothing else is said
-SIZE = 250
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,8 @@ def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store,
         )
     source = None if address.surrogate is None else _loaded(_open(address.surrogate, address, store))
     now = make_job(address, store, target, named, source).spec.to_json()
-    then = kept.spec.to_json()
+    sizes = {"batch_size": kept.batch_size, "shard_size": kept.shard_size}  # of before a spec had them
+    then = {name: size for name, size in sizes.items() if size not in (None, SIZE)} | kept.spec.to_json()
     for field_name in sorted({*then, *now} - {"model_digest"}):
         if now.get(field_name) != then.get(field_name):
             raise BadInput(

@@ -15,7 +15,8 @@ class About:
     given_options: those that differ from the attack's own. metric: a `Measure` by its name. access: "white-box",
     "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
     access is. against: what it was up against beside the model, as the end of a label. mended: the first record was
-    lost. more: what a later robench recorded; lacks: the fields that an earlier one did not.
+    lost. probe: it was run for the diagnostics alone. more: what a later robench recorded; lacks: the fields that an
+    earlier one did not.
     """
 
     model: str
@@ -34,6 +35,7 @@ class About:
     batch_size: int | None = None
     device: str | None = None
     mended: bool = False
+    probe: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     lacks: tuple[str, ...] = field(default=(), compare=False)
 
@@ -41,7 +43,7 @@ class About:
     def from_json(cls, value: Mapping[str, Any]) -> About:
         """The record in a file; one of before a field was added goes without it, one of later keeps what is new."""
         known = {each.name for each in fields(cls)} - {"more", "lacks"}
-        lacks = tuple(sorted(known - value.keys() - {"mended"}))
+        lacks = tuple(sorted(known - value.keys() - {"mended", "probe"}))
         found = {name: item for name, item in value.items() if name in known}
         found.setdefault("kind", value["access"])
         return cls(**found, lacks=lacks, more={name: item for name, item in value.items() if name not in known})
@@ -50,8 +52,14 @@ class About:
         """The fields as JSON types."""
         plain: dict[str, Any] = asdict(self)
         more: dict[str, Any] = plain.pop("more")
-        absent = {"lacks", *self.lacks} | (set() if self.mended else {"mended"})
+        absent = {"lacks", *self.lacks} | {name for name in ("mended", "probe") if not getattr(self, name)}
         return {name: item for name, item in plain.items() if name not in absent and item is not None} | more
+
+    @property
+    def probes(self) -> bool:
+        """Whether it was run for the diagnostics alone; records of before this was noted tell it by their command."""
+        words = self.command.split()
+        return self.probe or ("robench" in words[:3] and words[words.index("robench") + 1 :][:1] == ["diagnose"])
 
     @property
     def commit(self) -> str:

@@ -41,11 +41,8 @@ PLAIN = (
 APART = ("training", "_parameters", "_buffers", "_modules", "_compiled_call_impl", "_non_persistent_buffers_set")
 # modules of Python whose objects hold settings
 HOLDERS = ("types", "argparse")
-# of classes, what comes with them and not from their author
-GIVEN = (
-    "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__",
-    "__static_attributes__", "__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__slots__",
-)  # fmt: skip
+# the attributes of classes whose names begin with two underscores come with them, but for what an author writes
+WRITTEN = (FunctionType, staticmethod, classmethod, property)
 # where TorchScript says in which module of Python a class was, and how many of its name it has met
 SCRIPTED = re.compile(rb"__torch__(\.\w+)*|___torch_mangle_\d+")
 UNTOLD = (".debug_pkl", "serialization_id")
@@ -186,7 +183,11 @@ class _Contents:
             if "hook" in name and name.startswith("_"):
                 if isinstance(value, Mapping) and not all(each is True for each in value.values()):
                     self._all(name, value.values())  # the keys count what the process has made
-            elif name not in APART and (not traced or isinstance(value, Tensor | int | float | str | bool)):
+            elif (
+                name not in APART
+                and not _counts(name, value)
+                and (not traced or isinstance(value, Tensor | int | float | str | bool))
+            ):
                 self._say(name)
                 self.add(value)
         for name, tensor in sorted([*module._parameters.items(), *module._buffers.items()]):
@@ -270,7 +271,7 @@ class _Contents:
             self._told.add(id(each))
             self._kept.append(each)
             for name, value in sorted(vars(each).items()):
-                if name not in GIVEN and not name.startswith(("__dataclass", "_abc", "__pydantic")):
+                if not name.startswith(("__", "_abc_")) or isinstance(value, WRITTEN):
                     self._member(name, value)
 
     def _member(self, name: str, value: Any) -> None:
@@ -278,7 +279,7 @@ class _Contents:
         self._say(name)
         inner = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if isinstance(inner, FunctionType) and not code.own(inner.__code__.co_filename):
-            self._say(code.function_text(inner))
+            self._say(code.function_text(inner, known=True))
         else:
             self.add(value)
 
@@ -298,13 +299,19 @@ class _Contents:
             held = dict(getattr(value, "__dict__", {}))
             slots = (name for each in kind.__mro__ for name in _names(getattr(each, "__slots__", ())))
             held |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
-            self._mapping(held)
+            self._mapping({name: each for name, each in held.items() if not _counts(name, each)})
 
 
 def _library(module: str) -> bool:
     """Whether classes of a module are known by their names: those of Python and torch."""
     top = module.partition(".")[0]
     return top in ("torch", "builtins") or (top != "__main__" and top in sys.stdlib_module_names)
+
+
+def _counts(name: str, value: Any) -> bool:
+    """Whether an attribute may be a counter, which is another number after every answer: a private whole number. Where
+    it is a setting, answers tell."""
+    return name.startswith("_") and type(value) is int
 
 
 def _simple(value: Any) -> bool:

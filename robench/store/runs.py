@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import BadInput, unknown
+from robench.store.evaluation_folder import ASIDE
 from robench.store.evaluation_folder import EvaluationFolder as EvaluationFolder
 from robench.store.files import Damaged, Record, Required, checksum, read_sealed, write_sealed, write_text
 
@@ -22,7 +23,7 @@ CARD: Required = {
     "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
 }  # fmt: skip
 # the kinds of artifacts that a runs folder holds, each in a folder of that name
-KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks", ASIDE)
 # in the folder of a check: what it is a check of, and whether it is finished
 CHECK = "check.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
