@@ -231,7 +231,7 @@ def test_an_edited_defense_is_not_trained_already(plugins: Plugins, tmp_path: Pa
     assert train(request, store)["fresh"]
     assert not train(request, store)["fresh"]
     plugins.edit("defense", "* 1", "* 2")
-    with pytest.raises(BadInput, match="another source of the defense 'own'.*--fresh"):
+    with pytest.raises(BadInput, match=r"another source of the defense 'own'.*--fresh"):
         train(request, store)
     assert train(replace(request, fresh=True), store)["fresh"]
     assert not train(request, store)["fresh"]
