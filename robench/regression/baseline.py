@@ -67,6 +67,7 @@ class Kept(BaseModel):
     the attack left standing, or with targeted attacks the share it reached, is `figure`. `batch_size` and `shard_size`
     are those of an attack whose outcome depends on which images share a batch, None for all others. `misses`: of a
     targeted attack, whether the outcomes tell images broken at another class; None in files of before they did.
+    `sources`: the digests of the source of the plugins behind it, by kind and name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -90,6 +91,7 @@ class Kept(BaseModel):
     environment: dict[str, Any]
     outcomes: str
     misses: bool | None = None
+    sources: dict[str, str] | None = None
 
     @property
     def threat(self) -> ThreatModel:
@@ -291,6 +293,7 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         environment={key: about.environment.get(key) for key in ENVIRONMENT},
         outcomes=encode(folder, spec),
         misses=True if result.measure is Measure.SUCCESS else None,
+        sources=next((dict(note["sources"]) for note in folder.notes() if note.get("sources")), None),
         **_batches(folder, spec),
     )
 
@@ -304,9 +307,16 @@ def _batches(folder: EvaluationFolder, spec: EvalSpec) -> dict[str, int]:
     ranges = folder.ranges()
     stop, size = spec.start + spec.count, ranges[0][1] - ranges[0][0]
     regular = ranges == [(start, min(start + size, stop)) for start in range(spec.start, stop, size)]
-    if not registry.load("attack", spec.attack).base.batched or len(sizes) > 1 or None in sizes or not regular:
+    if not _batched(spec) or len(sizes) > 1 or None in sizes or not regular:
         return {}
     return {"batch_size": sizes.pop(), "shard_size": size}
+
+
+def _batched(spec: EvalSpec) -> bool:
+    try:
+        return bool(registry.load("attack", spec.attack).base.batched)
+    except BadInput:  # it is not installed here: one of a library has that among its options
+        return "library" in spec.attack_options
 
 
 def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:

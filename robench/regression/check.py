@@ -12,6 +12,7 @@ from robench.errors import BadInput, require, unknown
 from robench.evaluation.address import SIZE, Address, How
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Target, make_job, open_target
+from robench.evaluation.origins import sources_of
 from robench.evaluation.scheduler import evaluate_one
 from robench.models import load_model
 from robench.regression.baseline import Baseline, Kept
@@ -117,7 +118,20 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
+    news += [sentence for pair in pairs if (sentence := _edited(pair.kept))]
     return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
+
+
+def _edited(kept: Kept) -> str:
+    """A sentence where the attack is not what it was: a change of the figure may be of its making; "" where it is."""
+    name = f"attack {kept.spec.attack}"
+    was = (kept.sources or {}).get(name)
+    if was is None or was == sources_of([("attack", kept.spec.attack)])[name]:
+        return ""
+    return (
+        f"{kept.model} under {kept.label}: the source of the {name} is another than the baseline's, so what changed "
+        "may be the attack and not the model; make the baseline anew once that is known."
+    )
 
 
 def _fired(findings: Mapping[tuple[object, ...], Sequence[Finding]]) -> list[str]:

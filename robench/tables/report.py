@@ -164,7 +164,8 @@ class Report:
         if self._flagged:
             table.add_column("flags")
         worst = {(w.model, w.dataset): w for w in self.worst_cases}
-        keys = sorted(worst, key=lambda key: -(figure.value if (figure := worst[key].figure) else -1))
+        data = list(dict.fromkeys(result.about.dataset for result in self.results))  # figures on others are others
+        keys = sorted(worst, key=lambda key: (data.index(key[1]), -(f.value if (f := worst[key].figure) else -1)))
         keys += [key for key in dict.fromkeys((r.model, r.about.dataset) for r in self.results) if key not in worst]
         for key in keys:
             self._add(table, key, worst.get(key))
