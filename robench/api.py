@@ -38,7 +38,7 @@ def evaluate(
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
     the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a
     DetectorRequest with what it learns from. settings: count (of test images), options, seed, batch_size, shard_size,
-    device. Raises BadInput for input that cannot be used.
+    device, fresh (compute anew what is in the store). Raises BadInput for input that cannot be used.
     """
     request = Request(
         models=[model] if isinstance(model, str | nn.Module) else list(model),

@@ -189,6 +189,8 @@ def _sources(lesson: _Lesson) -> dict[str, str]:
 def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
     """Fit a detector and keep it."""
     folder = store.detectors / spec.job_id
+    for scores in folder.glob("scores-*"):  # of an earlier fit
+        scores.unlink(missing_ok=True)
     score, subject = lesson.score, lesson.subject
     with bar(f"{subject.name}  {spec.detector}") as shown, full_precision():
         fitted = _fit(lesson, shown.update)

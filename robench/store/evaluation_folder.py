@@ -296,11 +296,13 @@ class EvaluationFolder:
     def logits(self, shard: Shard) -> dict[str, Any] | None:
         """The model's logits of one whole shard to its clean and adversarial images, each float32 [n, classes]; None
         where they were not kept."""
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
-        kept = load_file(self._files(shard.start, shard.stop)[2])
-        found = {kind: kept[f"{kind} logits"] for kind in ("clean", "adversarial") if f"{kind} logits" in kept}
-        return found if len(found) == 2 else None
+        with safe_open(self._files(shard.start, shard.stop)[2], framework="pt") as kept:
+            names = {kind: f"{kind} logits" for kind in ("clean", "adversarial")}
+            if not set(names.values()) <= set(kept.keys()):
+                return None
+            return {kind: kept.get_tensor(name) for kind, name in names.items()}
 
     def span(self, start: int, stop: int) -> Any:
         """The adversarial images of the examples [start, stop), float32 [n, C, H, W], of all shards that hold some."""

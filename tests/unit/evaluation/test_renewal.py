@@ -17,11 +17,13 @@ from torch import nn
 
 import robench
 from robench import registry
+from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated
 from robench.regression import baseline
+from robench.regression.check import Rerun, check
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import read_json, write_json, write_sealed
 from robench.store.runs import Store
@@ -245,6 +247,31 @@ def test_figures_of_a_model_go_with_its_defense(plugins: Plugins, tmp_path: Path
     second = run(store, "fgsm", "own-digits").results[0]
     assert first.evaluation == second.evaluation
     assert first.summary.clean_accuracy != second.summary.clean_accuracy
+
+
+def test_a_detector_of_another_source_is_fitted_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    train(TrainRequest("standard", "digits", epochs=1, name="plain", device="cpu"), store)
+    guard = DetectorRequest("kd", {}, "fgsm@linf:0.3", images=60)
+    first = run(store, "fgsm", "plain", guard=guard)
+    (path,) = store.detectors.glob("*/fitted.json")
+    made = {k: v for k, v in read_json(path).items() if k not in ("seal", "format")}
+    write_sealed(path, {**made, "threshold": 1e9, "sources": {**made["sources"], "detector": "0" * 16}})
+    for scores in path.parent.glob("scores-*"):
+        scores.write_text("of the other detector")
+    second = run(store, "fgsm", "plain", guard=guard)
+    assert read_json(path)["threshold"] == made["threshold"]
+    assert [each.to_json() for each in first.detections] == [each.to_json() for each in second.detections]
+
+
+def test_a_check_says_that_the_attack_was_edited(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    kept = baseline.make([run(store).results[0].evaluation], store)
+    models = dict.fromkeys(kept.models, linear())
+    assert not any("source" in note for note in check(kept, store, Rerun(models)).notes)
+    plugins.edit("attack", "how_far() * batch", "0.5 * how_far() * batch")
+    (note,) = [note for note in check(kept, store, Rerun(models)).notes if "source" in note]
+    assert "the source of the attack mine is another than the baseline's" in note
 
 
 def test_tables_and_baselines_say_that_code_was_edited(plugins: Plugins, tmp_path: Path) -> None:
