@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from robench.errors import disk_error
 from robench.evaluation.address import How
 from robench.evaluation.jobs import Job
 from robench.evaluation.origins import PluginName, foreign
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
 from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.runs import ASIDE
 
 
 @dataclass
@@ -40,8 +44,20 @@ class Renewal:
         self._seen.add(folder.path)
         reason = "asked for anew" if self.fresh else _reason(folder, tuple(plugins), job, how)
         if reason:
-            place = folder.set_aside()
+            place = _set_aside(folder)
             say(f"{title} ({folder.job_id}) is computed again, as it was {reason}; the old one lies in {place}.")
+
+
+def _set_aside(folder: EvaluationFolder) -> Path:
+    """Move all of an evaluation out of the way, where nothing reads it as a figure; returns the place. Raises
+    DiskError."""
+    place = folder.root / ASIDE / f"{folder.path.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder.path, place)
+    except OSError as error:
+        raise disk_error(error, place) from error
+    return place
 
 
 def _reason(folder: EvaluationFolder, plugins: tuple[PluginName, ...], job: Job, how: How) -> str:

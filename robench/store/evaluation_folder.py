@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import uuid
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from robench.errors import disk_error
 from robench.results.rows import SEALED
 from robench.results.summary import Summary, label, summarise
 from robench.store import second_verdict
@@ -43,8 +41,6 @@ from robench.store.second_verdict import SecondVerdict
 
 # of all folders, since every question about one evaluation of many reads the specs of all
 _SPECS = Memory()
-# the folder of a runs folder where evaluations lie that were made anew
-ASIDE = "superseded"
 SHARD = re.compile(r"shard-(\d+)-(\d+)\.json")
 # what readers rely on in each file; a spec needs none, since its id says whether it is the one that was written
 ABOUT: Required = {
@@ -171,16 +167,6 @@ class EvaluationFolder:
 
     def _record(self, about: About) -> None:
         write_sealed(self.path / "about.json", {**about.to_json(), "evaluation": self.job_id})
-
-    def set_aside(self) -> Path:
-        """Move all of it out of the way, where nothing reads it as a figure; returns the place. Raises DiskError."""
-        place = self.root / ASIDE / f"{self.path.name}-{uuid.uuid4().hex[:8]}"
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.path, place)
-        except OSError as error:
-            raise disk_error(error, place) from error
-        return place
 
     def named(self) -> list[tuple[int, int]]:
         """The ranges of all shards that have a manifest, whole or not, in order."""

@@ -13,9 +13,9 @@ from typing import Any
 from robench.errors import BadInput, disk_error
 from robench.progress import say
 from robench.store.claims import LOCKS, held
-from robench.store.evaluation_folder import ASIDE, EvaluationFolder
+from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json, read_sealed
-from robench.store.runs import CHECK, KINDS, Store
+from robench.store.runs import ASIDE, CHECK, KINDS, Store
 from robench.store.specs import CraftSpec
 
 PART = re.compile(r"\..+\.(\d+)\.part")

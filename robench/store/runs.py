@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from robench.errors import BadInput, unknown
-from robench.store.evaluation_folder import ASIDE
 from robench.store.evaluation_folder import EvaluationFolder as EvaluationFolder
 from robench.store.files import Damaged, Record, Required, checksum, read_sealed, write_sealed, write_text
 
@@ -22,6 +21,8 @@ CARD: Required = {
     "name": str, "spec_id": str, "defense": str, "options": dict, "digest": str, "data": dict, "data.name": str,
     "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
 }  # fmt: skip
+# where evaluations lie that were made anew
+ASIDE = "superseded"
 # the kinds of artifacts that a runs folder holds, each in a folder of that name
 KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks", ASIDE)
 # in the folder of a check: what it is a check of, and whether it is finished
