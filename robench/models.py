@@ -117,9 +117,8 @@ def _trained(name: str, store: Store) -> LoadedModel:
         data = DataInfo.from_json(card["data"])
     except BadInput as error:
         raise BadInput(f"The card of model {name!r} is damaged; train it again. {error}") from error
-    return LoadedModel(
-        name, partial(_trained_module, name, card, data, store), digest_of_card(card), name, data, card["defense"]
-    )
+    load = partial(_trained_module, name, card, data, store)
+    return LoadedModel(name, load, digest_of_card(card), name, data, defense=card["defense"])
 
 
 def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Store) -> nn.Module:
