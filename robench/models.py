@@ -20,8 +20,8 @@ from robench import registry
 from robench.data.dataset import DataInfo
 from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, first_line, unknown
-from robench.store.known import remember
 from robench.store.contents import contents_digest
+from robench.store.known import remember
 from robench.store.runs import Store, digest_of_card
 
 
