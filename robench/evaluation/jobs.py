@@ -28,7 +28,7 @@ from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.store.about import About
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import CraftSpec, EvalSpec
+from robench.store.specs import CraftSpec, EvalSpec, sizes_told
 from robench.threat import ThreatModel
 
 
@@ -219,8 +219,7 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     against += f" [eot {address.eot}]" if address.eot > 1 else ""
     against += f" [bpda {', '.join(address.bpda)}]" if address.bpda else ""
     against += f" after {address.after.attacks}" if address.after else ""
-    sizes = address.how.batches(named.attack)
-    against += f" [{', '.join(f'{name} {size}' for name, size in sizes.items())}]".replace("_", " ") if sizes else ""
+    against += sizes_told(address.how.batches(named.attack))
     return About(
         model=target.model.name,
         reference=target.model.reference,

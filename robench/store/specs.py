@@ -119,3 +119,9 @@ class DetectorSpec(Spec):
     fpr: float
     seed: int
     batch_size: int | None = None
+
+
+def sizes_told(spec: Mapping[str, Any]) -> str:
+    """The end of a label: the sizes of batches and shards that an evaluation depends on, where they are unusual."""
+    sizes = [f"{name.replace('_', ' ')} {spec[name]}" for name in ("batch_size", "shard_size") if spec.get(name)]
+    return f" [{', '.join(sizes)}]" if sizes else ""
