@@ -52,6 +52,7 @@ class Ensemble(LibraryAttack):
             self.part or "autoattack", 1, library
         )  # one trial: the library's own restarts drop what is broken
         self._kind, self._work = kind, work
+        self.boundary = self.part == "fab-t" or (not self.part and kind != "rand")
 
     def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:
         """Adversarial examples where there are any, else the images."""

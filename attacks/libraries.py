@@ -43,6 +43,7 @@ class LibraryAttack(Attack):
 
     package: ClassVar[str]
     logger: ClassVar[str]
+    batched: ClassVar[bool] = True
 
     def __init__(self, name: str, restarts: int, library: str) -> None:
         check_count("restarts", restarts)

@@ -19,7 +19,8 @@ from robench.tables.report import Report as Report
 from robench.threat import ThreatModel
 
 # what goes to the request as it is
-SETTINGS = ("count", "options", "seed", "batch_size", "shard_size", "device", "surrogates", "eot", "bpda", "cascade")
+SETTINGS = ("count", "options", "seed", "batch_size", "shard_size", "device", "surrogates", "eot", "bpda", "cascade",
+            "classes", "fresh", "probe")  # fmt: skip
 
 # the name that DetectorRequest had until 0.1; goes with the next version
 Guard = DetectorRequest
@@ -42,8 +43,8 @@ def evaluate(
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
     the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a
     DetectorRequest with what it learns from. settings: count (of test images), options, seed, batch_size, shard_size,
-    device, classes (how many npz: data have, where labels do not show it). The float 8/255 means "8/255", any other
-    float its shortest decimal. Raises BadInput for input that cannot be used.
+    device, fresh (compute anew what is in the store), classes (how many npz: data have, where labels do not show it).
+    The float 8/255 means "8/255", any other float its shortest decimal. Raises BadInput for input that cannot be used.
     """
     for name in settings:
         if name not in SETTINGS:

@@ -24,7 +24,8 @@ class Norm(ABC):
     default: the eps where none is given, None for a norm that has no usual one. largest: no two images in [0, 1], of
     whatever size, are further apart; None where their distance grows with the number of pixels. example, wide: an eps
     that sentences may offer, and one at which images of most datasets are broken. directed: whether a sample is made
-    from Gaussian noise too.
+    from Gaussian noise too. bounded_above: whether a figure is an upper bound alone where no attack that walks along
+    the decision boundary tried it.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Norm(ABC):
     example: ClassVar[str]
     wide: ClassVar[str]
     directed: ClassVar[bool]
+    bounded_above: ClassVar[bool] = False
 
     @abstractmethod
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
@@ -143,6 +145,7 @@ class L2(SteepestNorm, AdamNorm):
     """The Euclidean length of the perturbation over all pixels and channels."""
 
     name, default, largest, example, wide, directed = "l2", None, None, "0.5", "3", True
+    bounded_above: ClassVar[bool] = True
 
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         """The root of the sum of (x - x0)^2."""

@@ -50,7 +50,7 @@ class Robench:
         those to be checked, the name being the file's; a name alone for one model as the file refers to it; None for
         all of them. max_drop, alpha, data, dataset: as on the command line. runs: where evaluations are kept; by
         default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model or surrogate is named. how:
-        batch_size, shard_size, device, and reuse=True to take what other commands stored there, whatever code made it.
+        batch_size, shard_size, device, and reuse=True to take what other commands stored there for the same model.
 
         Returns the comparison, its notes given as RobustnessWarning. Raises AssertionError, with the table, where
         something fell, cannot be trusted or could not be finished, and BadInput for input that cannot be used.

@@ -192,6 +192,12 @@ def expand(wanted: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
     return found
 
 
+def bundled(kind: str, name: str) -> bool:
+    """Whether a plugin comes with robench."""
+    distribution = _entry(kind, name)[0].dist
+    return distribution is not None and distribution.name == "robench"
+
+
 def check_names(kind: str, wanted: Iterable[str]) -> None:
     """Raise BadInput for the first name that no plugin has; imports none, so it cannot know a family's members."""
     for name in wanted:

@@ -118,8 +118,10 @@ class Attack(ABC):
 
     Norms that `norms` does not name are refused. `version` enters every evaluation's identity: raise it when a change
     of code changes figures. An attack that stops where an image is broken, or returns one that it could not break as it
-    was, says so by `transfers = False`. `expected` is about how many forward passes a trial takes where `passes` knows
-    no bound; only the progress shown depends on it.
+    was, says so by `transfers = False`; one whose outcome for an image depends on which others share its batch, by
+    `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
+    True`: in some norms a figure that no such attack tried is an upper bound. `expected` is about how many forward
+    passes a trial takes where `passes` knows no bound; only the progress shown depends on it.
     """
 
     version: ClassVar[int] = 1
@@ -128,6 +130,8 @@ class Attack(ABC):
     access: ClassVar[Access] = "white-box"
     kind: ClassVar[Kind] = "iterative"
     transfers: ClassVar[bool] = True
+    batched: ClassVar[bool] = False
+    boundary: ClassVar[bool] = False
     expected: ClassVar[int | None] = None
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -86,11 +86,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model."""
+    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model.
+
+    logits: the model's to the "clean" and the "adversarial" images, each [n, classes].
+    """
 
     rows: pd.DataFrame
     images: Tensor
     flags: tuple[str, ...]
+    logits: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def attack_shard(
@@ -210,7 +214,7 @@ class _Judge:
         rows = self._rows(clean_pred, predictions(final), attacked)
         if self._unmoved(rows, attacked):
             flags.append("moved-nothing")
-        return ShardOutcome(rows, self.images, tuple(flags))
+        return ShardOutcome(rows, self.images, tuple(flags), {"clean": clean, "adversarial": final})
 
     def _plan(self, clean: Tensor) -> Trials:
         """The trials for the clean answers [n, classes], and the goals of a targeted attack."""

@@ -23,6 +23,7 @@ def baseline(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write.")],
     scale: Annotated[str, typer.Option("--scale", help="Of a suite: smoke, cpu, paper, or another it has.")] = "cpu",
+    probes: shared.Probes = False,
     runs: shared.Runs = None,
     data: shared.Data = None,
     as_json: shared.Json = False,
@@ -33,7 +34,7 @@ def baseline(
 
     store = Store(runs_root(runs))
     given = [each for name in names for each in _evaluations(name, scale, store, data)]
-    made = make(given, store, out.name)
+    made = make(given, store, out.name, probes=probes)
     write(made, out)
     if as_json:
         import json

@@ -32,6 +32,7 @@ def diagnose(
     attack: Attacks = None,
     count: Count = 200,
     surrogate: Surrogate = None,
+    fresh: shared.Fresh = False,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data (default: the model's own).")] = None,
     classes: shared.Classes = None,
     seed: shared.Seed = 0,
@@ -60,6 +61,8 @@ def diagnose(
         seed=seed,
         device=device,
         data_root=data,
+        fresh=fresh,
+        probe=True,
     )
     results, findings = battery(request, Store(runs_root(runs)), surrogate or [])
     if not all(result.summary.complete for result in results):

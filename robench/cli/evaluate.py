@@ -93,6 +93,7 @@ def evaluate(
     eot: Draws = 1,
     bpda: Layers = None,
     cascade: Cascade = False,
+    fresh: shared.Fresh = False,
     surrogate: Surrogates = None,
     detector: DetectorName = None,
     trained_on: TrainedOn = "pgd",
@@ -145,6 +146,7 @@ def evaluate(
         data_root=data,
         surrogates=surrogate or [],
         cascade=cascade,
+        fresh=fresh,
         eot=eot,
         bpda=bpda or [],
         guard=DetectorRequest(

@@ -12,6 +12,7 @@ from robench.cli import options as shared
 
 def leaderboard(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the tables into.")] = Path("leaderboards"),
+    probes: shared.Probes = False,
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
@@ -20,7 +21,7 @@ def leaderboard(
     from robench.tables.leaderboard import build
     from robench.tables.rendering import write
 
-    boards = build(Store(runs_root(runs)))
+    boards = build(Store(runs_root(runs)), probes=probes)
     paths = [path for board in boards for path in write(board, out)]
     if as_json:
         import json

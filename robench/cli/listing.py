@@ -139,10 +139,23 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     if result is not None and result.value is not None and result.interval is not None:
         low, high = result.interval
         mark = " broken" if result.measure.lower_is_better else ""
-        item["figure"] = f"{100 * result.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}"
+        note = _bound(folder)
+        item["figure"] = f"{100 * result.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}{note}"
         item |= {"value": result.value, "metric": about.metric, "interval": list(result.interval)}
         item |= {"flags": list(result.flags)}
     return item
+
+
+def _bound(folder: EvaluationFolder) -> str:
+    """What stands behind a figure that is an upper bound alone; attacks are only loaded in norms where that can be."""
+    from robench.norms import NORMS
+
+    if not NORMS[folder.spec["norm"]].bounded_above:
+        return ""
+    from robench.evaluation.bounds import bound_of
+
+    found = bound_of(folder)
+    return f" ({found})" if found else ""
 
 
 def _status(folder: EvaluationFolder, summarised: bool) -> str:

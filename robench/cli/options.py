@@ -48,11 +48,23 @@ Trust = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", parser=whole, metavar="N", help="Rows per batch; changes speed only.")
-]
+    int,
+    typer.Option(
+        "--batch-size", parser=whole, metavar="N",
+        help="Rows per batch; speed only, but part of an evaluation under a library's attack, whose figures it moves.",
+    ),
+]  # fmt: skip
 ShardSize = Annotated[
-    int, typer.Option("--shard-size", parser=whole, metavar="N", help="Images between saves; speed only.")
+    int,
+    typer.Option(
+        "--shard-size",
+        parser=whole,
+        metavar="N",
+        help="Images between saves; speed only, but for libraries' attacks.",
+    ),
 ]
+Probes = Annotated[bool, typer.Option("--probes", help="Also what was run for robench diagnose alone.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute anew what is in the store already.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="inline (this process) or ray (several workers).")]
 WorkerCount = Annotated[
     int | None, typer.Option("--workers", parser=whole, metavar="N", help="Tasks at once (default: what Ray has).")

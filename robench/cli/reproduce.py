@@ -26,6 +26,7 @@ def reproduce(
     scale: Annotated[
         str, typer.Option("--scale", help="How much of it: smoke, cpu, paper, or another it has.")
     ] = "cpu",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Attack anew; trained models stay as they are.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, then stop.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the table into.")] = Path("leaderboards"),
     executor: shared.ExecutorName = "inline",
@@ -55,7 +56,7 @@ def reproduce(
     check(scaled)
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
     store = Store(runs_root(runs))
-    found = plan(scaled, Setup(data, device, batch_size, shard_size, who), store)
+    found = plan(scaled, Setup(data, device, batch_size, shard_size, who, fresh), store)
     bench = Bench(store)
     opened: dict[str, Wanted] = {}
     steps = estimate(found, bench, opened)

@@ -89,14 +89,16 @@ def _model(card: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What there is to tell about an evaluation, as JSON types."""
+    from robench.evaluation.bounds import bound_of
     from robench.evaluation.recorded_command import command_of
     from robench.results.rows import absent_classes
 
-    spec, about, rows = folder.spec, folder.about, folder.rows()
+    spec, about, rows, bound = folder.spec, folder.about, folder.rows(), bound_of(folder)
+    figures = folder.result.to_json() if folder.result else {"status": "incomplete"}
     found = {
         "evaluation": folder.job_id,
         "status": "complete" if folder.result else "not summarised" if folder.complete else "incomplete",
-        "result": folder.result.to_json() if folder.result else {"status": "incomplete"},
+        "result": figures | ({"note": bound} if bound else {}),
         "rows": _rows(rows) if len(rows) else {},
         "examples_done": len(rows),
         "spec": spec,
@@ -124,6 +126,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "clean accuracy": _share(result.get("clean_accuracy"), result.get("clean_interval")),
         about["metric"]: _share(result.get(figure), result.get("interval")),
         "flags": result.get("flags"),
+        "note": result.get("note"),
     }
     return {
         "evaluation": found["evaluation"],

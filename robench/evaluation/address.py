@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from robench.attack.base import Attack
 from robench.attack.judge import Settings
 from robench.detector.request import DetectorRequest
 from robench.device import check_device, choose_device
@@ -17,16 +18,28 @@ from robench.errors import BadInput
 from robench.ranges import hold
 from robench.threat import ThreatModel
 
+# images per batch and per shard where nothing else is said
+SIZE = 250
+
 
 @dataclass(frozen=True)
 class How:
-    """How work is computed, which is speed and decides no figure: images per batch and per shard, the device, and the
-    folder of data."""
+    """How work is computed: images per batch and per shard, the device, and the folder of data. That is speed and
+    decides no figure, but for attacks that say that batches do (`Attack.batched`).
 
-    batch_size: int = 250
-    shard_size: int = 250
+    probe: whether it is asked about gradients and not for a figure to rank.
+    """
+
+    batch_size: int = SIZE
+    shard_size: int = SIZE
     device: str = "auto"
     data_root: Path | None = None
+    probe: bool = False
+
+    def batches(self, attack: Attack) -> dict[str, Any]:
+        """The sizes that the figure of an attack depends on, where they are not the usual ones, by their names."""
+        sizes = {"batch_size": self.batch_size, "shard_size": self.shard_size} if attack.batched else {}
+        return {name: size for name, size in sizes.items() if size != SIZE}
 
     def __post_init__(self) -> None:
         hold(self, batch_size="--batch-size", shard_size="--shard-size")

@@ -43,6 +43,9 @@ def command_of(folder: EvaluationFolder) -> str:
     words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
     words += ["--eot", str(spec["eot"])] if spec.get("eot") else []
+    for name in ("batch_size", "shard_size"):
+        sizes = [link.spec[name] for link in _chain(folder) if link.spec.get(name)]
+        words += [f"--{name.replace('_', '-')}", str(sizes[0])] if sizes else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
     return shlex.join([*words, *surrogate, *detector])
 
@@ -85,12 +88,7 @@ class _Unwritable(Exception):
 
 def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     """The attacks of a command and the options given to them: several where each goes on from the one before."""
-    chain = [folder]
-    try:
-        while chain[0].spec.get("after"):
-            chain.insert(0, EvaluationFolder(folder.path.parent / chain[0].spec["after"]))
-    except Damaged:
-        raise _Unwritable from None
+    chain = _chain(folder)
     merged: dict[str, Any] = {}
     for link in chain:
         every = link.spec["attack_options"]
@@ -103,12 +101,30 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
 
 def _set(chain: list[EvaluationFolder]) -> list[str]:
     """The set whose first members, each with the options it has there, are these attacks."""
-    wanted = [(link.spec["attack"], link.about.given_options) for link in chain]
+    wanted = [_full(link.spec["attack"], link.about.given_options) for link in chain]
     for name in registry.names("set"):
-        members = [(attack, dict(options)) for attack, options in registry.expand([name])]
+        members = [_full(attack, options) for attack, options in registry.expand([name])]
         if members[: len(wanted)] == wanted:
             return ["-a", name, "--cascade"]
     raise _Unwritable
+
+
+def _chain(folder: EvaluationFolder) -> list[EvaluationFolder]:
+    """An evaluation and those that it goes on from, the first one first."""
+    chain = [folder]
+    try:
+        while chain[0].spec.get("after"):
+            chain.insert(0, EvaluationFolder(folder.path.parent / chain[0].spec["after"]))
+    except Damaged:
+        raise _Unwritable from None
+    return chain
+
+
+def _full(attack: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    try:
+        return attack, registry.load("attack", attack).options(given)
+    except BadInput:
+        return attack, dict(given)
 
 
 def _surrogate(folder: EvaluationFolder) -> str:

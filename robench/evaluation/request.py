@@ -32,7 +32,8 @@ class Request:
     An option goes to the attacks and the detector that have it. With `surrogates` the images are crafted on each of
     those models instead. With `guard` a detector is measured on every attack's images, and attacked together with the
     model if it says so. With `cascade` an attack only sees what the ones before it left standing, and its figure is
-    that of all of them. `classes` is how many the data have, where their labels and the model do not say so.
+    that of all of them. `classes` is how many the data have, where their labels and the model do not say so. `fresh`
+    computes anew what is in the store, `probe` marks it as no figure to rank.
     """
 
     models: Sequence[str | nn.Module]
@@ -52,6 +53,8 @@ class Request:
     bpda: Sequence[str] = ()
     cascade: bool = False
     classes: int | None = None
+    fresh: bool = False
+    probe: bool = False
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -91,7 +94,7 @@ class Request:
     @property
     def how(self) -> How:
         """How everything is computed."""
-        return How(self.batch_size, self.shard_size, self.device, self.data_root)
+        return How(self.batch_size, self.shard_size, self.device, self.data_root, self.probe)
 
     @property
     def settings(self) -> Settings:

@@ -12,6 +12,7 @@ from robench.evaluation.attacks import check_cascade, resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import references
 from robench.evaluation.progress_view import View
+from robench.evaluation.renewal import Renewal
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.sealing import lacks
@@ -40,7 +41,7 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     place = request.dataset, request.data_root, request.classes
     sources = [bench.target(reference, *place) for reference in request.surrogates]
     models = [partial(want, reference, asked, sources, bench) for reference in references(request, store)]
-    return _evaluate(models, bench, workers)
+    return _evaluate(models, bench, workers, Renewal(request.fresh))
 
 
 @usual()
@@ -50,12 +51,18 @@ def evaluate_one(address: Address, store: Store) -> Evaluated:
     return _evaluate([partial(want_one, address, bench)], bench)
 
 
-def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Workers | None = None) -> Evaluated:
+def _evaluate(
+    models: Iterable[Callable[[], Wanted]],
+    bench: Bench,
+    workers: Workers | None = None,
+    renewal: Renewal | None = None,
+) -> Evaluated:
     """models: what opens each, and says what is wanted of it."""
+    renewal = renewal or Renewal()
     recall, refused, everything = Recall(), list[BadInput](), list[Wanted]()
     for opened in models:
         try:
-            wanted = opened()
+            wanted = renewal.of(opened())
             for planned in wanted.evaluations:
                 recall.check(planned.job, planned.address.how)
             everything.append(wanted)

@@ -19,6 +19,7 @@ from robench.errors import BadInput, Permanent, RobenchError
 from robench.evaluation.address import Address
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
+from robench.evaluation.origins import sources_of
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
 from robench.store.claims import claim, note
@@ -225,11 +226,12 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
         "flags": list(shard.flags),
         "seconds": round(time.monotonic() - began, 3),
         "batch_size": task.address.how.batch_size,
+        "sources": sources_of(job.plugins),
         "answers": digest(shard.rows["clean_pred"].tolist()),
         "made_with": made_with(settings.device),
     }
     begin(job)
-    job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes)
+    job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes, shard.logits)
 
 
 def _settings(job: Job, task: Task) -> Settings:

@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 
 from robench.errors import BadInput
+from robench.evaluation.bounds import upper_bound
 from robench.evaluation.summaries import Result
 from robench.regression.baseline import Kept, Outcomes, encode
 from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line
@@ -53,7 +54,8 @@ class Pair:
     def attacked(self) -> Line:
         """What the attack left standing, not yet judged."""
         kept = self.kept
-        line = replace(self.line(kept.label, kept.metric, kept.figure), evaluation=self.result.evaluation)
+        line = self.line(kept.label, kept.metric, kept.figure)
+        line = replace(line, evaluation=self.result.evaluation, note=self.result.note)
         if self.now is None:
             return line
         found = self.result.summary
@@ -189,6 +191,8 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
         if len(group) > 1:
             then = _all([pair.then.robust for pair in group])
             line = group[0].line(f"{WORST}, {group[0].kept.threat}", Measure.ROBUST, float(then.mean()))
+            spec, boundary = group[0].kept.spec, any(pair.result.boundary for pair in group)
+            line = replace(line, note=upper_bound(spec.norm, Measure.ROBUST, boundary))
             outcomes = [pair.now for pair in group if pair.now is not None]
             if len(outcomes) == len(group):
                 now = _all([each.robust for each in outcomes])

@@ -110,12 +110,13 @@ class Checked:
 def _cells(line: Line) -> tuple[str, ...]:
     """The line as text under `HEADERS`; the interval and the corrected p stand on a second line."""
     mark = Measure.SUCCESS.mark if line.metric == Measure.SUCCESS else ""
+    attack = f"{line.attack}\n({line.note})" if line.note else line.attack
     then = f"{100 * line.then:.1f}{mark}"
     if line.now is None:
-        return line.attack, f"{line.n:,}", then, *"------", line.verdict
+        return attack, f"{line.n:,}", then, *"------", line.verdict
     low, high = line.interval
     return (
-        line.attack, f"{line.n:,}", then, f"{100 * line.now:.1f}{mark}",
+        attack, f"{line.n:,}", then, f"{100 * line.now:.1f}{mark}",
         f"{100 * line.change:+.1f}\n{100 * low:.1f}, {100 * high:.1f}",
         *(f"{count:,}" for count in (line.fell, line.rose, line.stayed)),
         f"{line.p:.2g}\n{line.adjusted:.2g}", line.verdict,

@@ -101,6 +101,7 @@ class Line:
     many images stood only then, only now, and both times. p: exact McNemar; `adjusted`: with Holm's correction over all
     lines of the check. model is the baseline's name for it, `subject` that of what stands in for it now; flags, seconds
     and evaluation are of now. doubts: those flags, with the share then, that say more of the attack than of the model.
+    note: what is to be said beside both figures.
     """
 
     model: str
@@ -120,6 +121,7 @@ class Line:
     doubts: tuple[str, ...] = ()
     seconds: float = 0.0
     evaluation: str = ""
+    note: str = ""
 
     def counted(self, then: Marks, now: Marks, figure: float | None) -> Line:
         """The line with today's figure, and the counts and p of bool [n] then and now."""
@@ -148,7 +150,8 @@ class Line:
         return (
             f"{self.model} {where}: {self.metric} {100 * self.then:.1f}% then, {100 * self.now:.1f}% now; of "
             f"{self.n:,} images {self.fell:,} fell, {self.rose:,} rose and {self.stayed:,} stayed "
-            f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g}){self._distrust}."
+            f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g}){self._distrust}"
+            f"{f'; {self.note}' if self.note else ''}."
         )
 
     @property
@@ -167,6 +170,8 @@ class Line:
         lists = {"flags": list(self.flags), "doubts": list(self.doubts), "interval": list(self.interval)}
         found = {**asdict(self), **lists, "change": self.change}
         unknown = ("fell", "rose", "stayed", "p", "adjusted", "change", "interval") if self.now is None else ()
+        if not self.note:
+            del found["note"]
         return found | dict.fromkeys(unknown)
 
 

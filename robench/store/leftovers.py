@@ -15,7 +15,7 @@ from robench.progress import say
 from robench.store.claims import LOCKS, held
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json, read_sealed
-from robench.store.runs import CHECK, KINDS, Store
+from robench.store.runs import ASIDE, CHECK, KINDS, Store
 from robench.store.specs import CraftSpec
 
 PART = re.compile(r"\..+\.(\d+)\.part")
@@ -97,6 +97,8 @@ def _all(store: Store) -> Iterator[Leftover]:
         if training.is_dir():
             yield _leftover([training], f"checkpoints of model {name!r}, which is finished", f"train-{name}")
     yield from _checks(store)
+    for path in sorted((store.root / ASIDE).glob("[!.]*")):
+        yield _leftover([path], "an evaluation that was made anew since", path.name.partition("-")[0])
     kept: list[EvaluationFolder] = []
     digests = _digests(store)
     damaged = list(digests.values()).count(None)

@@ -21,8 +21,10 @@ CARD: Required = {
     "name": str, "spec_id": str, "defense": str, "options": dict, "digest": str, "data": dict, "data.name": str,
     "seconds": (int, float), "accuracy.test": (int, float), "accuracy.test_count": int, "accuracy.test_interval": list,
 }  # fmt: skip
+# where evaluations lie that were made anew
+ASIDE = "superseded"
 # the kinds of artifacts that a runs folder holds, each in a folder of that name
-KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks", ASIDE)
 # in the folder of a check: what it is a check of, and whether it is finished
 CHECK = "check.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -52,7 +52,9 @@ class EvalSpec(Spec):
     The model and the data enter by their digests; their names are recorded beside the spec, not hashed. `detector` is
     the id of the fitted detector that is attacked together with the model, `surrogate` the digest of the model that the
     images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
-    pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands.
+    pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
+    `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
+    not the usual ones.
     """
 
     harness: int = HARNESS
@@ -72,6 +74,8 @@ class EvalSpec(Spec):
     eot: int | None = None
     bpda: list[str] | None = None
     after: str | None = None
+    batch_size: int | None = None
+    shard_size: int | None = None
 
 
 class CraftSpec(Spec):
@@ -90,6 +94,8 @@ class CraftSpec(Spec):
     crafted: bool = True
     eot: int | None = None
     bpda: list[str] | None = None
+    batch_size: int | None = None
+    shard_size: int | None = None
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> CraftSpec:
@@ -114,3 +120,10 @@ class DetectorSpec(Spec):
     images: int
     fpr: float
     seed: int
+    batch_size: int | None = None
+
+
+def sizes_told(spec: Mapping[str, Any]) -> str:
+    """The end of a label: the sizes of batches and shards that an evaluation depends on, where they are unusual."""
+    sizes = [f"{name.replace('_', ' ')} {spec[name]}" for name in ("batch_size", "shard_size") if spec.get(name)]
+    return f" [{', '.join(sizes)}]" if sizes else ""

@@ -26,13 +26,14 @@ from robench.training.jobs import plan as plan_training
 
 @dataclass(frozen=True)
 class Setup:
-    """How a suite is run: where its data are, on what device, in what portions; none of it changes a figure."""
+    """How a suite is run: where its data are, on what device, in what portions, and whether it attacks anew."""
 
     data_root: Path | None = None
     device: str = "auto"
     batch_size: int = 250
     shard_size: int = 250
     workers: Workers = field(default_factory=Workers)
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         hold(self, batch_size="--batch-size", shard_size="--shard-size")

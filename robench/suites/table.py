@@ -18,13 +18,14 @@ from robench.trust.gates import Finding
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
-    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below."
+    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below. Upper "
+    "bound: no boundary attack (FAB) tried it."
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure for one seed, None while it is incomplete, and the evaluations behind it."""
+    """One figure for one seed, None while it is incomplete, the evaluations behind it, and what is said beside it."""
 
     row: str
     seed: int
@@ -36,6 +37,7 @@ class Entry:
     flags: tuple[str, ...] = ()
     gradients: int = 0
     metric: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class SuiteTable:
             return f"{next((e.status for e in found if e.figure is None), '-')}{beside}"
         warned = {w.model for w in self.warnings} & {e.model for e in found} if found[0].evaluations else set()
         mark = "*" if warned or any(entry.flags for entry in found) else ""
+        said = next((f" ({entry.note.partition(':')[0]})" for entry in found if entry.note), "")
+        mark += said
         if len(figures) == 1:
             return f"{figures[0].text()}{mark}{beside}"
         values = [100 * figure.value for figure in figures]
@@ -148,6 +152,7 @@ class SuiteTable:
             "status": entry.status,
             "gradients": entry.gradients,
             "flags": list(entry.flags),
+            **({"note": entry.note} if entry.note else {}),
             "evaluations": list(entry.evaluations),
         }
 

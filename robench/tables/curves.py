@@ -16,6 +16,7 @@ import pandas as pd
 from rich.table import Table
 
 from robench.errors import BadInput
+from robench.evaluation.attacks import label_of
 from robench.norms import parse_norm
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
@@ -68,7 +69,7 @@ class Curve:
         rows = folder.rows()
         if folder.result is None or len(rows) != spec["count"]:
             raise BadInput(f"The {name} is incomplete; run its command again, then draw it.")
-        attack = folder.label
+        attack = label_of(folder)
         return cls(folder.job_id, about.model, about.dataset, attack, ThreatModel.of(spec["norm"], spec["eps"]), rows)
 
     @property

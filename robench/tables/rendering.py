@@ -20,7 +20,10 @@ class Tabular(Protocol):
     """A table that can be written: the files' name, the templates' name, a note below it, and the csv file's lines."""
 
     template: str
-    note: str
+
+    @property
+    def note(self) -> str:
+        """What stands below the table."""
 
     @property
     def name(self) -> str:

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from robench.detector.measuring import Detection
+from robench.evaluation.bounds import upper_bound
 from robench.evaluation.summaries import Evaluated, Result
-from robench.results.accuracy import Figure, entering, worst_case
+from robench.results.accuracy import Figure, Measure, entering, worst_case
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE, label
 from robench.store.runs import Store
@@ -25,8 +26,8 @@ from robench.trust.verification import Verified
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
-    "attack_success_rate", "against", "interval", "forwards", "backwards", "seconds", "flags", "status", "absent",
-    "evaluation",
+    "attack_success_rate", "against", "interval", "note", "forwards", "backwards", "seconds", "flags", "status",
+    "absent", "evaluation",
 )  # fmt: skip
 
 
@@ -34,7 +35,7 @@ JSON_KEYS = (
 class WorstCase:
     """What several attacks on one model leave standing together, image by image; None while one is incomplete.
 
-    surrogate: where all images were crafted on another model, its name.
+    surrogate: where all images were crafted on another model, its name. note: that it is an upper bound alone.
     """
 
     model: str
@@ -46,6 +47,7 @@ class WorstCase:
     figure: Figure | None
     flags: tuple[str, ...]
     surrogate: str = ""
+    note: str = ""
 
     @classmethod
     def of(cls, group: Sequence[Result], store: Store) -> WorstCase:
@@ -56,6 +58,7 @@ class WorstCase:
             first.model, first.about.dataset, first.norm, first.about.eps, first.summary.n,
             tuple(result.label for result in group), worst_case(rows) if rows else None,
             tuple(sorted({flag for result in group for flag in result.summary.flags})),
+            note=upper_bound(first.norm, Measure.ROBUST, any(result.boundary for result in group)),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +76,8 @@ class WorstCase:
             "flags": list(self.flags),
             "status": COMPLETE if self.figure else INCOMPLETE,
         }
-        return found | ({"surrogate": self.surrogate} if self.surrogate else {})
+        more = {"surrogate": self.surrogate, "note": self.note}
+        return found | {name: text for name, text in more.items() if text}
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ class Report:
         if self._flagged:
             table.add_column("flags")
         worst = {(w.model, w.dataset): w for w in self.worst_cases}
-        keys = sorted(worst, key=lambda key: -(figure.value if (figure := worst[key].figure) else -1))
+        data = list(dict.fromkeys(result.about.dataset for result in self.results))  # figures on others are others
+        keys = sorted(worst, key=lambda key: (data.index(key[1]), -(f.value if (f := worst[key].figure) else -1)))
         keys += [key for key in dict.fromkeys((r.model, r.about.dataset) for r in self.results) if key not in worst]
         for key in keys:
             self._add(table, key, worst.get(key))
@@ -182,10 +187,10 @@ class Report:
 
     @property
     def _flagged(self) -> bool:
-        return any(result.summary.flags for result in self.results)
+        return any(result.summary.flags or result.note for result in self.results)
 
-    def _flags(self, flags: Sequence[str]) -> list[str]:
-        return [", ".join(flags)] if self._flagged else []
+    def _flags(self, flags: Sequence[str], note: str) -> list[str]:
+        return [", ".join([*([note] if note else []), *flags])] if self._flagged else []
 
     def _caption(self) -> str | None:
         rates = any(result.summary.measure.lower_is_better for result in self.results)
@@ -199,11 +204,13 @@ class Report:
             table.add_row(
                 result.model if i == 0 else "", result.label + result.about.against,
                 clean if i == 0 or result.access == "detector" else "",
-                *_cells(found.value, found.interval, found.measure.mark), *self._flags(found.flags),
+                *_cells(found.value, found.interval, found.measure.mark), *self._flags(found.flags, result.note),
             )  # fmt: skip
         if worst and len(worst.attacks) > 1:
             value, interval = (worst.figure.value, worst.figure.interval) if worst.figure else (None, None)
-            table.add_row("", "worst case", "", *_cells(value, interval), *self._flags(worst.flags), style="bold")
+            table.add_row(
+                "", "worst case", "", *_cells(value, interval), *self._flags(worst.flags, worst.note), style="bold"
+            )
         table.add_section()
 
 
@@ -213,7 +220,8 @@ def transfer_table(found: Sequence[WorstCase]) -> Table:
     attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row.attacks))
     letters = dict(zip(sources, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False)) if len(sources) > 2 else {}
     legend = "".join(f" {letter}: {source}." for source, letter in letters.items())
-    shown = grid("Transfer", f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}")
+    said = f" {found[0].note[0].upper()}{found[0].note[1:]}." if found[0].note else ""
+    shown = grid("Transfer", f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}{said}")
     shown.add_column("target", overflow="fold")
     for source in sources:
         shown.add_column(f"from {letters.get(source, source)}", justify="right", overflow="fold")

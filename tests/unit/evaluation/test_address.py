@@ -48,7 +48,13 @@ DECIDES: dict[str, tuple[Any, str]] = {
 # a second value of what is only checked: the number of classes, which data and model have already
 CHECKED: dict[str, Any] = {"classes": 10}
 # a second value of everything that is speed
-SPEED: dict[str, Any] = {"batch_size": 7, "shard_size": 9, "device": "auto", "data_root": Path("elsewhere")}
+SPEED: dict[str, Any] = {
+    "batch_size": 7,
+    "shard_size": 9,
+    "device": "auto",
+    "data_root": Path("elsewhere"),
+    "probe": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +163,14 @@ def test_tasks_arrive(tmp_path: Path) -> None:
 def test_every_field_is_known_to_decide_or_to_be_speed() -> None:
     assert {*DECIDES, *CHECKED, "how"} == {f.name for f in fields(Address)}
     assert SPEED.keys() == {f.name for f in fields(How)}
-    of_the_code = {"harness", "attack_version", "split", "start"}
+    of_the_code = {
+        "harness",
+        "attack_version",
+        "split",
+        "start",
+        "batch_size",
+        "shard_size",
+    }  # the last two: of libraries
     shown = {field for _, field in DECIDES.values()} | {"norm"}
     assert shown == EvalSpec.model_fields.keys() - of_the_code
 
