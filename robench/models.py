@@ -75,7 +75,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     """
     if isinstance(reference, nn.Module):
         return replace(_opened(type(reference).__name__, reference, digest_of(reference)), packed=_packed(reference))
-    kind, colon, name = reference.partition(":")
+    kind, colon, name = reference.rpartition(":")  # a path may have colons of its own, a factory's name has none
     if not colon:
         return _trained(reference, store)
     if kind == "torchvision":
@@ -83,7 +83,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     module, source = _call_factory(reference, kind, name)
     remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
-    opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
+    opened = _opened(label, module, digest_of(module, name.encode(errors="surrogatepass") + source), reference)
     file = kind.endswith(".py")
     place = {"kind": "file", "place": str(Path(kind).resolve())} if file else {"kind": "module", "place": kind}
     return replace(opened, place={**place, "name": name})
@@ -101,10 +101,10 @@ def digest_of(module: nn.Module, source: bytes = b"") -> str:
         plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, PLAIN)}
         plain.pop("training", None)
         kind: Any = type(part)
-        sha.update(f"{name}{kind.__qualname__}{sorted(plain.items())}{_source(kind)}".encode())
+        sha.update(f"{name}{kind.__qualname__}{sorted(plain.items())}{_source(kind)}".encode(errors="surrogatepass"))
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
         value = tensor.detach().cpu().contiguous()
-        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode(errors="surrogatepass"))
         sha.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return sha.hexdigest()[:16]
 

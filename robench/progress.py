@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from robench.text import terminal
+from robench.text.escaping import visible
+from robench.text.terminal import say as say
+
 # seconds between lines where stderr is not a terminal
 QUIET = 30.0
 
@@ -18,6 +22,7 @@ class Bar:
     """One piece of work of a known size. `update` takes the share done in [0, 1] and a note such as a rate."""
 
     def __init__(self, title: str) -> None:
+        title = visible(title)
         self._title, self._progress = title, _display.shown
         progress = self._progress
         self._task = progress.add_task(title, total=1.0, note="") if progress else None
@@ -26,24 +31,19 @@ class Bar:
     def update(self, share: float, note: str = "") -> None:
         """Show the share done and the note."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=share, note=note)
+            self._progress.update(self._task, completed=share, note=visible(note))
             return
         now = time.monotonic()
         if now - self._said >= QUIET:
             self._said = now
             spent = now - self._started
             left = f", {clock(spent * (1 - share) / share)} left" if share > 0 else ""
-            print(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+            terminal.note(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}")
 
     def close(self) -> None:
         """Take the bar off the display."""
         if self._progress is not None and self._task is not None:
             self._progress.remove_task(self._task)
-
-
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(f"robench: {text}", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:
@@ -71,10 +71,10 @@ def display() -> Iterator[None]:
         yield
         return
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

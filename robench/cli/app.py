@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -29,6 +27,7 @@ from robench.cli import (
     verify,
 )
 from robench.errors import RobenchError
+from robench.text import terminal
 
 app = typer.Typer(
     name="robench",
@@ -45,7 +44,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from robench.environment import __version__
 
-        print(f"robench {__version__}")
+        terminal.tell(f"robench {__version__}")
         raise Exit
 
 
@@ -80,6 +79,15 @@ STOPPED = "Interrupted; what was finished is kept, and the same command goes on 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 fine, 1 a check failed, 2 bad input, 3 incomplete."""
+    with terminal.escaped():
+        try:
+            return _run(arguments)
+        finally:
+            if arguments is not None:  # else the process ends, and what user code prints at its end is none of ours
+                terminal.release()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
@@ -87,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except TyperException as error:
         if error.format_message().startswith("Usage:"):  # a command without its arguments: the help itself
-            print(error.format_message(), file=sys.stderr)
+            terminal.note(*error.format_message().splitlines())
             return 2
         return _say(_sentence(error.format_message()), 2)
     except Exit as stop:
@@ -95,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Abort):
         return _stopped(arguments)
     except BrokenPipeError:
-        # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.abandon()  # the reader of our output has left, as `head` does
         return 128 + signal.SIGPIPE
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
@@ -115,7 +122,7 @@ def _stopped(arguments: Sequence[str] | None) -> int:
 
 def _say(text: str, code: int) -> int:
     if text:
-        print(f"robench: {text}", file=sys.stderr)
+        terminal.say(text)
     return code
 
 

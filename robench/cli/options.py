@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from robench.text.terminal import reserve
+
 
 def whole(text: str) -> int:
     """An integer from text; the parser adds which option it belongs to."""
@@ -24,6 +26,13 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
+def _reserve(wanted: bool) -> bool:
+    """Keep stdout for the object, whatever models, attacks and the processes they start print."""
+    if wanted:
+        reserve()
+    return wanted
+
+
 Runs = Annotated[
     Path | None, typer.Option("--runs", help="Folder of models and evaluations (default: ROBENCH_RUNS or runs/).")
 ]
@@ -39,7 +48,9 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run model code that only a file names: code that you have not run here before."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Json = Annotated[
+    bool, typer.Option("--json", callback=_reserve, help="Print one JSON object and nothing else on stdout.")
+]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", parser=whole, metavar="N", help="Rows per batch; changes speed only.")
 ]

@@ -8,6 +8,7 @@ import typer
 
 from robench.cli import options as shared
 from robench.norms import NORMS
+from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder, Store
@@ -29,12 +30,10 @@ def show(
     trained = name in store.model_names()
     found = store.card(name) if trained else _evaluation(_find(store, name))
     if as_json:
-        import json
-
-        print(json.dumps(found, sort_keys=True))
+        tell_json(found, sort=True)
     else:
         for line in _lines(_model(found) if trained else _told(found)):
-            print(line)
+            tell(line)
     return 0
 
 

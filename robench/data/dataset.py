@@ -19,7 +19,9 @@ from torch import Tensor
 from robench.data.cache import Bytes
 from robench.data.catalogue import DATASETS, Part
 from robench.data.sources import Numbers, Pixels, Source, Torchvision, find_source, reason
+from robench.environment import expanded
 from robench.errors import BadInput, disk_error
+from robench.text.terminal import tell
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
 
@@ -177,7 +179,7 @@ def default_root() -> Path:
     """The data folder: ROBENCH_DATA if set, else robench/data in the user's cache folder."""
     chosen = os.environ.get("ROBENCH_DATA")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robench" / "data"
 
 
@@ -185,7 +187,7 @@ def fetch(name: str, root: Path) -> None:
     """Download a dataset into `root` unless it is there; raises `BadInput` where that is impossible or fails."""
     source = find_source(name, root)
     if name == "digits":
-        print("digits come with scikit-learn: nothing to do.")
+        tell("digits come with scikit-learn: nothing to do.")
         return
     if not isinstance(source, Torchvision):
         known = ", ".join(entry.name for entry in DATASETS.values() if entry.torchvision)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,6 +20,7 @@ from PIL import Image
 
 from robench.data.cache import Bytes, keep, mapped
 from robench.data.catalogue import DATASETS, Entry, Part
+from robench.environment import expanded
 from robench.errors import BadInput, disk_error, first_line, unknown
 
 Numbers = NDArray[np.int64]
@@ -29,6 +31,8 @@ _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
 }
 # raise when files are decoded to other pixels: what is in the cache was decoded as it was then
 DECODING = 2
+# of the images of a folder, in pixels
+SIZE = re.compile(r"[0-9]{1,9}")
 _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -248,18 +252,33 @@ def find_source(name: str, root: Path) -> Source:
     if kind not in ("npz", "folder") or not text:
         raise unknown("dataset", name, DATASETS)
     if kind == "npz":
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not path.is_file():
             raise BadInput(f"There is no file {path}, which the dataset {name} names.")
         return _Npz(path)
-    head, _, digits = text.rpartition("@")
-    sized = bool(head) and digits.isdecimal()
-    if sized and int(digits) == 0:
+    path, size = sized_folder(text)
+    if size == 0:
         raise BadInput(f"The image size in {name} must be at least 1 pixel.")
-    path = Path(head if sized else text).expanduser()
     if not path.is_dir():
         raise BadInput(f"There is no folder {path}, which the dataset {name} names.")
-    return _Folder(path, int(digits) if sized else None, root)
+    return _Folder(path, size, root)
+
+
+def sized_folder(text: str) -> tuple[Path, int | None]:
+    """The folder and the size of PATH or PATH@SIZE; a folder that itself ends in "@" and digits is taken for one.
+
+    Raises BadInput where it could be either.
+    """
+    whole, (head, _, digits) = expanded(text), text.rpartition("@")
+    if not head or not SIZE.fullmatch(digits):
+        return whole, None
+    folder = expanded(head)
+    if whole.is_dir() and folder.is_dir():
+        raise BadInput(
+            f"folder:{text} could be the folder {whole}, or {folder} at {digits} pixels; write folder:{text}/ for the "
+            f"first, folder:{head}/@{digits} for the second."
+        )
+    return (whole, None) if whole.is_dir() else (folder, int(digits))
 
 
 def memory_limit() -> float:

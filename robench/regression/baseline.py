@@ -19,7 +19,7 @@ from robench.results.statistics import wilson
 from robench.results.summary import UNSTABLE, label
 from robench.store.files import digest, read_json, write_text
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import HARNESS, CraftSpec, EvalSpec
+from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name
 from robench.threat import ThreatModel
 
 FORMAT = 1
@@ -70,13 +70,13 @@ class Kept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     evaluation: str
-    model: str
-    reference: str
-    dataset: str
+    model: Name
+    reference: Name
+    dataset: Name
     metric: str
     given_options: dict[str, Any]
-    against: str
-    surrogate: str | None = None
+    against: Name
+    surrogate: Name | None = None
     batch_size: int | None = None
     shard_size: int | None = None
     spec: EvalSpec

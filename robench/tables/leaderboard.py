@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
@@ -27,7 +24,8 @@ from robench.results.accuracy import (
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder, Store
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid
+from robench.text.escaping import file_name
 from robench.threat import ThreatModel
 
 ABSENT = "absent"
@@ -227,7 +225,7 @@ class Board:
             })  # fmt: skip
         return found
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """The ranking for a terminal: a line per model; the files have every attack's column."""
         shown = grid(self.title, TERMINAL_NOTE)
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
@@ -310,7 +308,7 @@ def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
     ]
     parts += [f"from{spec['start']}"] if spec["start"] else []
     parts += [f"s{spec['seed']}"] if spec["seed"] else []
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+    return file_name("-".join(parts).replace("_", "-"))
 
 
 def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
