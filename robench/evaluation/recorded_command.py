@@ -101,6 +101,8 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     merged: dict[str, Any] = {}
     for link in chain:
         every = link.spec["attack_options"]
+        if not every.keys() >= link.about.given_options.keys():
+            raise _Unwritable
         merged |= {name: every[name] for name in link.about.given_options if every[name] is not None}
     if any(link.spec["attack_options"].get(name, value) != value for link in chain for name, value in merged.items()):
         return _set(chain), {}

@@ -101,7 +101,7 @@ class Kept(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types, without those that are None."""
-        found = self.model_dump(mode="json", exclude={"spec"})
+        found = json.loads(json.dumps(self.model_dump(exclude={"spec"})))  # pydantic's own JSON is of UTF-8 alone
         return {name: value for name, value in found.items() if value is not None} | {"spec": self.spec.to_json()}
 
 

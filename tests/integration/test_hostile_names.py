@@ -316,7 +316,9 @@ def toml(name: str) -> str:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in LOUD if name and "\ud800" not in name], ids=ascii)
+@pytest.mark.parametrize(
+    "name", [name for name in LOUD if name and not set(name) & set("\ud800\udc80\udcff")], ids=ascii
+)
 def test_suites_of_hostile_text(robench: Run, store: Path, name: str) -> None:
     Path("own.toml").write_text(toml(name))
     plan = clean(robench("reproduce", "own.toml", "--scale", name, "--dry-run"))
@@ -364,7 +366,7 @@ def check_forged(robench: Run, folder: Path, name: str) -> None:
 
 
 def test_stored_records_of_hostile_text(robench: Run, evaluation: Path) -> None:
-    for name in NAMES:
+    for name in LOUD:
         check_forged(robench, evaluation, name)
 
 
@@ -372,7 +374,7 @@ def test_stored_records_of_hostile_text(robench: Run, evaluation: Path) -> None:
 def test_any_stored_text_through_every_command(
     capfd: pytest.CaptureFixture[str], store: Path, evaluation: Path
 ) -> None:
-    """Text at random, a tenth as often as the formats by themselves are searched."""
+    """Text at random, a twentieth as often as the formats by themselves are searched."""
 
     def robench(*arguments: str | Path) -> Outcome:
         capfd.readouterr()
@@ -380,7 +382,7 @@ def test_any_stored_text_through_every_command(
         return Outcome(code, *capfd.readouterr())
 
     @settings(
-        max_examples=max(FUZZ // 10, 10), derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=max(FUZZ // 20, 10), derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
     )
     @given(st.text(st.characters(), max_size=30))
     def search(name: str) -> None:
