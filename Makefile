@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DEV_READY = $(VENV)/.dev-ready
 
-.PHONY: help setup quickstart test unit lint clean
+.PHONY: help setup quickstart test unit fuzz lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -22,6 +22,9 @@ test: lint  ## lint, type-check and run every test
 
 unit: $(DEV_READY)  ## run the unit tests only
 	$(BIN)/python -m pytest tests/unit
+
+fuzz: $(DEV_READY)  ## search with many random examples for what breaks
+	ROBENCH_FUZZ=$${ROBENCH_FUZZ:-20000} $(BIN)/python -m pytest -m fuzz
 
 lint: $(DEV_READY)  ## check style, types and the layering of imports
 	$(BIN)/ruff check .

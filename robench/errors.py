@@ -11,11 +11,19 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from robench.text.escaping import visible
+
 
 class RobenchError(Exception):
-    """An error whose text is one clear sentence for the user; `exit_code` is the process's."""
+    """An error whose text is one clear sentence for the user, on one line that can be printed whatever it names.
+
+    `exit_code` is the process's.
+    """
 
     exit_code = 2
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(visible(text))
 
 
 class BadInput(RobenchError):

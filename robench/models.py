@@ -86,7 +86,7 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
         _check_alone(reference)
         check_values(reference)
         return replace(_opened(type(reference).__name__, reference, digest_of(reference)), packed=_packed(reference))
-    kind, colon, name = reference.partition(":")
+    kind, colon, name = reference.rpartition(":")  # a path may have colons of its own, a factory's name has none
     if not colon:
         if reference not in store.model_names():
             _check_code(reference)

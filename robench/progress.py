@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+from robench.text import terminal
+from robench.text.escaping import visible
+from robench.text.terminal import say as say
 
 # seconds between lines where stderr is not a terminal
 QUIET = 30.0
@@ -22,6 +24,7 @@ class Bar:
     """One piece of work of a known size. `update` takes the share done in [0, 1] and a note such as a rate."""
 
     def __init__(self, title: str) -> None:
+        title = visible(title)
         self._title, self._progress = title, _display.shown
         progress = self._progress
         self._task = progress.add_task(title, total=1.0, note="") if progress else None
@@ -30,14 +33,14 @@ class Bar:
     def update(self, share: float, note: str = "") -> None:
         """Show the share done and the note."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=share, note=note)
+            self._progress.update(self._task, completed=share, note=visible(note))
             return
         now = time.monotonic()
         if now - self._said >= QUIET:
             self._said = now
             spent = now - self._started
             left = f", {clock(spent * (1 - share) / share)} left" if share > 0 else ""
-            _tell(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}")
+            terminal.note(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}")
 
     def close(self) -> None:
         """Take the bar off the display."""
@@ -45,35 +48,16 @@ class Bar:
             self._progress.remove_task(self._task)
 
 
-def say(text: str) -> None:
-    """One line on stderr."""
-    _tell(f"robench: {text}")
-
-
 def trace(error: BaseException) -> None:
     """The traceback of an error on stderr, where one was asked for by `debug`."""
     if _display.debug:
         told = getattr(error, "trace", None)  # of an error that comes from another process
-        _tell(told or "".join(traceback.format_exception(error)))
+        terminal.note(*(told or "".join(traceback.format_exception(error))).splitlines())
 
 
 def debug(wanted: bool) -> None:
     """Say whether errors come with their tracebacks."""
     _display.debug = wanted
-
-
-def _tell(text: str) -> None:
-    """Print on stderr. Work goes on where nobody reads it any more, or it was closed."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        lose(sys.stderr)
-
-
-def lose(stream: TextIO) -> None:
-    """Let what is still written to a stream without a reader go nowhere, so that Python can end in peace."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def clock(seconds: float) -> str:
@@ -104,10 +88,10 @@ def display() -> Iterator[None]:
     from rich.console import Console
 
     columns = [
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.TaskProgressColumn(),
-        bars.TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.fields[note]}", markup=False),
         bars.TimeElapsedColumn(),
         bars.TextColumn("left"),
         bars.TimeRemainingColumn(),

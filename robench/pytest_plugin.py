@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from robench.text.escaping import visible
+
 if TYPE_CHECKING:
     from robench.regression.check import Model
     from robench.regression.report import Checked
@@ -66,7 +68,7 @@ class Robench:
         if checked.exit_code:
             raise AssertionError(_text(checked))
         for note in checked.notes:
-            warnings.warn(note, RobustnessWarning, stacklevel=2)
+            warnings.warn(visible(note), RobustnessWarning, stacklevel=2)
         return checked
 
     def _compare(
@@ -101,7 +103,7 @@ def _text(checked: Checked) -> str:
 
     out = io.StringIO()
     Console(width=120, file=out).print(checked.tables())
-    return "\n".join([out.getvalue().rstrip(), *(f"- {sentence}" for sentence in checked.told)])
+    return "\n".join([out.getvalue().rstrip(), *(f"- {visible(sentence)}" for sentence in checked.told)])
 
 
 @pytest.fixture

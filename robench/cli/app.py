@@ -30,6 +30,7 @@ from robench.cli import (
     verify,
 )
 from robench.errors import RobenchError, crash
+from robench.text import terminal
 
 app = typer.Typer(
     name="robench",
@@ -46,7 +47,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from robench.environment import __version__
 
-        print(f"robench {__version__}")
+        terminal.tell(f"robench {__version__}")
         raise Exit
 
 
@@ -91,6 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 fine, 1 a check failed, 2 bad input, 3 incomplete."""
     _open_streams()
     progress.debug(False)
+    with terminal.escaped():
+        try:
+            return _run(arguments)
+        finally:
+            if arguments is not None:  # else the process ends, and what user code prints at its end is none of ours
+                terminal.release()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
@@ -100,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except TyperException as error:
         if error.format_message().startswith("Usage:"):  # a command without its arguments: the help itself
-            print(error.format_message(), file=sys.stderr)
+            terminal.note(*error.format_message().splitlines())
             return 2
         return _say(_sentence(error.format_message()), 2)
     except Exit as stop:
@@ -135,12 +145,12 @@ def _give_up_output() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        progress.lose(sys.stdout)
+        terminal.abandon()
 
 
 def _unread() -> int:
     """The exit code where the reader of our output has left, as `head` does."""
-    progress.lose(sys.stdout)
+    terminal.abandon()
     return 128 + signal.SIGPIPE
 
 
@@ -153,7 +163,7 @@ def _stopped(arguments: Sequence[str] | None) -> int:
 
 def _say(text: str, code: int) -> int:
     if text:
-        progress.say(text)
+        terminal.say(text)
     return code
 
 

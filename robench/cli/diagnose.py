@@ -8,6 +8,7 @@ import typer
 
 from robench import norms
 from robench.cli import options as shared
+from robench.text.terminal import show, tell_json
 
 if TYPE_CHECKING:
     from robench.trust.gates import Finding
@@ -75,13 +76,9 @@ def diagnose(
 
 def _print(findings: list[Finding], title: str, as_json: bool) -> int:
     if as_json:
-        import json
-
-        print(json.dumps({"diagnostics": [finding.to_json() for finding in findings]}))
+        tell_json({"diagnostics": [finding.to_json() for finding in findings]})
     else:
-        from rich.console import Console
-
         from robench.tables.report import findings_text
 
-        Console().print(findings_text(findings, title))
+        show(findings_text(findings, title))
     return 1 if any(finding.fired for finding in findings) else 0

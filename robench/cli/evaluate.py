@@ -8,6 +8,7 @@ import typer
 
 from robench import norms
 from robench.cli import options as shared
+from robench.text.terminal import show, tell_json
 
 if TYPE_CHECKING:
     from robench.tables.report import Report
@@ -165,13 +166,9 @@ def _print(report: Report, as_json: bool) -> int:
     from robench.progress import say
 
     if as_json:
-        import json
-
-        print(json.dumps(report.to_json()))
+        tell_json(report.to_json())
     else:
-        from rich.console import Console
-
-        Console().print(report.tables())
+        show(report.tables())
     for sentence in report.refused:
         say(sentence)
     return 2 if report.refused else 0 if report.complete else 3

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import show, tell, tell_json
 
 
 def leaderboard(
@@ -24,14 +25,8 @@ def leaderboard(
     boards = build(Store(runs_root(runs)), probes=probes)
     paths = [path for board in boards for path in write(board, out)]
     if as_json:
-        import json
-
-        print(json.dumps({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]}))
+        tell_json({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]})
     else:
-        from rich.console import Console
-
-        console = Console()
-        for board in boards:
-            console.print(board.table())
-        console.print(f"Wrote {len(paths)} files into {out}/.", highlight=False)
+        show(*(board.table() for board in boards))
+        tell(f"Wrote {len(paths)} files into {out}/.")
     return 0

@@ -9,6 +9,7 @@ import typer
 
 from robench.errors import shown
 from robench.ranges import read_number, read_whole
+from robench.text.terminal import reserve
 
 
 def whole(text: str) -> int:
@@ -25,6 +26,13 @@ def number(text: str) -> float:
         return read_number(str(text))
     except ValueError:
         raise typer.BadParameter(f"{shown(text)} is not a number") from None
+
+
+def _reserve(wanted: bool) -> bool:
+    """Keep stdout for the object, whatever models, attacks and the processes they start print."""
+    if wanted:
+        reserve()
+    return wanted
 
 
 Runs = Annotated[
@@ -46,7 +54,9 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run model code that only a file names: code that you have not run here before."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Json = Annotated[
+    bool, typer.Option("--json", callback=_reserve, help="Print one JSON object and nothing else on stdout.")
+]
 BatchSize = Annotated[
     int,
     typer.Option(

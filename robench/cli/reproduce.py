@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import show, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from robench.evaluation.wanted import Wanted
     from robench.suites.estimate import Step
     from robench.suites.reproduce import Reproduced
-
-
-# more letters than any table has in a line
-WIDEST = 10_000
 
 
 def reproduce(
@@ -87,13 +84,10 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
     total = sum(step.gradients or 0 for step in steps)
     unknown = [step.what for step in steps if step.gradients is None]
     if as_json:
-        import json
         from dataclasses import asdict
 
-        print(json.dumps({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown}))
+        tell_json({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown})
         return
-    from rich.console import Console
-
     from robench.tables.rendering import grid
 
     caption = (
@@ -108,7 +102,7 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
     for step in steps:
         cost = "unknown" if step.gradients is None else f"{step.gradients:,}"
         shown.add_row(step.what, step.state, step.size, cost)
-    Console().print(shown)
+    show(shown)
 
 
 def _print(done: Reproduced, out: Path, as_json: bool) -> int:
@@ -118,22 +112,14 @@ def _print(done: Reproduced, out: Path, as_json: bool) -> int:
 
     paths = write(done.table, out)
     if as_json:
-        import json
-
-        print(json.dumps({**done.table.to_json(), "refused": done.refused}))
+        tell_json({**done.table.to_json(), "refused": done.refused})
     else:
-        from rich.console import Console
-
         from robench.tables.report import findings_text
 
-        console, table = Console(), done.table.table()
-        needed = Console(width=WIDEST).measure(table)
-        if needed.minimum > console.width:  # the terminal may wrap lines, but no figure is cut off
-            console = Console(width=needed.maximum)
-        console.print(table)
+        show(done.table.table(), whole=True)
         if done.table.warnings:
-            console.print(findings_text(done.table.warnings, "Warnings: do not trust these figures yet"))
-        console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)
+            show(findings_text(done.table.warnings, "Warnings: do not trust these figures yet"))
+        tell(f"Wrote {', '.join(str(path) for path in paths)}.")
     for sentence in done.refused:
         say(sentence)
     if done.failed:

@@ -9,6 +9,7 @@ import typer
 from robench import registry
 from robench.cli import options as shared
 from robench.norms import NORMS
+from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder, Store
@@ -43,12 +44,10 @@ def show(
         found = _evaluation(_find(store, name))
         told = _told(found)
     if as_json:
-        import json
-
-        print(json.dumps(found, sort_keys=True))
+        tell_json(found, sort=True)
     else:
         for line in _lines(told):
-            print(line)
+            tell(line)
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import tell, tell_json
 
 
 def train(
@@ -46,11 +47,9 @@ def train(
     )
     card = run(request, Store(runs_root(runs)))
     if as_json:
-        import json
-
-        print(json.dumps(card, sort_keys=True))
+        tell_json(card, sort=True)
     else:
-        print(_sentence(card))
+        tell(_sentence(card))
     return 0
 
 

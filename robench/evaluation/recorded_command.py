@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from fractions import Fraction
@@ -15,9 +14,12 @@ from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json
 from robench.store.runs import Store
 from robench.store.specs import CraftSpec
+from robench.text.escaping import command_line, visible
 
 # the kinds of values that can be written as -o KEY=VALUE
 WRITABLE = (bool, int, float, str)
+# options that say where a machine keeps its files
+PLACES = ("--data", "--runs", "--out")
 
 
 def command_of(folder: EvaluationFolder) -> str:
@@ -47,7 +49,7 @@ def command_of(folder: EvaluationFolder) -> str:
         sizes = [link.spec[name] for link in _chain(folder) if link.spec.get(name)]
         words += [f"--{name.replace('_', '-')}", str(sizes[0])] if sizes else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
-    return shlex.join([*words, *surrogate, *detector])
+    return command_line([*words, *surrogate, *detector])
 
 
 def train_command_of(card: Mapping[str, Any]) -> str:
@@ -74,12 +76,18 @@ def train_command_of(card: Mapping[str, Any]) -> str:
     for name, flag in (("epochs", "--epochs"), ("batch_size", "--batch-size")):
         words += [flag, str(card["recipe"][name])] if card["recipe"][name] != getattr(recipe, name) else []
     words += ["--seed", str(card["seed"])] if card["seed"] else []
-    return shlex.join([*words, "--name", card["name"]])
+    return command_line([*words, "--name", card["name"]])
 
 
 def portable(command: str) -> str:
-    """A command line without the folders of the machine it ran on, which no figure depends on."""
-    return re.sub(r" --(data|runs|out)[ =]('[^']*'|\S+)", "", command)
+    """A command line without the folders of the machine it ran on, which no figure depends on, as one visible line."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # no command line
+        return visible(command)
+    places = {i + more for i, word in enumerate(words) if word in PLACES for more in (0, 1)}
+    places |= {i for i, word in enumerate(words) if word.startswith(tuple(f"{place}=" for place in PLACES))}
+    return command_line(word for i, word in enumerate(words) if i not in places)
 
 
 class _Unwritable(Exception):
@@ -92,6 +100,8 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     merged: dict[str, Any] = {}
     for link in chain:
         every = link.spec["attack_options"]
+        if not every.keys() >= link.about.given_options.keys():
+            raise _Unwritable
         merged |= {name: every[name] for name in link.about.given_options if every[name] is not None}
     if any(link.spec["attack_options"].get(name, value) != value for link in chain for name, value in merged.items()):
         return _set(chain), {}

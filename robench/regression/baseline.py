@@ -21,7 +21,7 @@ from robench.results.statistics import wilson
 from robench.results.summary import UNSTABLE, label
 from robench.store.files import digest, read_json, write_text
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import HARNESS, CraftSpec, EvalSpec
+from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name
 from robench.threat import ThreatModel
 
 FORMAT = 1
@@ -73,13 +73,13 @@ class Kept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     evaluation: str
-    model: str
-    reference: str
-    dataset: str
+    model: Name
+    reference: Name
+    dataset: Name
     metric: str
     given_options: dict[str, Any]
-    against: str
-    surrogate: str | None = None
+    against: Name
+    surrogate: Name | None = None
     batch_size: int | None = None
     shard_size: int | None = None
     spec: EvalSpec
@@ -105,7 +105,7 @@ class Kept(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types, without those that are None."""
-        found = self.model_dump(mode="json", exclude={"spec"})
+        found = json.loads(json.dumps(self.model_dump(exclude={"spec"})))  # pydantic's own JSON is of UTF-8 alone
         return {name: value for name, value in found.items() if value is not None} | {"spec": self.spec.to_json()}
 
 

@@ -43,10 +43,20 @@ def runs_root(given: Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Store:
-    """Everything under one runs folder; with `trained`, the models of that runs folder instead."""
+    """Everything under one runs folder; with `trained`, the models of that runs folder instead.
+
+    Raises BadInput for a folder whose name no library of files can be given.
+    """
 
     root: Path
     trained: Path | None = None
+
+    def __post_init__(self) -> None:
+        if any("\udc80" <= letter <= "\udcff" for letter in str(self.root)):
+            raise BadInput(
+                f"The runs folder {self.root} has a name that is not UTF-8, which the files of images and rows need; "
+                "give another with --runs."
+            )
 
     @property
     def models(self) -> Path:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainValidator
 
 from robench.store.files import canonical, identity
 
 # raise when a change of the loop, the judge or the projection changes figures; stored evaluations are then not reused
 HARNESS = 1
+
+
+def _name(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return value
+
+
+# a name of the user's, which may be a path in bytes that are no UTF-8; pydantic's own text may not
+Name = Annotated[str, PlainValidator(_name)]
 
 
 class Spec(BaseModel):
@@ -40,7 +50,7 @@ class TrainSpec(Spec):
     options: dict[str, Any]
     recipe_name: str
     recipe: dict[str, Any]
-    dataset: str
+    dataset: Name
     train_digest: str
     seed: int
     classes: int | None = None
@@ -72,7 +82,7 @@ class EvalSpec(Spec):
     detector: str | None = None
     surrogate: str | None = None
     eot: int | None = None
-    bpda: list[str] | None = None
+    bpda: list[Name] | None = None
     after: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
@@ -93,7 +103,7 @@ class CraftSpec(Spec):
     seed: int
     crafted: bool = True
     eot: int | None = None
-    bpda: list[str] | None = None
+    bpda: list[Name] | None = None
     batch_size: int | None = None
     shard_size: int | None = None
 

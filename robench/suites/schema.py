@@ -163,7 +163,7 @@ def parsed(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"There is no file {path}; check the path, or name a bundled suite.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # also for what no path can hold
         raise BadInput(f"The suite {path} cannot be read ({error}); mend the file.") from error
 
 

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from robench.results.accuracy import Figure
 from robench.results.summary import label
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid
 from robench.trust.gates import Finding
 
 NOTE = (
@@ -117,14 +115,14 @@ class SuiteTable:
         values = [100 * figure.value for figure in figures]
         return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}{mark}{beside}"
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """The table for a terminal."""
-        shown = grid(self.title, "\n".join([NOTE, *self.settings()]))
+        shown = grid(self.title, (NOTE, *self.settings()))
         shown.add_column(self.headers[0], overflow="fold")
         for name in self.headers[1:]:
             shown.add_column(name, justify="right", overflow="fold", min_width=min(12, len(name)))
         for name, *cells in self.lines():
-            shown.add_row(name, *(cell.replace(" [", "\n[") for cell in cells))  # a terminal is narrower than a page
+            shown.add_row(name, *(_lines(cell) for cell in cells))
         return shown
 
     def to_json(self) -> dict[str, Any]:
@@ -165,3 +163,9 @@ class SuiteTable:
             texts = {**record, "flags": "; ".join(entry.flags), "evaluations": " ".join(entry.evaluations)}
             found.append({name: "" if v is None else v for name, v in texts.items()} | {"low": low, "high": high})
         return found
+
+
+def _lines(cell: str) -> list[str]:
+    """A cell with its interval on a line of its own, since a terminal is narrower than a page."""
+    first, *rest = cell.split(" [")
+    return [first, *(f"[{part}" for part in rest)]

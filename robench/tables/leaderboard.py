@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
@@ -31,7 +28,8 @@ from robench.results.summary import COMPLETE, INCOMPLETE, Summary
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables.cells import ABSENT, CLEAN, UPPER, WORST, Cell, Column, Line, Scored, Setting, attack_cell, beside
 from robench.tables.model_names import told_apart
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid
+from robench.text.escaping import file_name
 from robench.threat import ThreatModel
 
 NOTE = (
@@ -122,7 +120,7 @@ class Board:
             })  # fmt: skip
         return found
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """The ranking for a terminal: a line per model; the files have every attack's column."""
         shown = grid(self.title, TERMINAL_NOTE + self._said)
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
@@ -242,7 +240,7 @@ def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
     ]
     parts += [f"from{spec['start']}"] if spec["start"] else []
     parts += [f"s{spec['seed']}"] if spec["seed"] else []
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+    return file_name("-".join(parts).replace("_", "-"))
 
 
 def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:

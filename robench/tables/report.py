@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from robench.detector.measuring import Detection
@@ -20,7 +19,7 @@ from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE, label
 from robench.store.runs import Store
 from robench.tables.model_names import told_apart
-from robench.tables.rendering import grid, percent
+from robench.tables.rendering import Grid, grid, lines, percent
 from robench.trust.gates import Finding
 from robench.trust.verification import Verified
 
@@ -156,7 +155,7 @@ class Report:
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
         return Group(self.table(), *below) if below else self.table()
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
         table = grid(self._title(), self._caption())
         for name in ("model", "attack"):
@@ -196,7 +195,7 @@ class Report:
         rates = any(result.summary.measure.lower_is_better for result in self.results)
         return "† attack success rate, lower is better" if rates else None
 
-    def _add(self, table: Table, key: tuple[str, str], worst: WorstCase | None) -> None:
+    def _add(self, table: Grid, key: tuple[str, str], worst: WorstCase | None) -> None:
         mine = [result for result in self.results if (result.model, result.about.dataset) == key]
         for i, result in enumerate(mine):
             found = result.summary
@@ -214,7 +213,7 @@ class Report:
         table.add_section()
 
 
-def transfer_table(found: Sequence[WorstCase]) -> Table:
+def transfer_table(found: Sequence[WorstCase]) -> Grid:
     """Targets down, surrogates across: percent still right under every attack crafted on that surrogate."""
     sources = list(dict.fromkeys(row.surrogate for row in found))
     attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row.attacks))
@@ -253,21 +252,19 @@ def _transfer(results: Sequence[Result], store: Store) -> list[WorstCase]:
 
 def findings_text(findings: Sequence[Finding], title: str) -> Text:
     """The gates that fired, each once with its evidence, threshold and what to do; then those that did not, by name."""
-    text = Text()
-    text.append(f"{title}\n", style="bold")
+    told: list[str | tuple[str, str]] = [(title, "bold")]
     fired: dict[tuple[str, str, str, str], list[Finding]] = {}
     for finding in findings:
         if finding.fired:
             fired.setdefault((finding.model, finding.gate, finding.threshold, finding.advice), []).append(finding)
     for (model, gate, threshold, advice), group in fired.items():
-        text.append(f"\n! {model}: {gate}\n", style="bold")
-        text.append("".join(f"  {line}\n" for line in _evidence(group)))
-        text.append(f"  fires above: {threshold}\n  do: {advice}\n")
+        told += ["", (f"! {model}: {gate}", "bold"), *(f"  {line}" for line in _evidence(group))]
+        told += [f"  fires above: {threshold}", f"  do: {advice}"]
     quiet = Counter(finding.gate for finding in findings if not finding.fired)
     if quiet:
-        text.append("\nDid not fire, with the comparisons behind each:\n")
-        text.append("".join(f"  {gate} ({count})\n" for gate, count in quiet.items()))
-    return text
+        told += ["", "Did not fire, with the comparisons behind each:"]
+        told += [f"  {gate} ({count})" for gate, count in quiet.items()]
+    return lines(*told, "")
 
 
 def _evidence(group: Sequence[Finding]) -> list[str]:
@@ -287,7 +284,7 @@ DETECTION_NOTE = (
 )
 
 
-def detection_table(found: Sequence[Detection]) -> Table:
+def detection_table(found: Sequence[Detection]) -> Grid:
     """A line per detector and attack: shares in percent, and the numbers of images behind them."""
     shown = grid("Detectors", DETECTION_NOTE)
     shown.add_column("detector (learnt from), model, attack", overflow="fold", min_width=20)
@@ -317,7 +314,7 @@ NOT_AGAIN = "What is broken is proved by its image. That the others withstand th
 RUN_AGAIN = "The attack was run again on {} of the images that are said to withstand it."
 
 
-def verified_table(checks: Sequence[Verified]) -> Table:
+def verified_table(checks: Sequence[Verified]) -> Grid:
     """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
     again = sum(check.again for check in checks)
     shown = grid("Stored adversarial examples, checked again", RUN_AGAIN.format(again) if again else NOT_AGAIN)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
+from robench.data.sources import sized_folder
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe, find_recipe
 from robench.device import check_device, choose_device
@@ -195,7 +196,8 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
 def _default_name(request: TrainRequest, job_id: str) -> str:
     """defense-dataset, then what differs from the defaults; ends in the training's id where that cannot be said."""
     kind, colon, place = request.dataset.partition(":")
-    parts = [request.defense, (Path(place.partition("@")[0]).stem or kind) if colon else request.dataset]
+    path = sized_folder(place)[0] if kind == "folder" else Path(place)
+    parts = [request.defense, (path.stem or kind) if colon else request.dataset]
     parts += [] if request.recipe == "quick" else [request.recipe]
     parts += [f"{k}{v}" for k, v in sorted(request.options.items())]
     parts += [f"e{request.epochs}"] if request.epochs else []
