@@ -61,7 +61,8 @@ class Fragile(nn.Module):
 
 class Noisy(Fragile):
     def forward(self, x):
-        return self.inner(x) + torch.randn(len(x), 1)
+        logits = self.inner(x)
+        return logits + torch.randn_like(logits)
 
 
 class Rounded(Fragile):
@@ -312,7 +313,10 @@ def test_what_a_baseline_refuses(baseline: Path, robench: Run) -> None:
     assert "1 of plain's evaluations are left out" in left.err
     evaluate = ("evaluate", "-a", "fgsm", "-n", "50", "--eps", "0.1", "--dataset", "digits", "--json")
     first = robench(*evaluate, "versions.py:plain").json["rows"][0]["evaluation"]
-    Path("versions.py").write_text(VERSIONS.replace("0.9", "0.8"))
+    loads = 'return load_model("plain", Store(Path("runs"))).module.eval()'
+    Path("versions.py").write_text(
+        VERSIONS.replace(loads, f"module = {loads[7:]}\n    module.tag = 1\n    return module")
+    )
     second = robench(*evaluate, "versions.py:plain").json["rows"][0]["evaluation"]
     assert first != second
     assert_refused(robench("baseline", "versions.py:plain", "-o", "c.json"), (first, second))

@@ -111,7 +111,7 @@ def test_a_model_that_remembers_the_clean_images_is_flagged() -> None:
     calls_before_the_attack = 3 + 1 + 3 + 8  # clean, whether it optimises, again, one by one
     shard = attacked(Remembering(liars.Linear(), calls_before_the_attack))
     assert int(robust(shard).sum()) == 18
-    assert shard.flags == ("changes-its-answers",)
+    assert "changes-its-answers" in shard.flags
 
 
 class Uncopyable(liars.Linear):
