@@ -23,7 +23,7 @@ test: lint  ## lint, type-check and run every test
 unit: $(DEV_READY)  ## run the unit tests only
 	$(BIN)/python -m pytest tests/unit
 
-fuzz: $(DEV_READY)  ## try thousands of changed artifacts and names; ROBENCH_FUZZ=N of them
+fuzz: $(DEV_READY)  ## try thousands of random examples, artifacts and names; ROBENCH_FUZZ=N of them
 	ROBENCH_FUZZ=$${ROBENCH_FUZZ:-20000} $(BIN)/python -m pytest -m fuzz
 
 lint: $(DEV_READY)  ## check style, types and the layering of imports

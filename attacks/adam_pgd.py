@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robench import GradientAttack, Search, ThreatModel, check_count, parse_schedule
+from robench import GradientAttack, Restarts, Search, Steps, ThreatModel, check_count, parse_schedule
 
 DECAY = "0.1,0.01@100,0.001@150"
 
@@ -22,7 +22,13 @@ class AdamPGD(GradientAttack):
     """
 
     def __init__(
-        self, *, restarts: int = 1, steps: int = 200, schedule: str = DECAY, rule: str = "adam", success: str = "any"
+        self,
+        *,
+        restarts: Restarts = 1,
+        steps: Steps = 200,
+        schedule: str = DECAY,
+        rule: str = "adam",
+        success: str = "any",
     ) -> None:
         check_count("steps", steps)
         check_count("restarts", restarts)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from robench import Batch, Cost, Kind, ThreatModel, check_count
+from robench import Batch, Cost, Kind, Range, Restarts, Steps, ThreatModel, check_count
 from robench_attacks.libraries import CountedModel, LibraryAttack, library_of
 
 LIBRARY = library_of("pyautoattack")
 NORMS = {"linf": "Linf", "l2": "L2"}
 LOGITS = {"apgd-t": 4, "apgd-dlr": 3}  # how many the losses of these need
+# the library keeps nothing per query or target; a search of the upper ends takes days, but ends
+Queries = Annotated[int, Range(1, 1_000_000)]
+Targets = Annotated[int, Range(1, 1000)]
 WEAKER = {"apgd-t": "apgd-dlr", "apgd-dlr": "apgd-ce"}
 
 
@@ -49,6 +52,7 @@ class Ensemble(LibraryAttack):
             self.part or "autoattack", 1, library
         )  # one trial: the library's own restarts drop what is broken
         self._kind, self._work = kind, work
+        self.boundary = self.part == "fab-t" or (not self.part and kind != "rand")
 
     def run(self, model: CountedModel, x: Tensor, batch: Batch, seed: int) -> Tensor:
         """Adversarial examples where there are any, else the images."""
@@ -130,8 +134,8 @@ class AutoAttack(Ensemble):
         self,
         *,
         version: Literal["standard", "plus", "rand"] = "standard",
-        steps: int = 100,
-        queries: int = 5000,
+        steps: Steps = 100,
+        queries: Queries = 5000,
         library: str = LIBRARY,
     ) -> None:
         super().__init__(version, Work(steps, queries), library)
@@ -142,7 +146,7 @@ class APGDCE(Ensemble):
 
     part: ClassVar[str] = "apgd-ce"
 
-    def __init__(self, *, steps: int = 100, restarts: int = 1, library: str = LIBRARY) -> None:
+    def __init__(self, *, steps: Steps = 100, restarts: Restarts = 1, library: str = LIBRARY) -> None:
         super().__init__("custom", Work(steps, restarts=restarts), library)
 
 
@@ -151,7 +155,9 @@ class APGDT(Ensemble):
 
     part: ClassVar[str] = "apgd-t"
 
-    def __init__(self, *, steps: int = 100, targets: int = 9, restarts: int = 1, library: str = LIBRARY) -> None:
+    def __init__(
+        self, *, steps: Steps = 100, targets: Targets = 9, restarts: Restarts = 1, library: str = LIBRARY
+    ) -> None:
         super().__init__("custom", Work(steps, targets=targets, restarts=restarts), library)
 
 
@@ -160,7 +166,7 @@ class FABT(Ensemble):
 
     part: ClassVar[str] = "fab-t"
 
-    def __init__(self, *, steps: int = 100, targets: int = 9, library: str = LIBRARY) -> None:
+    def __init__(self, *, steps: Steps = 100, targets: Targets = 9, library: str = LIBRARY) -> None:
         super().__init__("custom", Work(steps, targets=targets), library)
 
 
@@ -170,5 +176,5 @@ class Square(Ensemble):
     kind: ClassVar[Kind] = "query"
     part: ClassVar[str] = "square"
 
-    def __init__(self, *, queries: int = 5000, restarts: int = 1, library: str = LIBRARY) -> None:
+    def __init__(self, *, queries: Queries = 5000, restarts: Restarts = 1, library: str = LIBRARY) -> None:
         super().__init__("custom", Work(queries=queries, restarts=restarts), library)

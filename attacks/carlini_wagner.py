@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from robench import (
-    FIRM,
     Adam,
     Attack,
     Batch,
     BatchModel,
     Cost,
     Proposal,
+    Range,
+    Steps,
     ThreatModel,
     check_count,
     expand,
+    firm_margin,
     misclassified_margin,
     require,
 )
@@ -47,8 +49,8 @@ class CarliniWagner(Attack):
     def __init__(
         self,
         *,
-        steps: int = 1000,
-        search_steps: int = 9,
+        steps: Steps = 1000,
+        search_steps: Annotated[int, Range(1, 100)] = 9,
         lr: float = 0.01,
         initial_c: float = 1e-3,
         kappa: float = 0.0,
@@ -86,7 +88,7 @@ class CarliniWagner(Attack):
     def succeeded(self, logits: Tensor, y: Tensor) -> Tensor:
         """Rows with a margin of kappa that does not hang on rounding, or whose answer is not a number: bool [B]."""
         margin, finite = misclassified_margin(logits, y), logits.isfinite().all(1)
-        return ~finite | ((margin >= self.kappa) & (margin > FIRM * logits.abs().amax(1)))
+        return ~finite | ((margin >= self.kappa) & firm_margin(margin, logits))
 
 
 class _Descent:

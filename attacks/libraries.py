@@ -14,18 +14,21 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robench import Attack, BadInput, Batch, BatchModel, Trials, check_count, require
+from robench import Attack, BadInput, Batch, BatchModel, Range, Restarts, Trials, check_count, require
 
 SCALARS = (bool, int, float, str)
 # options that say how many steps an attack takes, and how often it takes them all
 STEPS = ("query_limit", "steps", "max_iter", "repeats")
+# no attack of a library can be meant to do anything as often; what is negative stands for "none" or "all" there
+WHOLE = Range(-1, 1_000_000)
 RUNS = ("binary_search_steps", "num_random_init", "nb_random_init", "nb_restarts")
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class LibraryAttack(Attack):
 
     package: ClassVar[str]
     logger: ClassVar[str]
+    batched: ClassVar[bool] = True
 
     def __init__(self, name: str, restarts: int, library: str) -> None:
         check_count("restarts", restarts)
@@ -111,8 +115,7 @@ class CountedModel(nn.Module):
         # |x - x0|^2 is least where x.x0 - |x0|^2 / 2 is largest
         rows = (x.detach().flatten(1) @ self._originals.T - self._half).argmax(1).cpu()
         if x.requires_grad and torch.is_grad_enabled():
-            x = x.view_as(x)  # a tensor of our own: a hook on the library's would be left there
-            x.register_hook(lambda grad: self._note(rows, grad))
+            x = _Noted.apply(x, partial(self._note, rows))  # a hook on the library's tensor would be left there
         logits = self._model.select(rows)(x)
         bad = (x.isfinite().flatten(1).all(1) & ~logits.isfinite().all(1)).nonzero()[:, 0].cpu()
         if len(bad):
@@ -128,6 +131,21 @@ class CountedModel(nn.Module):
             self._model.select(rows[first]).note_zero_gradient(grad[first.to(grad.device)])
             self._sloped[rows[first]] = True
         return grad.contiguous()
+
+
+class _Noted(torch.autograd.Function):
+    """The image as it is; its gradient, zeros where the model has none to give, passes through `note`."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, note: Callable[[Tensor], Tensor]) -> Tensor:
+        """The image."""
+        context.note = note
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """What `note` makes of the gradient."""
+        return context.note(grad), None
 
 
 @contextmanager
@@ -202,8 +220,16 @@ def constructor_options(name: str, made: type, reserved: Collection[str], packag
             )
         if kind is not None:
             default = float(default) if kind is float and default is not parameter.empty else default
-            options[parameter.name] = option(parameter.name, kind, default)
-    return options | {"restarts": option("restarts", int, 1), "library": option("library", str, library_of(package))}
+            options[parameter.name] = option(parameter.name, _ranged(kind), default)
+    return options | {
+        "restarts": option("restarts", Restarts, 1),
+        "library": option("library", str, library_of(package)),
+    }
+
+
+def _ranged(kind: Any) -> Any:
+    """The type hint with a range, where it allows whole numbers: libraries state none."""
+    return Annotated[kind, WHOLE] if kind is int or int in typing.get_args(kind) else kind
 
 
 def expected_passes(options: Mapping[str, Any]) -> int | None:

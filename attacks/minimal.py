@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from robench import (
-    FIRM,
     Attack,
     Batch,
     BatchModel,
     Cost,
+    Range,
+    Steps,
     ThreatModel,
     check_count,
     cross_entropy,
     expand,
+    firm_margin,
     misclassified_margin,
     require,
 )
@@ -41,7 +43,7 @@ class MinimalFGSM(Attack):
     norms: ClassVar[tuple[str, ...]] = ("linf",)
     kind = "single-step"
 
-    def __init__(self, *, line: int = 1000) -> None:
+    def __init__(self, *, line: Annotated[int, Range(1, 100_000)] = 1000) -> None:
         check_count("line", line)
         self.line = line
 
@@ -117,7 +119,13 @@ class MinimalPGD(Attack):
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
     def __init__(
-        self, *, steps: int = 40, reach: float = 4 / 3, first: float = 0.3, growth: float = 1.5, bisections: int = 20
+        self,
+        *,
+        steps: Steps = 40,
+        reach: Annotated[float, Range(0.0, 1000.0, above=True)] = 4 / 3,
+        first: Annotated[float, Range(1e-6, 1.0)] = 0.3,
+        growth: Annotated[float, Range(1.01, 1000.0)] = 1.5,
+        bisections: Annotated[int, Range(0, 100)] = 20,
     ) -> None:
         check_count("steps", steps)
         check_count("bisections", bisections, least=0)
@@ -222,5 +230,4 @@ def _broken(model: BatchModel, logits: Tensor, y: Tensor) -> Tensor:
     """
     copies, finite = len(logits) // len(y), logits.isfinite().all(1)
     model.note_nonfinite((~finite).reshape(copies, -1).any(0))
-    margin = misclassified_margin(logits, y.repeat(copies))
-    return ~finite | (margin > FIRM * logits.abs().amax(1))
+    return ~finite | firm_margin(misclassified_margin(logits, y.repeat(copies)), logits)

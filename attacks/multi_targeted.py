@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robench import Trials, targeted_margin
+from robench import Restarts, Steps, Trials, require, targeted_margin
 from robench_attacks.adam_pgd import AdamPGD
+
+# trials of one image; the plan of a shard holds all of them
+MOST = 100_000
 
 
 class MultiTargeted(AdamPGD):
@@ -17,7 +20,13 @@ class MultiTargeted(AdamPGD):
     """
 
     def __init__(
-        self, *, restarts: int = 1, steps: int = 200, schedule: str = "0.1", rule: str = "adam", success: str = "any"
+        self,
+        *,
+        restarts: Restarts = 1,
+        steps: Steps = 200,
+        schedule: str = "0.1",
+        rule: str = "adam",
+        success: str = "any",
     ) -> None:
         super().__init__(restarts=restarts, steps=steps, schedule=schedule, rule=rule, success=success)
 
@@ -25,6 +34,12 @@ class MultiTargeted(AdamPGD):
         """One trial per wrong class and restart."""
         del example_id, seed
         classes = logits.shape[1]
+        require(
+            self.restarts * classes <= MOST,
+            "restarts",
+            self.restarts,
+            f"at most {MOST // classes:,} with {classes} classes",
+        )
         wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : classes - 1]
         goal = wrong.repeat(1, self.restarts)
         restart = torch.arange(self.restarts).repeat_interleave(classes - 1)

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from torch import Tensor
 
-from robench import GradientAttack, Search, ThreatModel, Trials, check_count, cross_entropy, require
+from robench import (
+    GradientAttack,
+    Restarts,
+    Search,
+    Steps,
+    ThreatModel,
+    Trials,
+    check_count,
+    cross_entropy,
+    read_fraction,
+    require,
+)
+
+# pixels of one step; the box ends after one
+LONGEST = 1000
 
 
 class PGD(GradientAttack):
@@ -20,9 +33,9 @@ class PGD(GradientAttack):
     def __init__(
         self,
         *,
-        steps: int = 40,
+        steps: Steps = 40,
         step: str = "eps/4",
-        restarts: int = 1,
+        restarts: Restarts = 1,
         random_start: bool = True,
         success: str = "any",
     ) -> None:
@@ -57,8 +70,9 @@ def step_length(step: str, radius: float) -> float:
     """
     share, of_eps = re.sub(r"^eps(?=/|$)", "1", step), step.startswith("eps")
     try:
-        length = float(Fraction(share))
+        length = float(read_fraction(share))
     except (ValueError, ZeroDivisionError, OverflowError):
         length = -1.0
-    require(length > 0, "step", step, "a length in pixels such as 0.01 or 2/255, or 'eps/4'")
+    allowed = f"a length in pixels such as 0.01 or 2/255, or 'eps/4', and at most {LONGEST}"
+    require(0 < length <= LONGEST, "step", step, allowed)
     return radius * length if of_eps else length

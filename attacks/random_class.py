@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from robench import GradientAttack, Search, ThreatModel, Trials, Variant, check_count, targeted_cross_entropy
+from robench import GradientAttack, Range, Search, ThreatModel, Trials, Variant, check_count, targeted_cross_entropy
 from robench_attacks.pgd import step_length
 from robench_attacks.random_targeted import random_goals
 
@@ -27,7 +27,12 @@ class RandomClass(GradientAttack):
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
     def __init__(
-        self, *, steps: int = 20, step: str = "eps/4", random_start: bool = True, success: str = "any"
+        self,
+        *,
+        steps: Annotated[int, Range(0, 100_000)] = 20,
+        step: str = "eps/4",
+        random_start: bool = True,
+        success: str = "any",
     ) -> None:
         check_count("steps", steps, least=0)
         step_length(step, 1.0)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robench import Access, Attack, Batch, BatchModel, Cost, ThreatModel, Trials, check_count
+from robench import Access, Attack, Batch, BatchModel, Cost, Restarts, ThreatModel, Trials, check_count
 
 
 class RandomNoise(Attack):
@@ -14,7 +14,7 @@ class RandomNoise(Attack):
 
     access: ClassVar[Access] = "noise"
 
-    def __init__(self, *, restarts: int = 10) -> None:
+    def __init__(self, *, restarts: Restarts = 10) -> None:
         check_count("restarts", restarts)
         self.restarts = restarts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robench import Trials, margin
+from robench import Restarts, Steps, Trials, margin
 from robench_attacks.adam_pgd import DECAY, AdamPGD
 
 
@@ -12,7 +12,13 @@ class Untargeted(AdamPGD):
     """Maximise max_s f_s - f_y by Adam, 200 steps, 20 random starts (Hoang et al., 2020; Qin et al., 2019)."""
 
     def __init__(
-        self, *, restarts: int = 20, steps: int = 200, schedule: str = DECAY, rule: str = "adam", success: str = "any"
+        self,
+        *,
+        restarts: Restarts = 20,
+        steps: Steps = 200,
+        schedule: str = DECAY,
+        rule: str = "adam",
+        success: str = "any",
     ) -> None:
         super().__init__(restarts=restarts, steps=steps, schedule=schedule, rule=rule, success=success)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +14,7 @@ from torch.nn import functional
 from robench import (
     DataInfo,
     Defense,
+    Range,
     Recipe,
     Recipes,
     ThreatModel,
@@ -22,10 +23,14 @@ from robench import (
     check_count,
     cross_entropy,
     perturbed,
+    read_fraction,
     require,
 )
 from robench_defenses.recipes import STANDARD, with_options
 
+# steps of a search that every training step makes, and pixels of one of them
+InnerSteps = Annotated[int, Range(1, 10_000)]
+LONGEST = 1000
 PLAIN: Recipes = {family: {"quick": recipes["quick"]} for family, recipes in STANDARD.items()}
 # a few long steps are enough to train on; the ramp gives the first epochs a smaller ball than MNIST's wide one
 FEW: dict[str, Any] = {"eps": "0.1", "steps": 5, "step": "eps/2"}
@@ -106,12 +111,13 @@ class Inner:
 
 def step_length(step: str, eps: float) -> float:
     """Pixels of a step given as "eps/4" or as a length; raises BadInput for anything else."""
-    share = re.fullmatch(r"eps/(\d+(?:\.\d+)?)", step.replace(" ", ""))
+    share = re.fullmatch(r"eps/([0-9]{1,9}(?:\.[0-9]{1,9})?)", step.replace(" ", ""))
     try:
-        length = eps / float(share[1]) if share else float(Fraction(step))
+        length = eps / float(share[1]) if share else float(read_fraction(step))
     except (ValueError, ZeroDivisionError, OverflowError):
         length = -1.0
-    require(length > 0, "step", step, "a length in pixels such as 0.01 or 2/255, or a share such as 'eps/4'")
+    allowed = f"a length in pixels such as 0.01 or 2/255, or a share such as 'eps/4', and at most {LONGEST}"
+    require(0 < length <= LONGEST, "step", step, allowed)
     return length
 
 
@@ -160,7 +166,7 @@ class Madry(AdversarialTraining):
         *,
         backbone: str = "auto",
         eps: str = "8/255",
-        steps: int = 10,
+        steps: InnerSteps = 10,
         step: str = "eps/4",
         ramp: float = 0.0,
         random_start: bool = True,

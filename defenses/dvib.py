@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
-from robench import DataInfo, Recipe, Recipes, Variant, require
+from robench import DataInfo, Range, Recipe, Recipes, Variant, require
 from robench_defenses import information
 from robench_defenses.recipes import SHORT_RAMP, STANDARD, with_options
-from robench_defenses.stochastic import Code, Matching, StochasticEncoder
+from robench_defenses.stochastic import Code, Draws, Matching, StochasticEncoder, Width
 
 # Alemi et al. (2017) on MNIST: one training draw, sigma = softplus(rho - 5), the answer a mean softmax of 12 draws
 ALEMI = Recipe(
@@ -41,10 +41,10 @@ class DVIB(StochasticEncoder):
         *,
         backbone: str = "auto",
         beta: float = 1e-4,
-        z_dim: int | None = None,
-        draws: int = 12,
+        z_dim: Width | None = None,
+        draws: Draws = 12,
         sigma: Literal["sigmoid", "softplus"] = "sigmoid",
-        mc_samples: int = 0,
+        mc_samples: Annotated[int, Range(0, 1000)] = 0,
         decoder: str = "",
         gamma: float = 0.0,
         noise: float = 12 / 255,

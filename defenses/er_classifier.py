@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robench import DataInfo, Defense, Recipes, ThreatModel, TrainingPGD, Variant, check_count, perturbed, require
+from robench import (
+    DataInfo,
+    Defense,
+    Range,
+    Recipes,
+    ThreatModel,
+    TrainingPGD,
+    Variant,
+    check_count,
+    perturbed,
+    require,
+)
+from robench_defenses.adversarial import InnerSteps
 from robench_defenses.divergences import mmd_squared
 from robench_defenses.er_networks import build_critic, build_encoder, design
 from robench_defenses.er_recipes import ADVERSARIAL, RECIPES
+from robench_defenses.stochastic import Width
 
 Prior = Literal["gaussian", "uniform", "cauchy"]
 Game = Literal["wgan_logsig", "bce"]
@@ -68,17 +81,17 @@ class ERClassifier(Defense):
         data: DataInfo,
         *,
         encoder: str = "auto",
-        width: int = 128,
-        z_dim: int | None = None,
+        width: Annotated[int, Range(1, 1024)] = 128,
+        z_dim: Width | None = None,
         prior: Prior = "gaussian",
         regulariser: Literal["wgan_logsig", "bce", "none"] = "wgan_logsig",
         weight: float | None = None,
-        critic_width: int = 512,
+        critic_width: Width = 512,
         critic_lr: float = 0.5,
         classifier_lr: float = 0.05,
         adversarial: bool = False,
         eps: str | float | None = None,
-        steps: int | None = None,
+        steps: InnerSteps | None = None,
         step: float | None = None,
         ramp: float = 0.0,
     ) -> None:

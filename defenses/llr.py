@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robench import DataInfo, Recipe, Recipes, frozen, perturbed, require
-from robench_defenses.adversarial import PLAIN, AdversarialTraining, Inner
+from robench_defenses.adversarial import PLAIN, AdversarialTraining, Inner, InnerSteps
 from robench_defenses.recipes import with_options
 
 # Qin et al. (2019), released code: 100,000 steps of 64 images, drops at 80, 88 and 96 thousand, eps full after 500
@@ -55,7 +55,7 @@ class LLR(AdversarialTraining):
         linearity: float = 4.0,
         smoothing: float = 0.3,
         eps: str = "8/255",
-        steps: int = 10,
+        steps: InnerSteps = 10,
         step: str = "0.1",
         ramp: float = 0.0,
     ) -> None:

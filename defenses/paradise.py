@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
-from robench import DataInfo, Recipes, Variant, require
+from robench import DataInfo, Range, Recipes, Variant, require
 from robench_defenses import information
 from robench_defenses.recipes import SHORT_RAMP, STANDARD, with_options
-from robench_defenses.stochastic import Code, Matching, StochasticEncoder
+from robench_defenses.stochastic import Code, Draws, Matching, StochasticEncoder, Width
 
 
 class Paradise(StochasticEncoder):
@@ -29,10 +29,10 @@ class Paradise(StochasticEncoder):
         backbone: str = "auto",
         alpha: float = 1e-4,
         mws_draws: Literal["first", "all"] = "first",
-        z_dim: int | None = None,
-        draws: int = 12,
+        z_dim: Width | None = None,
+        draws: Draws = 12,
         sigma: Literal["sigmoid", "softplus"] = "sigmoid",
-        mc_samples: int = 0,
+        mc_samples: Annotated[int, Range(0, 1000)] = 0,
         decoder: str = "",
         gamma: float = 0.0,
         noise: float = 12 / 255,

@@ -10,7 +10,7 @@ from torch.nn import functional
 from robench import DataInfo, Recipe, Recipes, perceptron, require
 from robench_defenses import information
 from robench_defenses.recipes import STANDARD, with_options
-from robench_defenses.stochastic import Code, GaussianEncoder, Matching, Posterior, hidden_widths
+from robench_defenses.stochastic import Code, Draws, GaussianEncoder, Matching, Posterior, Width, hidden_widths
 
 # Hoang et al. (2020), supplement 2: 50,000 batches, here of 55,000 training images; alpha is not stated
 PAPER = Recipe(
@@ -57,8 +57,8 @@ class ParadiseAE(GaussianEncoder):
         *,
         backbone: str = "auto",
         alpha: float = 0.1,
-        z_dim: int = 2,
-        draws: int = 1,
+        z_dim: Width = 2,
+        draws: Draws = 1,
         decoder: str = "256-512",
         probe: str = "64",
         gamma: float = 0.0,

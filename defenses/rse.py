@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robench import DataInfo, Defense, Recipes, build_backbone, randomness, require
+from robench import DataInfo, Defense, Range, Recipes, build_backbone, randomness, require
 from robench_defenses.recipes import STANDARD, with_options
 
 # what the first author of the ER-Classifier compares it with, in the code of a later review of defenses
@@ -83,7 +83,7 @@ class RSE(Defense):
         backbone: str = "auto",
         input_std: float = 0.2,
         inner_std: float = 0.1,
-        samples: int = 10,
+        samples: Annotated[int, Range(1, 1000)] = 10,
         fresh_noise: bool = False,
     ) -> None:
         require(input_std >= 0, "input_std", input_std, "zero or more pixels of [0, 1]")

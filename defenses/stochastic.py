@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robench import DataInfo, Defense, build_backbone, perceptron, require
+from robench import DataInfo, Defense, Range, build_backbone, perceptron, require
 from robench_defenses import information
 
+# numbers in a layer or a code, and draws of a code per image
+WIDEST = 2**14
+Width = Annotated[int, Range(1, WIDEST)]
+Draws = Annotated[int, Range(1, 1000)]
 # mu and log sigma, [B, D] each
 Posterior = tuple[Tensor, Tensor]
 
@@ -111,8 +115,9 @@ class Code:
 
 def hidden_widths(option: str, value: str) -> list[int]:
     """The widths in the value of an option: "256-128" -> [256, 128], "" -> []. Raises BadInput for anything else."""
-    known = re.fullmatch(r"([1-9]\d{0,4}(-[1-9]\d{0,4})*)?", value, flags=re.ASCII)
-    require(known is not None, option, value, 'hidden widths such as "256-128", or "" for a linear one')
+    known = re.fullmatch(r"([1-9]\d{0,4}(-[1-9]\d{0,4}){0,7})?", value, flags=re.ASCII)
+    allowed = f'at most 8 hidden widths of at most {WIDEST:,} such as "256-128", or "" for a linear one'
+    require(known is not None and all(int(size) <= WIDEST for size in value.split("-") if size), option, value, allowed)
     return [int(size) for size in value.split("-") if size]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robench import DataInfo, Recipe, Recipes, frozen, require
-from robench_defenses.adversarial import QUICK, AdversarialTraining, Inner
+from robench_defenses.adversarial import QUICK, AdversarialTraining, Inner, InnerSteps
 
 # Zhang et al. (2019), released code
 PAPER_CIFAR = Recipe(
@@ -67,7 +67,7 @@ class Trades(AdversarialTraining):
         backbone: str = "auto",
         beta: float = 6.0,
         eps: str = "8/255",
-        steps: int = 10,
+        steps: InnerSteps = 10,
         step: str = "eps/4",
         ramp: float = 0.0,
         noise: float = 0.001,

@@ -16,6 +16,7 @@ from .attack.classifier import BatchModel as BatchModel
 from .attack.gradient import GradientAttack as GradientAttack
 from .attack.gradient import Search as Search
 from .attack.gradient import parse_schedule as parse_schedule
+from .attack.inspection import firm_margin as firm_margin
 from .attack.objectives import FIRM as FIRM
 from .attack.objectives import cross_entropy as cross_entropy
 from .attack.objectives import margin as margin
@@ -44,6 +45,10 @@ from .environment import __version__ as __version__
 from .errors import BadInput as BadInput
 from .errors import require as require
 from .norms import expand as expand
+from .ranges import Range as Range
+from .ranges import Restarts as Restarts
+from .ranges import Steps as Steps
+from .ranges import read_fraction as read_fraction
 from .registry import AttackSet as AttackSet
 from .registry import Variant as Variant
 from .threat import ThreatModel as ThreatModel

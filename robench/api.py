@@ -11,11 +11,16 @@ from torch import nn
 
 from robench import norms
 from robench.detector.request import DetectorRequest
+from robench.errors import require, unknown
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate as run
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report as Report
 from robench.threat import ThreatModel
+
+# what goes to the request as it is
+SETTINGS = ("count", "options", "seed", "batch_size", "shard_size", "device", "surrogates", "eot", "bpda", "cascade",
+            "classes", "fresh", "probe")  # fmt: skip
 
 # the name that DetectorRequest had until 0.1; goes with the next version
 Guard = DetectorRequest
@@ -38,12 +43,18 @@ def evaluate(
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
     the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a
     DetectorRequest with what it learns from. settings: count (of test images), options, seed, batch_size, shard_size,
-    device, classes (how many npz: data have, where labels do not show it). Raises BadInput for input that cannot be
-    used.
+    device, fresh (compute anew what is in the store), classes (how many npz: data have, where labels do not show it).
+    The float 8/255 means "8/255", any other float its shortest decimal. Raises BadInput for input that cannot be used.
     """
+    for name in settings:
+        if name not in SETTINGS:
+            raise unknown("setting of robench.evaluate", name, SETTINGS)
+    require(isinstance(runs, str | Path | None), "runs", runs, "a folder")
+    require(isinstance(data, str | Path | None), "data", data, "a folder")
+    require(isinstance(detector, str | DetectorRequest | None), "detector", detector, "a name or a DetectorRequest")
     request = Request(
-        models=[model] if isinstance(model, str | nn.Module) else list(model),
-        attacks=[attacks] if isinstance(attacks, str) else list(attacks),
+        models=model,  # type: ignore[arg-type]  # one, or several: it takes both
+        attacks=attacks,
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,
         data_root=Path(data) if data else None,

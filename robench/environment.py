@@ -51,6 +51,14 @@ def _version(name: str) -> str:
 __version__ = _version("robench")
 
 
+def expanded(path: str) -> Path:
+    """A path with "~" for a user's folder, if it begins with one that there is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def command() -> str:
     """The command line of this process, as a user would type it."""
     name = Path(sys.argv[0]).name

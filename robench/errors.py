@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import re
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+from robench.text.escaping import visible
 
 
 class RobenchError(Exception):
-    """An error whose text is one clear sentence for the user; `exit_code` is the process's."""
+    """An error whose text is one clear sentence for the user, on one line that can be printed whatever it names.
+
+    `exit_code` is the process's.
+    """
 
     exit_code = 2
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(visible(text))
 
 
 class BadInput(RobenchError):
@@ -25,6 +38,10 @@ class Changed(BadInput):
     """A model answers other than when what is stored of it was made."""
 
 
+class Permanent(RobenchError):
+    """A model or a plugin failed in a way that comes again each time; its figure cannot be computed as things stand."""
+
+
 class CheckFailed(RobenchError):
     """A check did not hold: verification failed, or training went wrong."""
 
@@ -34,7 +51,16 @@ class CheckFailed(RobenchError):
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise `BadInput` naming an option, its value and what is allowed, unless `condition` holds."""
     if not condition:
-        raise BadInput(f"{name} is {value!r}, but must be {allowed}.")
+        raise BadInput(f"{name} is {shown(value)}, but must be {allowed}.")
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as code has it, for a sentence: in one line and cut after `limit` characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of thousands of digits has no text, and a stranger's object does what it likes
+        text = f"a number of {value.bit_length():,} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
@@ -50,10 +76,71 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 def first_line(error: BaseException, limit: int | None = None, end: str = "") -> str:
     """What an error of somebody else's code says, as part of a sentence, or its type's name where it says nothing.
 
-    It is the first line, at most `limit` characters of it, without those of `end` where it ends in them: ".", say.
+    It is the first line, at most `limit` characters of it, without those of `end` where it ends in them: ".", say. One
+    that ends in a colon announces the others, of which a few hundred characters go along; torch's advice to its own
+    developers does not.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:limit].rstrip(end)
+    if lines[0].endswith(":") and len(lines) > 1:
+        text = " ".join(_few_names(" ".join(line.split())) for line in lines)
+        return (text if len(text) <= ANNOUNCED else f"{text[:ANNOUNCED]}...").rstrip(end)
+    line = DISPATCHER.split(lines[0])[0]
+    return (line if limit is None or len(line) <= limit else line[:limit]).rstrip(end)
+
+
+# letters of what a first line announces, names of a list in it, and where torch begins to speak of its dispatcher
+ANNOUNCED, NAMED = 400, 3
+DISPATCHER = re.compile(r"(?<=backend)\. This could be because|\. ?(?=Hint: |This view was created inside)")
+
+
+def _few_names(line: str) -> str:
+    """The line, with the first few of the quoted names that it lists."""
+    names = re.findall(r'"[^"]*"', line)
+    if len(names) <= NAMED + 1:
+        return line
+    listed = re.search(r'"[^"]*"(, "[^"]*")+', line)
+    few = f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+    return line[: listed.start()] + few + line[listed.end() :] if listed else line
+
+
+# of these, nobody's own code: what calls it, and what it calls
+LIBRARIES = {"robench", "torch", "torchvision", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "numpy",
+             "typer", "click", "foolbox", "eagerpy", "art", "pyautoattack", "autoattack", "ray"}  # fmt: skip
+
+
+def place_of(error: BaseException) -> str:
+    """The file and the line of the model's or plugin's code that an error comes from, "model.py, line 12".
+
+    Where a library raised it that robench called, no place says anything, and it is ""; robench's own lines are told.
+    """
+    known = getattr(error, "place", None)  # of an error that comes from another process
+    if known is not None:
+        return str(known)
+    frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line)
+              for frame, line in traceback.walk_tb(error.__traceback__)]  # fmt: skip
+    theirs = [each for each in frames if str(each[0]).partition(".")[0] not in LIBRARIES | sys.stdlib_module_names]
+    if not theirs and not (frames and str(frames[-1][0]).startswith("robench.")):
+        return ""
+    _, file, line = (theirs or frames)[-1]
+    with contextlib.suppress(ValueError):
+        file = str(Path(file).relative_to(Path.cwd()))
+    return f"{file}, line {line}"
+
+
+def crash(error: BaseException) -> str:
+    """What went wrong in somebody else's code, as part of a sentence: the error's type, what it says, and where."""
+    place = place_of(error)
+    said = first_line(error, 200, end=".:")
+    text = type(error).__name__ + ("" if said == type(error).__name__ else f": {said}")
+    return f"{text} ({place})" if place else text
+
+
+def contained(error: BaseException) -> Exception:
+    """An error that somebody else's code ended with, as one that does not end this process: sys.exit is none."""
+    if isinstance(error, Exception):
+        return error
+    name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
+    return RuntimeError(f"it tried to end the process by {name}")
 
 
 def disk_error(error: OSError, path: object) -> DiskError:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench import registry
+from robench.attack.classifier import REJECTING
+from robench.attack.guard import making
+from robench.attack.inspection import check_values
 from robench.data.dataset import DataInfo, Dataset
 from robench.defense.networks import Normalize
-from robench.errors import BadInput, RobenchError, first_line, unknown
+from robench.errors import BadInput, RobenchError, crash, first_line, unknown
 from robench.model_files import Space
+from robench.store.contents import contents_digest
 from robench.store.known import remember
 from robench.store.runs import Store, digest_of_card
-
-# values of a module's attributes that enter its digest
-PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class LoadedModel:
 
     reference: how to find it again on the command line, "" for a module handed over in a program. packed: a pickle of
     such a module as it was handed over, None where there is none. place: kind ("file", "module" or "torchvision"),
-    place and name of what another process can load by itself, None where robench has to.
+    place and name of what another process can load by itself, None where robench has to. defense: of a model that
+    robench trained.
     """
 
     name: str
@@ -49,6 +49,7 @@ class LoadedModel:
     data: DataInfo | None = None
     packed: bytes | None = None
     place: Mapping[str, str] | None = None
+    defense: str = ""
 
     @cached_property
     def module(self) -> nn.Module:
@@ -82,50 +83,60 @@ def load_model(reference: str | nn.Module, store: Store) -> LoadedModel:
     Raises BadInput for anything that cannot be found or loaded.
     """
     if isinstance(reference, nn.Module):
+        _check_alone(reference)
+        check_values(reference)
         return replace(_opened(type(reference).__name__, reference, digest_of(reference)), packed=_packed(reference))
-    kind, colon, name = reference.partition(":")
+    kind, colon, name = reference.rpartition(":")  # a path may have colons of its own, a factory's name has none
     if not colon:
+        if reference not in store.model_names():
+            _check_code(reference)
         return _trained(reference, store)
     if kind == "torchvision":
         return _torchvision(name)
-    module, source = _call_factory(reference, kind, name)
+    _check_code(kind, named=True)
+    with making() as made:  # what its file and its factory do to torch or to the process is undone, and told of it
+        module = _call_factory(reference, kind, name)
+        made.append(module)
+    _check_alone(module)
+    check_values(module)
     remember(reference)
     label = f"{Path(kind).name if kind.endswith('.py') else kind}:{name}"
-    opened = _opened(label, module, digest_of(module, name.encode() + source), reference)
+    opened = _opened(label, module, digest_of(module), reference)
     file = kind.endswith(".py")
     place = {"kind": "file", "place": os.path.abspath(kind)} if file else {"kind": "module", "place": kind}
     return replace(opened, place={**place, "name": name})
 
 
-def digest_of(module: nn.Module, source: bytes = b"") -> str:
-    """16 hex digits over what a module computes with, as far as it can be seen, and the factory's name and source.
+# how files end that hold weights or graphs, which say nothing of the code that computes with them
+WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".tar", ".gz")
+GRAPHS = (".onnx", ".pb", ".tflite", ".engine", ".mlmodel")
 
-    That is every submodule's class with its source, that of its bases and its plain settings, and every parameter and
-    buffer by name. A private attribute may be a counter or a cache and is left out.
-    Functions and objects that a module holds are not seen, so stored rows are also compared with its predictions.
+
+def _check_code(place: str, *, named: bool = False) -> None:
+    """Raise BadInput for a file that is not code, with a factory that would read it, and for code without a factory."""
+    ending = Path(place).suffix.lower()
+    if ending in WEIGHTS or ending in GRAPHS:
+        load = "'def load(): net = Net(); net.load_state_dict(torch.load({!r})); return net.eval()'"
+        if ending == ".safetensors":
+            load = load.replace("torch.load(", "safetensors.torch.load_file(")
+        if ending in GRAPHS:
+            load = "'def load(): return onnx2torch.convert({!r}).eval()'"
+        raise BadInput(
+            f"The model {place!r} is a file of {'a graph' if ending in GRAPHS else 'weights'}, but robench runs an "
+            f"nn.Module; write a factory, such as {load.format(place)} in my_model.py, and give my_model.py:load."
+        )
+    if ending == ".py" and not named:
+        raise BadInput(f"The model {place!r} names no factory; give {place}:NAME, where NAME() returns the model.")
+    if Path(place).is_dir() and "/" in place:
+        raise BadInput(f"The model {place!r} is a folder; give file.py:factory with a file of it, or a model's name.")
+
+
+def digest_of(module: nn.Module) -> str:
+    """16 hex digits over what a module computes with; the same for one handed over and for one loaded by reference.
+
+    See `store.contents`. What it cannot see, answers can: stored rows are also compared with the model's.
     """
-    sha = hashlib.sha256(source)
-    for name, part in module.named_modules():
-        plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, PLAIN)}
-        plain.pop("training", None)
-        kind: Any = type(part)
-        sha.update(f"{name}{kind.__qualname__}{sorted(plain.items())}{_source(kind)}".encode())
-    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
-        value = tensor.detach().cpu().contiguous()
-        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        sha.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return sha.hexdigest()[:16]
-
-
-@cache
-def _source(kind: type) -> str:
-    """The source of a class and of those it is made from, but for torch's."""
-    found = ""
-    for each in kind.__mro__:
-        if each.__module__.partition(".")[0] not in ("torch", "builtins"):
-            with contextlib.suppress(OSError, TypeError):
-                found += inspect.getsource(each)
-    return found
+    return contents_digest(module)
 
 
 def _outputs(module: nn.Module, dataset: Dataset) -> int:
@@ -139,6 +150,15 @@ def _outputs(module: nn.Module, dataset: Dataset) -> int:
     except Exception:  # whatever a user's model does
         return 0
     return answer.shape[1] if isinstance(answer, torch.Tensor) and answer.dim() == 2 else 0
+
+
+def _check_alone(module: nn.Module) -> None:
+    """Raise BadInput for a model that has a detector of ours before it: its rejections would count as right answers."""
+    if type(module) in REJECTING:
+        raise BadInput(
+            f"The model is a {type(module).__name__}, which rejects images; give the model alone, and name the "
+            "detector with --detector."
+        )
 
 
 def build_defense(defense: str, options: dict[str, Any], data: DataInfo) -> nn.Module:
@@ -165,7 +185,8 @@ def _trained(name: str, store: Store) -> LoadedModel:
         data = DataInfo.from_json(card["data"])
     except BadInput as error:
         raise BadInput(f"The card of model {name!r} is damaged; train it again. {error}") from error
-    return LoadedModel(name, partial(_trained_module, name, card, data, store), digest_of_card(card), name, data)
+    load = partial(_trained_module, name, card, data, store)
+    return LoadedModel(name, load, digest_of_card(card), name, data, defense=card["defense"])
 
 
 def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Store) -> nn.Module:
@@ -180,7 +201,7 @@ def _trained_module(name: str, card: dict[str, Any], data: DataInfo, store: Stor
     return module.eval()
 
 
-def _call_factory(reference: str, place: str, name: str) -> tuple[nn.Module, bytes]:
+def _call_factory(reference: str, place: str, name: str) -> nn.Module:
     if not place or not name:
         raise BadInput(f"The model {reference!r} is not of the form file.py:factory or package.module:factory.")
     if not place.endswith(".py"):
@@ -203,8 +224,8 @@ def _made(
     place: str,
     name: str,
     around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-) -> tuple[nn.Module, bytes]:
-    """The model of a factory, which is called inside `around`, and the source of the file that this is in."""
+) -> nn.Module:
+    """The model of a factory, which is called inside `around`."""
     factory = getattr(imported, name, None)
     if factory is None:
         public = [n for n, v in vars(imported).items() if callable(v) and not n.startswith("_")]
@@ -217,17 +238,18 @@ def _made(
                 module = factory()
         except RobenchError:
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's code does
             raise BadInput(
-                f"The factory {reference!r} failed with {type(error).__name__}: {first_line(error, 160)}; it must "
+                f"The factory {reference!r} failed with {crash(error)}; it must "
                 "return the model when called without arguments."
             ) from error
     if not isinstance(module, nn.Module):
         raise BadInput(
             f"The factory {reference!r} returned a {type(module).__name__}, but must return a torch nn.Module."
         )
-    origin = getattr(imported, "__file__", None)
-    return module, Path(origin).read_bytes() if origin else b""
+    return module
 
 
 def _run_file(space: Space, path: Path) -> Any:
@@ -235,16 +257,18 @@ def _run_file(space: Space, path: Path) -> Any:
         return space.run()
     except RobenchError:
         raise
-    except (Exception, SystemExit) as error:
-        raise BadInput(
-            f"The model file {path} cannot be run: {type(error).__name__}: {first_line(error, 160)}."
-        ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's code does
+        raise BadInput(f"The model file {path} cannot be run: {crash(error)}.") from error
 
 
 def _import_module(name: str) -> Any:
     try:
         found = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's code does
         raise BadInput(
             f"The module {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 160)}); give "
             "file.py:factory, package.module:factory, torchvision:NAME or a trained model's name."

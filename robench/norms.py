@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
-from robench.errors import unknown
+from robench.errors import BadInput, shown, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,8 @@ class Norm(ABC):
     default: the eps where none is given, None for a norm that has no usual one. largest: no two images in [0, 1], of
     whatever size, are further apart; None where their distance grows with the number of pixels. example, wide: an eps
     that sentences may offer, and one at which images of most datasets are broken. directed: whether a sample is made
-    from Gaussian noise too.
+    from Gaussian noise too. bounded_above: whether a figure is an upper bound alone where no attack that walks along
+    the decision boundary tried it.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Norm(ABC):
     example: ClassVar[str]
     wide: ClassVar[str]
     directed: ClassVar[bool]
+    bounded_above: ClassVar[bool] = False
 
     @abstractmethod
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
@@ -143,6 +145,7 @@ class L2(SteepestNorm, AdamNorm):
     """The Euclidean length of the perturbation over all pixels and channels."""
 
     name, default, largest, example, wide, directed = "l2", None, None, "0.5", "3", True
+    bounded_above: ClassVar[bool] = True
 
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         """The root of the sum of (x - x0)^2."""
@@ -210,12 +213,18 @@ NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2())}
 DEFAULT = Linf.name
 
 
-def parse_norm(norm: str) -> str:
-    """The norm's canonical name; raises BadInput for an unknown one."""
-    name = norm.strip().lower().replace("∞", "inf").replace("_", "")
-    if name not in NORMS:
-        raise unknown("norm", norm, NORMS)
-    return name
+def parse_norm(norm: object) -> str:
+    """The name, if it is a norm's; raises BadInput for anything else, with the name that is meant if that is clear."""
+    if isinstance(norm, str) and norm in NORMS:
+        return norm
+    meant = "l" + str(norm).strip().lower().replace("∞", "inf").replace("_", "").removeprefix("l").removesuffix(".0")
+    if meant in NORMS:
+        raise BadInput(f"norm is {shown(norm)} (did you mean {meant!r}?), but must be {any_of(map(repr, NORMS))}.")
+    raise (
+        unknown("norm", norm, NORMS)
+        if isinstance(norm, str)
+        else BadInput(f"norm is {shown(norm)}, but must be {any_of(map(repr, NORMS))}.")
+    )
 
 
 def any_of(texts: Iterable[str]) -> str:

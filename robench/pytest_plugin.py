@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from robench.text.escaping import visible
+
 if TYPE_CHECKING:
     from robench.regression.check import Model
     from robench.regression.report import Checked
@@ -50,7 +52,7 @@ class Robench:
         those to be checked, the name being the file's; a name alone for one model as the file refers to it; None for
         all of them. max_drop, alpha, data, dataset: as on the command line. runs: where evaluations are kept; by
         default a temporary folder, or ROBENCH_RUNS or runs/ where a trained model or surrogate is named. how:
-        batch_size, shard_size, device, and reuse=True to take what other commands stored there, whatever code made it.
+        batch_size, shard_size, device, and reuse=True to take what other commands stored there for the same model.
 
         Returns the comparison, its notes given as RobustnessWarning. Raises AssertionError, with the table, where
         something fell, cannot be trusted or could not be finished, and BadInput for input that cannot be used.
@@ -66,7 +68,7 @@ class Robench:
         if checked.exit_code:
             raise AssertionError(_text(checked))
         for note in checked.notes:
-            warnings.warn(note, RobustnessWarning, stacklevel=2)
+            warnings.warn(visible(note), RobustnessWarning, stacklevel=2)
         return checked
 
     def _compare(
@@ -101,7 +103,7 @@ def _text(checked: Checked) -> str:
 
     out = io.StringIO()
     Console(width=120, file=out).print(checked.tables())
-    return "\n".join([out.getvalue().rstrip(), *(f"- {sentence}" for sentence in checked.told)])
+    return "\n".join([out.getvalue().rstrip(), *(f"- {visible(sentence)}" for sentence in checked.told)])
 
 
 @pytest.fixture

@@ -6,15 +6,18 @@ import ast
 import difflib
 import importlib.util
 import inspect
+import math
+import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from robench.errors import BadInput, first_line, unknown
+from robench.errors import BadInput, first_line, shown, unknown
+from robench.ranges import INT64, Range, plain, read_number
 
 KINDS = ("defense", "attack", "detector", "set")
 
@@ -60,10 +63,8 @@ class Plugin:
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option with its value: the constructor's defaults, the preset, then `given`, validated by type hint.
 
-        Raises BadInput for an unknown option or a value of the wrong type.
+        Raises BadInput for an unknown option, a value of the wrong type and a number out of the hint's range.
         """
-        from pydantic import ValidationError
-
         parameters = self.parameters()
         values = {name: p.default for name, p in parameters.items() if p.default is not p.empty} | dict(self.preset)
         for name, value in given.items():
@@ -71,10 +72,10 @@ class Plugin:
                 raise unknown(f"option of {self.kind} {self.name!r}", name, parameters)
             hint = parameters[name].annotation
             try:
-                values[name] = _adapter(hint).validate_python(value)
-            except ValidationError:
+                values[name] = read_option(hint, value)
+            except ValueError:
                 raise BadInput(
-                    f"Option {name} of {self.kind} {self.name!r} is {value!r}, but must be {_kind(hint)} "
+                    f"Option {name} of {self.kind} {self.name!r} is {shown(value)}, but must be {allowed_by(hint)} "
                     f"(the default is {values.get(name)!r})."
                 ) from None
         return values
@@ -95,7 +96,7 @@ class Plugin:
 def _parameters(base: Any, member: str | None) -> dict[str, inspect.Parameter]:
     if member is not None:
         return dict(base.member_options(member))
-    hints = typing.get_type_hints(inspect.unwrap(base).__init__)
+    hints = typing.get_type_hints(inspect.unwrap(base).__init__, include_extras=True)
     return {
         p.name: p.replace(annotation=hints.get(p.name, Any))
         for p in inspect.signature(base).parameters.values()
@@ -111,11 +112,58 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
-def _kind(hint: Any) -> str:
-    """A type hint in a user's words."""
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return "of type " + (hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", ""))
+def read_option(hint: Any, value: Any) -> Any:
+    """The value of an option, given as text or as it is; raises ValueError where its type hint does not allow it.
+
+    Numbers are read as `robench.ranges` reads them, and one without a `Range` must fit 64 bits.
+    """
+    parts, value = dict(_parts(hint)), plain(value)
+    kinds: list[Any] = [typing.Literal if typing.get_args(kind) else kind for kind in parts]
+    if isinstance(value, str) and not any(kind in kinds for kind in (str, typing.Literal, Any)):
+        _check_plain(value)
+    if isinstance(value, bool) and (int in kinds or float in kinds) and bool not in kinds:
+        raise ValueError(value)
+    found = _adapter(hint).validate_python(value)  # pydantic's error is a ValueError
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        held = [allowed for kind, allowed in parts.items() if kind in (int, float) and allowed]
+        if found not in (held[0] if held else INT64 if isinstance(found, int) else Range(-math.inf, math.inf)):
+            raise ValueError(value)
+    return found
+
+
+def _check_plain(text: str) -> None:
+    """Raise ValueError unless it is a word, as of true or false, or a number of ASCII digits and nothing else."""
+    if not (text.isascii() and text.isalpha()):
+        read_number(text)
+
+
+def _parts(hint: Any) -> Iterator[tuple[Any, Range | None]]:
+    """The types that a hint allows, each with its range if it states one."""
+    if typing.get_origin(hint) is typing.Annotated:
+        inner, *notes = typing.get_args(hint)
+        own = next((note for note in notes if isinstance(note, Range)), None)
+        yield from ((kind, deeper or own) for kind, deeper in _parts(inner))
+    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for each in typing.get_args(hint):
+            yield from _parts(each)
+    else:
+        yield hint, None
+
+
+def allowed_by(hint: Any) -> str:
+    """What a type hint allows in a user's words: "of type int", "a whole number from 1 to 100", "one of a, b"."""
+    parts = dict(_parts(hint))
+    ranged = {int: "a whole number {}", float: "a number {}"}
+    words = [ranged[kind].format(allowed) for kind, allowed in parts.items() if allowed and kind in ranged]
+    choices = [str(choice) for kind in parts for choice in typing.get_args(kind)]
+    words += ["one of " + ", ".join(choices)] if choices else []
+    rest = [kind for kind, allowed in parts.items() if not (allowed and kind in ranged) and not typing.get_args(kind)]
+    named = {type(None): "None", int: "int (64 bits)"}
+    names = [named.get(kind) or getattr(kind, "__name__", str(kind)) for kind in rest]
+    if words and names == ["None"]:
+        return f"{words[0]}, or none"
+    words += ["of type " + " | ".join(names)] if names else []
+    return " or ".join(words)
 
 
 @cache
@@ -144,6 +192,12 @@ def expand(wanted: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
     return found
 
 
+def bundled(kind: str, name: str) -> bool:
+    """Whether a plugin comes with robench."""
+    distribution = _entry(kind, name)[0].dist
+    return distribution is not None and distribution.name == "robench"
+
+
 def check_names(kind: str, wanted: Iterable[str]) -> None:
     """Raise BadInput for the first name that no plugin has; imports none, so it cannot know a family's members."""
     for name in wanted:
@@ -165,7 +219,9 @@ def load(kind: str, name: str) -> Plugin:
     entry, member = _entry(kind, name)
     try:
         target = entry.load()
-    except Exception as error:  # whatever a third party's module does when it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a third party's module does when it is imported
         raise BadInput(
             f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "mend or reinstall its package."

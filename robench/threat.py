@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from robench.errors import BadInput
+from robench.errors import BadInput, shown
 from robench.norms import NORMS, Norm, parse_norm
+from robench.ranges import is_float, read_fraction, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # no image is this far from another; larger numbers are mistakes, and some are too large for a float
 LARGEST = 10**6
+# letters of a number that a sentence repeats
+SHOWN = 60
 
 # float32 pixels round: x0 + eps and x - x0 each lose up to one unit in the last place of 1.0
 TOLERANCE = 2.0**-22
@@ -25,17 +26,19 @@ TOLERANCE = 2.0**-22
 def parse_epsilon(value: str | float | Fraction, norm: str | None = None) -> Fraction:
     """Epsilon in pixels of [0, 1] as an exact fraction: "8/255", "0.1", 0.1 or a Fraction.
 
-    Raises BadInput for anything that is not a finite number, is negative, or is larger than any
-    perturbation of [0, 1] pixels in `norm`, None for any.
+    A float is the number it is written as: the float 8/255 is 8/255, any other is its shortest decimal. Raises BadInput
+    for anything that is not a finite number, is negative, or is larger than any perturbation of [0, 1] pixels in
+    `norm`, None for any.
     """
-    text = str(value).strip()
     allowed = "a number of pixels in [0, 1], such as 8/255 or 0.1"
-    if re.fullmatch(r"[+-]?\d+\s*/\s*0+", text):
-        raise BadInput(f"eps is {text!r}, which divides by zero, but must be {allowed}.")
     try:
-        eps = value if isinstance(value, Fraction) else _exact(text)
-    except (ValueError, InvalidOperation, OverflowError, ZeroDivisionError):
-        raise BadInput(f"eps is {text!r}, but must be {allowed}.") from None
+        text = text_of(value) if is_float(value) else str(value).strip(" ")
+        eps = value if isinstance(value, Fraction) else read_fraction(text)
+    except ZeroDivisionError:
+        raise BadInput(f"eps is {shown(value)}, which divides by zero, but must be {allowed}.") from None
+    except ValueError:
+        raise BadInput(f"eps is {shown(value)}, but must be {allowed}.") from None
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     if eps > LARGEST:
         raise BadInput(f"eps is {text}, which is larger than any image, but must be {allowed}.")
     if eps < 0:
@@ -45,14 +48,6 @@ def parse_epsilon(value: str | float | Fraction, norm: str | None = None) -> Fra
         meant = f" (did you mean {eps.numerator}/255?)" if eps.denominator == 1 and eps <= 255 else ""
         raise BadInput(f"eps is {text}, but pixels are in [0, 1], so {norm} eps is at most {largest}{meant}.")
     return eps
-
-
-def _exact(text: str) -> Fraction:
-    top, _, bottom = (part.strip() for part in text.partition("/"))
-    parts = [Decimal(top), Decimal(bottom if "/" in text else "1")]
-    if any(abs(part.adjusted()) > 50 for part in parts if part):
-        raise ValueError(text)
-    return Fraction(parts[0]) / Fraction(parts[1])
 
 
 @dataclass(frozen=True)

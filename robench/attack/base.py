@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robench import randomness
 from robench.attack.classifier import BatchModel
-from robench.errors import require
+from robench.ranges import INT64, Range, whole
 from robench.threat import ThreatModel
 
 # what a row's figure is called and how success is decided
@@ -37,7 +37,7 @@ class Trials:
     def untargeted(cls, examples: int, restarts: int) -> Trials:
         """The same `restarts` trials for every example, without a goal."""
         key = torch.arange(restarts).expand(examples, restarts)
-        return cls(key, torch.full_like(key, -1))
+        return cls(key, torch.tensor(-1).expand(examples, restarts))
 
     def __len__(self) -> int:
         return self.key.shape[1]
@@ -118,8 +118,10 @@ class Attack(ABC):
 
     Norms that `norms` does not name are refused. `version` enters every evaluation's identity: raise it when a change
     of code changes figures. An attack that stops where an image is broken, or returns one that it could not break as it
-    was, says so by `transfers = False`. `expected` is about how many forward passes a trial takes where `passes` knows
-    no bound; only the progress shown depends on it.
+    was, says so by `transfers = False`; one whose outcome for an image depends on which others share its batch, by
+    `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
+    True`: in some norms a figure that no such attack tried is an upper bound. `expected` is about how many forward
+    passes a trial takes where `passes` knows no bound; only the progress shown depends on it.
     """
 
     version: ClassVar[int] = 1
@@ -128,6 +130,8 @@ class Attack(ABC):
     access: ClassVar[Access] = "white-box"
     kind: ClassVar[Kind] = "iterative"
     transfers: ClassVar[bool] = True
+    batched: ClassVar[bool] = False
+    boundary: ClassVar[bool] = False
     expected: ClassVar[int | None] = None
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
@@ -154,5 +158,5 @@ class Attack(ABC):
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise BadInput unless a count option is an integer of at least `least`."""
-    require(value >= least, name, value, f"an integer of at least {least}")
+    """Raise BadInput unless a count option is an integer of at least `least`, and fits 64 bits."""
+    whole(name, value, Range(least, INT64.most))

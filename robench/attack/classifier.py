@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.attack.guard import Guard, plain_tensor
 from robench.errors import BadInput, unknown
 
 # maps logits [B, C] to the values [B] an attack maximises
 Objective = Callable[[Tensor], Tensor]
+
+
+# the class of models behind a detector, which answer with one logit more, the largest where the image is rejected; the
+# harness alone makes such models, and that some module has an attribute or a logit of that kind says nothing
+REJECTING: list[type[nn.Module]] = []
 
 
 class Classifier:
@@ -32,7 +38,7 @@ class Classifier:
         labels: Tensor | None = None,
     ) -> None:
         self.module, self.classes, self.device = module, classes, torch.device(device)
-        self.rejects = bool(getattr(module, "rejects", False))
+        self.rejects = type(module) in REJECTING
         self.labels = labels
         self.forwards = torch.zeros(examples, dtype=torch.int64)
         self.backwards = torch.zeros(examples, dtype=torch.int64)
@@ -40,6 +46,8 @@ class Classifier:
         self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
         self.zero_pixels = torch.full((examples,), torch.nan)
         self.randomised = self.crafting = False
+        self.unsquash = False  # whether attacks see through the sigmoid that the model ends in
+        self.guard = Guard(module)
         self.heartbeat: Callable[[], None] = lambda: None  # called after every pass that is charged
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
         self._passed: list[nn.Module] = []
@@ -89,13 +97,35 @@ class Classifier:
 
         With a detector, [B, classes + 1]. Raises BadInput for an answer of the wrong shape or type.
         """
-        return self.check_answer(self.module(x.to(self.device)), len(x)).float().cpu()
+        return self.ask(x.to(self.device)).float().cpu()
+
+    def ask(self, x: Tensor) -> Tensor:
+        """The model's answer to x [B, C, H, W], guarded: [B, classes (+ 1)], with the gradient of x if it has one.
+
+        The model is given a copy and its answer is one, so that neither is changed under anybody's hands. Raises
+        BadInput for an answer of the wrong shape or type, and Quit where the model tries to end the process.
+        """
+        with self.guard:
+            answer = self.check_answer(self.module(x.clone()), len(x))
+        return plain_tensor(answer)
 
     def check_answer(self, answer: object, batch: int) -> Tensor:
         """The answer, if it is a float tensor [batch, classes]; raises BadInput if not."""
         if not isinstance(answer, Tensor):
             raise BadInput(
                 f"The model returned a {type(answer).__name__}, but must return a tensor of logits [batch, classes]."
+            )
+        if answer.layout is not torch.strided or answer.is_meta or answer.is_quantized:
+            kind = "meta" if answer.is_meta else "quantised" if answer.is_quantized else "sparse"
+            mend = "dequantize()" if answer.is_quantized else "to_dense()"
+            raise BadInput(
+                f"The model returned a {kind} tensor, but logits must be dense numbers; "
+                + ("keep it off the meta device." if answer.is_meta else f"call {mend} on them.")
+            )
+        if answer.dim() == 1 and batch == 1:
+            raise BadInput(
+                f"The model returned shape {tuple(answer.shape)} for one image, but must return (1, {self.classes}), "
+                "as for any other number of images; use flatten(1) where it calls squeeze()."
             )
         if answer.dim() != 2 or answer.shape[0] != batch or answer.shape[1] != self.classes + self.rejects:
             raise BadInput(
@@ -124,6 +154,12 @@ class Classifier:
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
         return BatchModel(self, examples)
+
+
+def _through_sigmoid(answers: Tensor) -> Tensor:
+    """What a sigmoid made `answers` in [0, 1] of: the same order, without its flat ends."""
+    inside = answers.clamp(1e-37, 1 - 2.0**-24)
+    return inside.log() - (-inside).log1p() + (answers - inside)
 
 
 def _identity_gradient(layer: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor:
@@ -155,12 +191,27 @@ class _StraightThrough(torch.autograd.Function):
 
 def check_eval_mode(module: nn.Module) -> None:
     """Raise BadInput if any part of the module is in train mode."""
-    training = next((name or type(m).__name__ for name, m in module.named_modules() if m.training), None)
+    parts = nn.Module.named_modules(module)  # torch's own, whatever the model makes of it
+    training = next((name or type(m).__name__ for name, m in parts if getattr(m, "training", False)), None)
+    if training is not None and _exported(module):
+        return  # what it does was fixed when it was exported
     if training is not None:
         raise BadInput(
             f"The model is in train mode (at {training!r}), where its answers depend on the batch; "
             "call model.eval() before handing it over."
         )
+
+
+def _exported(module: nn.Module) -> bool:
+    """Whether it is what torch.export made of a model, which has no modes: asked for one, it raises."""
+    switch = vars(module).get("eval")
+    if switch is None or not isinstance(module, torch.fx.GraphModule):
+        return False
+    try:
+        switch()
+    except NotImplementedError:
+        return True
+    return False
 
 
 class BatchModel:
@@ -230,7 +281,8 @@ class BatchModel:
             x = x.detach().requires_grad_(True)
             logits = self._forward(x).float()
             total = objective(logits).sum()
-            grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+            with self._classifier.guard:  # backwards too runs what the model brings along
+                grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
         self._charge(self._classifier.backwards, len(x))
         return logits.detach(), torch.zeros_like(x) if grad is None else grad
 
@@ -246,9 +298,11 @@ class BatchModel:
         self._classifier.nonfinite[self.examples[rows.cpu()]] = True
 
     def _forward(self, x: Tensor) -> Tensor:
-        answer = self._classifier.check_answer(self._classifier.module(x), len(x))
+        answer = self._classifier.ask(x)
         self._charge(self._classifier.forwards, len(x))
         self._classifier.heartbeat()
+        if self._classifier.unsquash and not self.rejects:
+            return _through_sigmoid(answer.float())
         return self._classifier.fold(answer, self.examples.repeat(len(x) // len(self.examples)))
 
     def _charge(self, counts: Tensor, batch: int) -> None:

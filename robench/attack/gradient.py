@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robench.attack.base import Attack, Batch, Cost, Proposal
 from robench.attack.classifier import BatchModel
-from robench.attack.objectives import FIRM, misclassified_margin
+from robench.attack.inspection import firm_margin
+from robench.attack.objectives import misclassified_margin
 from robench.attack.step_rules import RULES, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
@@ -27,7 +28,7 @@ def parse_schedule(text: str, steps: int) -> list[float]:
     sizes = [0.0] * steps
     previous = -1
     for part in text.replace(" ", "").split(","):
-        match = re.fullmatch(r"([0-9.]+(?:e-?\d+)?)(?:@(\d+))?", part)
+        match = re.fullmatch(r"([0-9.]{1,40}(?:e-?[0-9]{1,3})?)(?:@([0-9]{1,9}))?", part)
         at = int(match[2] or 0) if match else -1
         try:
             size = float(match[1]) if match else 0.0
@@ -170,8 +171,7 @@ class _Loop:
         self.best = torch.where(expand(better, self.x), self.x, self.best)
         self.best_margin = torch.where(better, margins, self.best_margin)
         self.step = self.step.masked_fill(better, step)
-        firm = margins > FIRM * logits.abs().amax(1).nan_to_num(0.0, posinf=0.0)
-        self.found.index_add_(0, self.group, firm.to(self.found.dtype))
+        self.found.index_add_(0, self.group, firm_margin(margins, logits).to(self.found.dtype))
         self.nonfinite.index_add_(0, self.group, (~finite).to(self.found.dtype))
 
     def _compact(self) -> Tensor | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,19 @@ from torch import Tensor, nn
 
 from robench.attack.base import Attack, Batch, Proposal, Trials
 from robench.attack.classifier import Classifier
-from robench.attack.inspection import clean_logits, first_answers, inspect, predictions, same
-from robench.attack.objectives import FIRM, misclassified_margin
+from robench.attack.guard import staying
+from robench.attack.inspection import (
+    clean_logits,
+    firm_margin,
+    first_answers,
+    inspect,
+    inspect_found,
+    lead,
+    predictions,
+    same,
+)
+from robench.attack.objectives import misclassified_margin
+from robench.attack.repeating import repeated
 from robench.attack.slopes import misleading
 from robench.device import full_precision
 from robench.errors import BadInput
@@ -74,11 +86,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model."""
+    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model.
+
+    logits: the model's to the "clean" and the "adversarial" images, each [n, classes].
+    """
 
     rows: pd.DataFrame
     images: Tensor
     flags: tuple[str, ...]
+    logits: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def attack_shard(
@@ -102,29 +118,44 @@ def attack_shard(
         )
     threat.check_shape(tuple(examples.x.shape[1:]))
     settings = settings or Settings()
-    model = Classifier(module, classes, len(examples), settings.device, examples.y)
-    model.check_mode()
-    model.draws = settings.draws
-    model.pass_through(settings.bpda)
-    before = _Before(_state(module), _copy(module))
-    try:
-        with full_precision(), torch.random.fork_rng():
-            torch.manual_seed(settings.seed)  # for models that draw noise when they answer
-            return _Judge(model, attack, threat, examples, settings, progress or (lambda share: None)).run(before)
-    finally:
-        model.release()
+    _check_gradients(module)
+    with full_precision():
+        model = Classifier(module, classes, len(examples), settings.device, examples.y)
+        try:
+            model.check_mode()
+            model.draws = settings.draws
+            model.pass_through(settings.bpda)
+            with model.guard.shard(settings.seed), staying():  # the seed is for models that draw noise
+                before = _Before(_state(module), _copy(module))
+                judge = _Judge(model, attack, threat, examples, settings, progress or (lambda share: None))
+                shard = judge.run(before)
+            told = model.guard.flags(randomised="randomised" in shard.flags)
+            return replace(shard, flags=(*shard.flags, *told))
+        finally:
+            model.release()
+
+
+def _check_gradients(module: nn.Module) -> None:
+    """Raise BadInput for a model through which no gradient passes, for it was made under inference mode."""
+    tensors = [*nn.Module.parameters(module), *nn.Module.buffers(module)]
+    if any(tensor.is_inference() for tensor in tensors):
+        raise BadInput(
+            "The model's tensors were made under torch.inference_mode(), so no gradient passes through it; make the "
+            "model outside of it."
+        )
 
 
 def _state(module: nn.Module) -> list[Tensor]:
-    return [buffer.detach().clone() for buffer in module.buffers()]
+    return [buffer.detach().clone() for buffer in nn.Module.buffers(module)]
 
 
 def _copy(module: nn.Module) -> nn.Module | None:
     """The model as it is before its first call, or None for one that cannot be copied."""
     try:
-        return copy.deepcopy(module)
+        made = copy.deepcopy(module)
     except Exception:  # whatever a user's model holds
         return None
+    return None if made is module else made
 
 
 @dataclass(frozen=True)
@@ -150,43 +181,67 @@ class _Judge:
         self.model, self.attack, self.threat, self.examples = model, attack, threat, examples
         self.settings, self.progress = settings, progress
         self.targeted = Measure(attack.metric) is Measure.SUCCESS
-        n = len(examples)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.images, self.margin = examples.x.clone(), torch.full((n,), -torch.inf)
-        self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
-        self.invalid = torch.zeros(n, dtype=torch.bool)
+        self.invalid = torch.zeros(len(examples), dtype=torch.bool)
 
     def run(self, before: _Before) -> ShardOutcome:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
         clean = first_answers(self.model, x, self.settings.batch_size)
-        flags = inspect(self.model, x, clean, self.settings.batch_size)
+        flags = repeated(lambda: inspect(self.model, x, clean, self.settings.batch_size))
         self.model.randomised, self.model.crafting = "randomised" in flags, self.settings.crafting
         clean_pred = predictions(clean)
+        plan = self._plan(clean)
+        everyone = self.targeted or self.settings.crafting
+        attacked = torch.ones_like(y, dtype=torch.bool) if everyone else clean_pred == y
+        final = self._attack(plan, attacked)
+        self.model.check_mode()
+        if any(not torch.equal(a, b) for a, b in zip(before.buffers, _state(self.model.module), strict=True)):
+            flags.append("changes-its-state")
+        if not self.model.randomised:
+            again = clean_logits(self.model, x, self.settings.batch_size)
+            found = inspect_found(self.model, self.images, final, lead(clean[:, : self.model.classes]))
+            if "randomised" in found:  # once more, as every model is attacked that answers at random
+                self.model.randomised = True
+                final = self._attack(plan, attacked)
+            elif not same(clean, again) or not self._repeats(before.module, final):
+                found.append("changes-its-answers")
+            if not self.model.randomised and self._misled(predictions(final)):
+                found.append("wrong-gradients")
+            flags += [flag for flag in found if flag not in flags]
+        if before.module is None:
+            flags.append("not-copied")
+        rows = self._rows(clean_pred, predictions(final), attacked)
+        if self._unmoved(rows, attacked):
+            flags.append("moved-nothing")
+        return ShardOutcome(rows, self.images, tuple(flags), {"clean": clean, "adversarial": final})
+
+    def _plan(self, clean: Tensor) -> Trials:
+        """The trials for the clean answers [n, classes], and the goals of a targeted attack."""
+        y, ids = self.examples.y, self.examples.ids
         seen = self.model.fold(clean, torch.arange(len(y)))
-        plan = self.attack.trials(y, seen, self.examples.ids, self.settings.seed)
-        targeted = self.targeted
-        self.goal = plan.goal[:, 0] if targeted else torch.full_like(y, -1)
-        everyone = targeted or self.settings.crafting
-        self.standing = torch.ones_like(y, dtype=torch.bool) if everyone else clean_pred == y
-        attacked = self.standing.clone()
+        plan = repeated(lambda: self.attack.trials(y, seen, ids, self.settings.seed))
+        self.goal = plan.goal[:, 0] if self.targeted else torch.full_like(y, -1)
+        return plan
+
+    def _attack(self, plan: Trials, attacked: Tensor) -> Tensor:
+        """Run the attack from the beginning on the examples marked in `attacked`, bool [n]; the final answers."""
+        n = len(self.examples)
+        self.images, self.margin = self.examples.x.clone(), torch.full((n,), -torch.inf)
+        self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
+        self.standing = attacked.clone()
         if self.examples.prior is not None:
             self._take_over(self.examples.prior)
         self.work = int(self.standing.sum())  # what is wrong from the start takes no time
         for wave in _waves(len(plan)):
             self._run_wave(plan, wave)
-        final = clean_logits(self.model, self.images, self.settings.batch_size)
-        self.model.check_mode()
-        if any(not torch.equal(a, b) for a, b in zip(before.buffers, _state(self.model.module), strict=True)):
-            flags.append("changes-its-state")
-        if "randomised" not in flags:
-            again = clean_logits(self.model, x, self.settings.batch_size)
-            if not same(clean, again) or not self._repeats(before.module, final):
-                flags.append("changes-its-answers")
-            if self._misled(predictions(final)):
-                flags.append("wrong-gradients")
-        rows = self._rows(clean_pred, predictions(final), attacked)
-        return ShardOutcome(rows, self.images, tuple(flags))
+        return repeated(lambda: clean_logits(self.model, self.images, self.settings.batch_size))
+
+    def _unmoved(self, rows: pd.DataFrame, attacked: Tensor) -> bool:
+        """Whether an attack that gives back what it last tried has left every image as it was."""
+        tried = attacked.numpy() & (rows["trial"] >= 0).to_numpy()
+        moved = bool((rows[self.threat.norm].to_numpy()[tried] > 0).any())
+        return self.attack.transfers and self.threat.eps > 0 and bool(tried.any()) and not moved
 
     def _misled(self, adv_pred: Tensor) -> bool:
         """Whether the attack followed gradients that do not fit the answers, by images that it left standing."""
@@ -203,9 +258,8 @@ class _Judge:
         self.images = self._valid(self.examples.x, prior, everyone)
         logits = self.model.fold(clean_logits(self.model, self.images, self.settings.batch_size), everyone)
         self.margin, self.trial[self.standing] = self._margin(logits, everyone), TAKEN_OVER
-        firm = self.margin > FIRM * logits.abs().amax(1).nan_to_num(0.0, posinf=0.0)
         if not self.model.randomised:
-            self.standing &= ~firm
+            self.standing &= ~firm_margin(self.margin, logits)
 
     def _repeats(self, fresh: nn.Module | None, final: Tensor) -> bool:
         """Whether a copy that saw nothing of the attack gives the `final` answers [n, classes] to the images too."""
@@ -227,7 +281,7 @@ class _Judge:
             waiting -= len(part)
             todo = (waiting + len(part)) * len(wave) + int(self.standing.sum()) * left
             self.model.heartbeat = self._pulse(part, len(wave), todo, total)
-            self._attack_part(plan, wave, part)
+            repeated(partial(self._attack_part, plan, wave, part))
             self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / total)
 
     def _pulse(self, part: Tensor, trials: int, todo: int, total: int) -> Callable[[], None]:
@@ -278,10 +332,9 @@ class _Judge:
         at, source = part[better], best[better]
         self.images[at], self.margin[at] = images[source], margin[source]
         self.trial[at], self.step[at] = batch.trial[source], proposal.step[source]
-        firm = margin[best] > FIRM * logits[best].abs().amax(1).nan_to_num(0.0, posinf=0.0)
         # one wrong answer of a random model does not end the attack, nor does a surrogate's
         if not (self.model.randomised or self.model.crafting):
-            self.standing[part[firm]] = False
+            self.standing[part[firm_margin(margin[best], logits[best])]] = False
 
     def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         """The proposals inside the threat model; one with NaN pixels is replaced by the original image and flagged."""

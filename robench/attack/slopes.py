@@ -62,11 +62,12 @@ def _slope(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Ten
     """Logits, the highest class that is not y, and the gradient of its lead over y, all on the CPU."""
     with torch.enable_grad():
         pixels = x.to(model.device).detach().requires_grad_(True)
-        answer = model.check_answer(model.module(pixels), len(x)).float()
+        answer = model.ask(pixels).float()
         logits = answer.detach().cpu()
         rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
         lead = _lead(answer, y.to(model.device), rival.to(model.device)).sum()
-        grad = torch.autograd.grad(lead, pixels, allow_unused=True)[0] if lead.requires_grad else None
+        with model.guard:
+            grad = torch.autograd.grad(lead, pixels, allow_unused=True)[0] if lead.requires_grad else None
     return logits, rival, torch.zeros_like(x) if grad is None else grad.detach().float().cpu()
 
 

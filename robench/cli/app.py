@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
+from robench import progress
 from robench.cli import (
     baseline,
     check,
@@ -28,7 +29,8 @@ from robench.cli import (
     train,
     verify,
 )
-from robench.errors import RobenchError
+from robench.errors import RobenchError, crash
+from robench.text import terminal
 
 app = typer.Typer(
     name="robench",
@@ -45,7 +47,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from robench.environment import __version__
 
-        print(f"robench {__version__}")
+        terminal.tell(f"robench {__version__}")
         raise Exit
 
 
@@ -54,8 +56,12 @@ def group(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Also print the traceback of whatever fails (before the command's name).")
+    ] = False,
 ) -> None:
     """What every command shares."""
+    progress.debug(debug)
 
 
 app.command("quickstart")(quickstart.quickstart)
@@ -75,19 +81,36 @@ app.add_typer(figure.app, name="figure")
 app.add_typer(runs.app, name="runs")
 
 INTERRUPTED = 130
+QUIT = (
+    "Code of a model or a plugin tried to end the process ({}), so there is no result; mend it and run the same "
+    "command again."
+)
 STOPPED = "Interrupted; what was finished is kept, and the same command goes on from there."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 fine, 1 a check failed, 2 bad input, 3 incomplete."""
+    _open_streams()
+    progress.debug(False)
+    with terminal.escaped():
+        try:
+            return _run(arguments)
+        finally:
+            if arguments is not None:  # else the process ends, and what user code prints at its end is none of ours
+                terminal.release()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        sys.stdout.flush()  # what cannot be printed is found here, not when Python ends
     except RobenchError as error:
+        progress.trace(error)
         return _say(str(error), error.exit_code)
     except TyperException as error:
         if error.format_message().startswith("Usage:"):  # a command without its arguments: the help itself
-            print(error.format_message(), file=sys.stderr)
+            terminal.note(*error.format_message().splitlines())
             return 2
         return _say(_sentence(error.format_message()), 2)
     except Exit as stop:
@@ -95,15 +118,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Abort):
         return _stopped(arguments)
     except BrokenPipeError:
-        # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _unread()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # what the parser makes of it
+            return _unread()
+        progress.trace(stop)
+        return _say(QUIT.format(type(stop).__name__), 3)
+    except GeneratorExit as error:
+        progress.trace(error)
+        return _say(QUIT.format(type(error).__name__), 3)
     except OSError as error:
+        progress.trace(error)
+        _give_up_output()
         where = f" {error.filename}" if error.filename else ""
         return _say(f"Cannot read or write{where} ({error.strerror or error}); check the path and try again.", 2)
+    except Exception as error:  # of a plugin, a model, or robench itself
+        progress.trace(error)
+        return _say(f"The command failed with {crash(error)}; 'robench --debug ...' shows the traceback.", 2)
     if code == INTERRUPTED:  # what the parser makes of Ctrl-C
         return _stopped(arguments)
     return int(code) if isinstance(code, int) else 0
+
+
+def _give_up_output() -> None:
+    """Drop what cannot be printed, as on a full disk, lest Python ends by saying so in its own way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        terminal.abandon()
+
+
+def _unread() -> int:
+    """The exit code where the reader of our output has left, as `head` does."""
+    terminal.abandon()
+    return 128 + signal.SIGPIPE
 
 
 def _stopped(arguments: Sequence[str] | None) -> int:
@@ -115,8 +163,28 @@ def _stopped(arguments: Sequence[str] | None) -> int:
 
 def _say(text: str, code: int) -> int:
     if text:
-        print(f"robench: {text}", file=sys.stderr)
+        terminal.say(text)
     return code
+
+
+def _open_streams() -> None:
+    """Put the null device where a standard stream was closed, as by `>&-`.
+
+    Python has no object for it then, and the next file to be opened, a model's weights say, would get its number, and
+    with it what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        mode = "r" if name == "stdin" else "w"
+        null = os.open(os.devnull, os.O_RDONLY if name == "stdin" else os.O_WRONLY)
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(null, number)
+        if null != number:
+            os.close(null)
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the whole process
 
 
 def _sentence(message: str) -> str:

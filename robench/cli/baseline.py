@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from robench.store.runs import Store
@@ -23,6 +24,7 @@ def baseline(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write.")],
     scale: Annotated[str, typer.Option("--scale", help="Of a suite: smoke, cpu, paper, or another it has.")] = "cpu",
+    probes: shared.Probes = False,
     runs: shared.Runs = None,
     data: shared.Data = None,
     as_json: shared.Json = False,
@@ -33,18 +35,16 @@ def baseline(
 
     store = Store(runs_root(runs))
     given = [each for name in names for each in _evaluations(name, scale, store, data)]
-    made = make(given, store, out.name)
+    made = make(given, store, out.name, probes=probes)
     write(made, out)
     if as_json:
-        import json
-
         kept = [{"evaluation": each.evaluation, "model": each.model, "attack": each.label, "n": each.spec.count}
                 for each in made.kept]  # fmt: skip
-        print(json.dumps({"file": str(out), "evaluations": kept}))
+        tell_json({"file": str(out), "evaluations": kept})
     else:
         count = len(made.kept)
         what = f"{count} evaluation{'s' if count > 1 else ''} of {', '.join(made.models)}"
-        print(f"Wrote {out} ({out.stat().st_size / 1000:.1f} kB): {what}.")
+        tell(f"Wrote {out} ({out.stat().st_size / 1000:.1f} kB): {what}.")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import show, tell, tell_json
 
 if TYPE_CHECKING:
     from robench.regression.baseline import Baseline
@@ -95,16 +96,11 @@ def check(
         if path is not None:
             write_text(path, text())
     if as_json:
-        import json
-
-        print(json.dumps(checked.to_json()))
+        tell_json(checked.to_json())
     else:
-        from rich.console import Console
-
-        console = Console()
-        console.print(checked.tables())
+        show(checked.tables())
         for sentence in checked.told:
-            console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
+            tell(f"- {sentence}")
     return checked.exit_code
 
 
@@ -132,9 +128,7 @@ def _models(texts: list[str], baseline: Baseline) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for text in texts:
-        name, equals, reference = text.partition("=")
-        if not equals and len(baseline.models) == 1:
-            name, reference = next(iter(baseline.models)), text
+        name, reference = _named(text, list(baseline.models))
         if not name or not reference:
             raise BadInput(
                 f"--model is {text!r}, but must be of the form NAME=REFERENCE, NAME being one of: "
@@ -144,3 +138,15 @@ def _models(texts: list[str], baseline: Baseline) -> dict[str, str]:
             raise BadInput(f"--model is given twice for {name!r}; give it once.")
         found[name] = reference
     return found
+
+
+def _named(text: str, known: list[str]) -> tuple[str, str]:
+    """Which of the known models a text is about, and the reference; both may have "=" in them."""
+    fitting = [name for name in known if text.startswith(f"{name}=")]
+    if fitting:
+        name = max(fitting, key=len)
+        return name, text[len(name) + 1 :]
+    if len(known) == 1 and ("=" not in text or Path(text.rpartition(":")[0]).is_file()):
+        return known[0], text
+    name, _, reference = text.partition("=")
+    return name, reference

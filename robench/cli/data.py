@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import tell
 
 app = typer.Typer(help="Fetch datasets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,5 +28,5 @@ def fetch(
 
     root = data or default_root()
     run(name, root)
-    print(f"{name} is ready in {root}.")
+    tell(f"{name} is ready in {root}.")
     return 0

@@ -8,6 +8,7 @@ import typer
 
 from robench import norms
 from robench.cli import options as shared
+from robench.text.terminal import show, tell_json
 
 if TYPE_CHECKING:
     from robench.trust.gates import Finding
@@ -32,6 +33,7 @@ def diagnose(
     attack: Attacks = None,
     count: Count = 200,
     surrogate: Surrogate = None,
+    fresh: shared.Fresh = False,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data (default: the model's own).")] = None,
     classes: shared.Classes = None,
     seed: shared.Seed = 0,
@@ -60,6 +62,8 @@ def diagnose(
         seed=seed,
         device=device,
         data_root=data,
+        fresh=fresh,
+        probe=True,
     )
     results, findings = battery(request, Store(runs_root(runs)), surrogate or [])
     if not all(result.summary.complete for result in results):
@@ -72,13 +76,9 @@ def diagnose(
 
 def _print(findings: list[Finding], title: str, as_json: bool) -> int:
     if as_json:
-        import json
-
-        print(json.dumps({"diagnostics": [finding.to_json() for finding in findings]}))
+        tell_json({"diagnostics": [finding.to_json() for finding in findings]})
     else:
-        from rich.console import Console
-
         from robench.tables.report import findings_text
 
-        Console().print(findings_text(findings, title))
+        show(findings_text(findings, title))
     return 1 if any(finding.fired for finding in findings) else 0

@@ -8,6 +8,7 @@ import typer
 
 from robench import norms
 from robench.cli import options as shared
+from robench.text.terminal import show, tell_json
 
 if TYPE_CHECKING:
     from robench.tables.report import Report
@@ -64,7 +65,12 @@ TrainedOptions = Annotated[
     list[str] | None,
     typer.Option("--trained-option", metavar="KEY=VALUE", help="An option of that attack; repeatable."),
 ]
-Rate = Annotated[float, typer.Option("--fpr", help="Share of clean validation images the detector may reject.")]
+Rate = Annotated[
+    float,
+    typer.Option(
+        "--fpr", parser=shared.number, metavar="X", help="Share of clean validation images the detector may reject."
+    ),
+]
 DetectorImages = Annotated[
     int,
     typer.Option(
@@ -88,6 +94,7 @@ def evaluate(
     eot: Draws = 1,
     bpda: Layers = None,
     cascade: Cascade = False,
+    fresh: shared.Fresh = False,
     surrogate: Surrogates = None,
     detector: DetectorName = None,
     trained_on: TrainedOn = "pgd",
@@ -140,6 +147,7 @@ def evaluate(
         data_root=data,
         surrogates=surrogate or [],
         cascade=cascade,
+        fresh=fresh,
         eot=eot,
         bpda=bpda or [],
         guard=DetectorRequest(
@@ -158,13 +166,9 @@ def _print(report: Report, as_json: bool) -> int:
     from robench.progress import say
 
     if as_json:
-        import json
-
-        print(json.dumps(report.to_json()))
+        tell_json(report.to_json())
     else:
-        from rich.console import Console
-
-        Console().print(report.tables())
+        show(report.tables())
     for sentence in report.refused:
         say(sentence)
     return 2 if report.refused else 0 if report.complete else 3

@@ -9,6 +9,7 @@ import typer
 
 from robench import norms
 from robench.cli import options as shared
+from robench.text.terminal import show, tell, tell_json
 
 app = typer.Typer(help="Draw figures.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,15 +49,10 @@ def curve(
     if out is not None:
         curves.write(found, chosen, out)
     if as_json:
-        import json
-
         told = {"curves": [each.to_json(chosen) for each in found], "files": [str(out)] if out else []}
-        print(json.dumps(told))
+        tell_json(told)
     else:
-        from rich.console import Console
-
-        console = Console()
-        console.print(curves.table(found, chosen))
+        show(curves.table(found, chosen))
         if out is not None:
-            console.print(f"Wrote {out}.", highlight=False)
+            tell(f"Wrote {out}.")
     return 0

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import show, tell, tell_json
 
 
 def leaderboard(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the tables into.")] = Path("leaderboards"),
+    probes: shared.Probes = False,
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
@@ -20,17 +22,11 @@ def leaderboard(
     from robench.tables.leaderboard import build
     from robench.tables.rendering import write
 
-    boards = build(Store(runs_root(runs)))
+    boards = build(Store(runs_root(runs)), probes=probes)
     paths = [path for board in boards for path in write(board, out)]
     if as_json:
-        import json
-
-        print(json.dumps({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]}))
+        tell_json({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]})
     else:
-        from rich.console import Console
-
-        console = Console()
-        for board in boards:
-            console.print(board.table())
-        console.print(f"Wrote {len(paths)} files into {out}/.", highlight=False)
+        show(*(board.table() for board in boards))
+        tell(f"Wrote {len(paths)} files into {out}/.")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,8 @@ import typer
 
 from robench.cli import options as shared
 from robench.errors import BadInput, unknown
+from robench.text.escaping import visible
+from robench.text.terminal import note, tell, tell_json
 
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder
@@ -46,16 +47,14 @@ def list_(
         )
     items = kinds[kind]()
     if as_json:
-        import json
-
-        print(json.dumps({kind: [item for item in items if item["name"] != OWN_SUITE]}))
+        tell_json({kind: [item for item in items if item["name"] != OWN_SUITE]})
     elif items:
-        width = max(len(item["name"]) for item in items)
+        width = max(len(visible(item["name"])) for item in items)
         for item in items:
-            print(f"{item['name']:<{width}}  {item['summary']}")
+            tell(f"{visible(item['name']):<{width}}  {item['summary']}")
     else:
         chosen = "".join([f" of {model!r}" if model else "", f" under {attack!r}" if attack else ""])
-        print(f"There are no {kind}{chosen} yet.", file=sys.stderr)
+        note(f"There are no {kind}{chosen} yet.")
     return 0
 
 
@@ -101,18 +100,19 @@ def _evaluations(runs: Any, model: str | None, attack: str | None) -> list[dict[
     store = Store(runs_root(runs))
     items = []
     for job_id in store.evaluation_ids():
+        folder = store.evaluation(job_id)
         try:
-            item = _evaluation(store.evaluation(job_id))
+            item = _evaluation(folder)
         except BadInput as error:
             items.append({"name": job_id, "damaged": str(error)})
             continue
-        if model in (None, item["model"]) and attack in (None, item["attack"].partition(" ")[0]):
+        if model in (None, item["model"]) and attack in (None, folder.spec["attack"]):
             items.append(item)
     whole = [item for item in items if "damaged" not in item]
-    widths = {key: max(len(str(item[key])) for item in whole) for key in COLUMNS} if whole else {}
+    widths = {key: max(len(visible(item[key])) for item in whole) for key in COLUMNS} if whole else {}
     for item in items:
         cells = (
-            (f"{item[key]!s:<{widths[key]}}" for key in COLUMNS)
+            (f"{visible(item[key]):<{widths[key]}}" for key in COLUMNS)
             if "damaged" not in item
             else [f"damaged: {item['damaged']}"]
         )
@@ -139,10 +139,23 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     if result is not None and result.value is not None and result.interval is not None:
         low, high = result.interval
         mark = " broken" if result.measure.lower_is_better else ""
-        item["figure"] = f"{100 * result.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}"
+        note = _bound(folder)
+        item["figure"] = f"{100 * result.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{mark}{note}"
         item |= {"value": result.value, "metric": about.metric, "interval": list(result.interval)}
         item |= {"flags": list(result.flags)}
     return item
+
+
+def _bound(folder: EvaluationFolder) -> str:
+    """What stands behind a figure that is an upper bound alone; attacks are only loaded in norms where that can be."""
+    from robench.norms import NORMS
+
+    if not NORMS[folder.spec["norm"]].bounded_above:
+        return ""
+    from robench.evaluation.bounds import bound_of
+
+    found = bound_of(folder)
+    return f" ({found})" if found else ""
 
 
 def _status(folder: EvaluationFolder, summarised: bool) -> str:

@@ -7,21 +7,32 @@ from typing import Annotated
 
 import typer
 
+from robench.errors import shown
+from robench.ranges import read_number, read_whole
+from robench.text.terminal import reserve
+
 
 def whole(text: str) -> int:
     """An integer from text; the parser adds which option it belongs to."""
     try:
-        return int(text)
+        return read_whole(str(text))  # the parser brings defaults along, too
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+        raise typer.BadParameter(f"{shown(text)} is not a whole number") from None
 
 
 def number(text: str) -> float:
     """A number from text; the parser adds which option it belongs to."""
     try:
-        return float(text)
+        return read_number(str(text))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
+        raise typer.BadParameter(f"{shown(text)} is not a number") from None
+
+
+def _reserve(wanted: bool) -> bool:
+    """Keep stdout for the object, whatever models, attacks and the processes they start print."""
+    if wanted:
+        reserve()
+    return wanted
 
 
 Runs = Annotated[
@@ -43,19 +54,43 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Run model code that only a file names: code that you have not run here before."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Json = Annotated[
+    bool, typer.Option("--json", callback=_reserve, help="Print one JSON object and nothing else on stdout.")
+]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", parser=whole, metavar="N", help="Rows per batch; changes speed only.")
-]
+    int,
+    typer.Option(
+        "--batch-size", parser=whole, metavar="N",
+        help="Rows per batch; speed only, but part of an evaluation under a library's attack, whose figures it moves.",
+    ),
+]  # fmt: skip
 ShardSize = Annotated[
-    int, typer.Option("--shard-size", parser=whole, metavar="N", help="Images between saves; speed only.")
+    int,
+    typer.Option(
+        "--shard-size",
+        parser=whole,
+        metavar="N",
+        help="Images between saves; speed only, but for libraries' attacks.",
+    ),
 ]
+Probes = Annotated[bool, typer.Option("--probes", help="Also what was run for robench diagnose alone.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute anew what is in the store already.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="inline (this process) or ray (several workers).")]
 WorkerCount = Annotated[
     int | None, typer.Option("--workers", parser=whole, metavar="N", help="Tasks at once (default: what Ray has).")
 ]
-Cpus = Annotated[float, typer.Option("--cpus-per-task", help="Cores that a Ray task reserves; may be a fraction.")]
-Gpus = Annotated[float, typer.Option("--gpus-per-task", help="GPUs that a Ray task reserves; may be a fraction.")]
+Cpus = Annotated[
+    float,
+    typer.Option(
+        "--cpus-per-task", parser=number, metavar="X", help="Cores that a Ray task reserves; may be a fraction."
+    ),
+]
+Gpus = Annotated[
+    float,
+    typer.Option(
+        "--gpus-per-task", parser=number, metavar="X", help="GPUs that a Ray task reserves; may be a fraction."
+    ),
+]
 Address = Annotated[
     str | None, typer.Option("--address", help="A running Ray cluster (default: RAY_ADDRESS, or one of its own).")
 ]

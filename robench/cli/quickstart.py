@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import note, show, tell
 
 DEFENSES = ("standard", "paradise-pm")
 ATTACKS = ("fgsm", "multi-targeted")
@@ -23,10 +24,6 @@ def quickstart(
     runs: shared.Runs = None,
 ) -> int:
     """Train two defenses on digits, attack them, print the ranked table and write it; about a minute on two cores."""
-    import sys
-
-    from rich.console import Console
-
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate
     from robench.store.runs import Store, runs_root
@@ -41,12 +38,11 @@ def quickstart(
     for defense in DEFENSES:
         card = train(TrainRequest(defense, "digits"), store)
         names.append(card["name"])
-        print(f"{card['name']}: {100 * card['accuracy']['test']:.1f}% clean", file=sys.stderr)
+        note(f"{card['name']}: {100 * card['accuracy']['test']:.1f}% clean")
     request = Request(models=names, attacks=ATTACKS, threat=ThreatModel.of("linf", EPS))
     report = Report.of(evaluate(request, store), store)
-    console = Console()
-    console.print(report.table())
+    show(report.table())
     boards = [board for board in build(store) if {row.model for row in board.rows} >= set(names)]
     paths = [path for board in boards for path in write(board, out or store.root / TABLES)]
-    console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)
+    tell(f"Wrote {', '.join(str(path) for path in paths)}.")
     return 0 if report.complete else 3

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import show, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,15 +18,12 @@ if TYPE_CHECKING:
     from robench.suites.reproduce import Reproduced
 
 
-# more letters than any table has in a line
-WIDEST = 10_000
-
-
 def reproduce(
     suite: Annotated[str, typer.Argument(help="A suite's name (see 'robench list suites') or its toml file.")],
     scale: Annotated[
         str, typer.Option("--scale", help="How much of it: smoke, cpu, paper, or another it has.")
     ] = "cpu",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Attack anew; trained models stay as they are.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, then stop.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the table into.")] = Path("leaderboards"),
     executor: shared.ExecutorName = "inline",
@@ -55,7 +53,7 @@ def reproduce(
     check(scaled)
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
     store = Store(runs_root(runs))
-    found = plan(scaled, Setup(data, device, batch_size, shard_size, who), store)
+    found = plan(scaled, Setup(data, device, batch_size, shard_size, who, fresh), store)
     bench = Bench(store)
     opened: dict[str, Wanted] = {}
     steps = estimate(found, bench, opened)
@@ -86,13 +84,10 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
     total = sum(step.gradients or 0 for step in steps)
     unknown = [step.what for step in steps if step.gradients is None]
     if as_json:
-        import json
         from dataclasses import asdict
 
-        print(json.dumps({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown}))
+        tell_json({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown})
         return
-    from rich.console import Console
-
     from robench.tables.rendering import grid
 
     caption = (
@@ -107,7 +102,7 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
     for step in steps:
         cost = "unknown" if step.gradients is None else f"{step.gradients:,}"
         shown.add_row(step.what, step.state, step.size, cost)
-    Console().print(shown)
+    show(shown)
 
 
 def _print(done: Reproduced, out: Path, as_json: bool) -> int:
@@ -117,22 +112,14 @@ def _print(done: Reproduced, out: Path, as_json: bool) -> int:
 
     paths = write(done.table, out)
     if as_json:
-        import json
-
-        print(json.dumps({**done.table.to_json(), "refused": done.refused}))
+        tell_json({**done.table.to_json(), "refused": done.refused})
     else:
-        from rich.console import Console
-
         from robench.tables.report import findings_text
 
-        console, table = Console(), done.table.table()
-        needed = Console(width=WIDEST).measure(table)
-        if needed.minimum > console.width:  # the terminal may wrap lines, but no figure is cut off
-            console = Console(width=needed.maximum)
-        console.print(table)
+        show(done.table.table(), whole=True)
         if done.table.warnings:
-            console.print(findings_text(done.table.warnings, "Warnings: do not trust these figures yet"))
-        console.print(f"Wrote {', '.join(str(path) for path in paths)}.", highlight=False, soft_wrap=True)
+            show(findings_text(done.table.warnings, "Warnings: do not trust these figures yet"))
+        tell(f"Wrote {', '.join(str(path) for path in paths)}.")
     for sentence in done.refused:
         say(sentence)
     if done.failed:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import tell, tell_json
 
 app = typer.Typer(help="Look after the runs folder.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,21 +31,19 @@ def gc(
     found = leftovers(store)
     gone = remove(store, found) if delete else []
     if as_json:
-        import json
-
-        print(json.dumps({"leftovers": [each.to_json() for each in found], "deleted": len(gone)}))
+        tell_json({"leftovers": [each.to_json() for each in found], "deleted": len(gone)})
         return 0
     for each in found:
         more = f" and {len(each.paths) - 1} more" if len(each.paths) > 1 else ""
         kept = "" if not delete or each in gone else " (kept: somebody has begun to work on it)"
-        print(f"{_bytes(each.size):>9}  {each.paths[0]}{more}: {each.reason}{kept}")
+        tell(f"{_bytes(each.size):>9}  {each.paths[0]}{more}: {each.reason}{kept}")
     total = _bytes(sum(each.size for each in (gone if delete else found)))
     if not found:
-        print(f"Every artifact in {store.root} is needed.")
+        tell(f"Every artifact in {store.root} is needed.")
     elif delete:
-        print(f"Deleted {len(gone)} of {len(found)}, {total}.")
+        tell(f"Deleted {len(gone)} of {len(found)}, {total}.")
     else:
-        print(f"{len(found)} that no table needs, {total}; nothing was deleted, 'robench runs gc --delete' does.")
+        tell(f"{len(found)} that no table needs, {total}; nothing was deleted, 'robench runs gc --delete' does.")
     return 0
 
 
@@ -52,20 +51,15 @@ def gc(
 def size(runs: shared.Runs = None, as_json: shared.Json = False) -> int:
     """Say how much of what there is."""
     from robench.store.leftovers import sizes
-    from robench.store.marker import check_folder
     from robench.store.runs import Store, runs_root
 
-    store = Store(runs_root(runs))
-    check_folder(store.root)
-    found = sizes(store)
+    found = sizes(Store(runs_root(runs)))
     if as_json:
-        import json
-
-        print(json.dumps({kind: {"count": count, "bytes": size} for kind, (count, size) in found.items()}))
+        tell_json({kind: {"count": count, "bytes": size} for kind, (count, size) in found.items()})
         return 0
     for kind, (count, size) in found.items():
-        print(f"{kind:<12} {count:>7,}  {_bytes(size):>9}")
-    print(f"{'all':<12} {'':>7}  {_bytes(sum(size for _, size in found.values())):>9}")
+        tell(f"{kind:<12} {count:>7,}  {_bytes(size):>9}")
+    tell(f"{'all':<12} {'':>7}  {_bytes(sum(size for _, size in found.values())):>9}")
     return 0
 
 

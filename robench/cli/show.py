@@ -6,36 +6,67 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robench import registry
 from robench.cli import options as shared
 from robench.norms import NORMS
+from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder, Store
 
 # shares of the broken images whose values are shown
 QUANTILES = (0.0, 0.5, 0.9, 1.0)
+# of plugins, in the order in which a name is looked for
+KINDS = ("attack", "defense", "detector")
 EMPTY: tuple[Any, ...] = (None, "", {}, [])
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A model's name, or an evaluation's id or its beginning.")],
+    name: Annotated[
+        str, typer.Argument(help="A model's name, an evaluation's id or its beginning, or a plugin's name.")
+    ],
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Show a model's card; or an evaluation's spec, record, rows in short, shards, and the command that made it."""
+    """Show a model's card; an evaluation's spec, record, rows in short, shards, and the command that made it; or a
+    plugin's options, each with its default and what it may be."""
     from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
-    trained = name in store.model_names()
-    found = store.card(name) if trained else _evaluation(_find(store, name))
-    if as_json:
-        import json
-
-        print(json.dumps(found, sort_keys=True))
+    kind = next((kind for kind in KINDS if {name, name.partition(":")[0]} & set(registry.names(kind))), None)
+    if name in store.model_names():
+        found = store.card(name)
+        told = _model(found)
+    elif kind is not None:
+        found = _plugin(kind, name)
+        told = {**found, "options": {option: _option(**values) for option, values in found["options"].items()}}
     else:
-        for line in _lines(_model(found) if trained else _told(found)):
-            print(line)
+        found = _evaluation(_find(store, name))
+        told = _told(found)
+    if as_json:
+        tell_json(found, sort=True)
+    else:
+        for line in _lines(told):
+            tell(line)
     return 0
+
+
+def _plugin(kind: str, name: str) -> dict[str, Any]:
+    """What there is to tell about a plugin, as JSON types."""
+    plugin = registry.load(kind, name)
+    values, parameters = plugin.options({}), plugin.parameters()
+    return {
+        kind: name,
+        "summary": registry.summaries(kind).get(name, ""),
+        "options": {
+            option: {"default": values.get(option), "allowed": registry.allowed_by(parameter.annotation)}
+            for option, parameter in parameters.items()
+        },
+    }
+
+
+def _option(default: Any, allowed: str) -> str:
+    return f"{default!r}; {allowed}"
 
 
 def _find(store: Store, name: str) -> EvaluationFolder:
@@ -57,14 +88,16 @@ def _model(card: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What there is to tell about an evaluation, as JSON types."""
+    from robench.evaluation.bounds import bound_of
     from robench.evaluation.recorded_command import command_of
     from robench.results.rows import absent_classes
 
-    spec, about, rows = folder.spec, folder.about, folder.rows()
+    spec, about, rows, bound = folder.spec, folder.about, folder.rows(), bound_of(folder)
+    figures = folder.result.to_json() if folder.result else {"status": "incomplete"}
     found = {
         "evaluation": folder.job_id,
         "status": "complete" if folder.result else "not summarised" if folder.complete else "incomplete",
-        "result": folder.result.to_json() if folder.result else {"status": "incomplete"},
+        "result": figures | ({"note": bound} if bound else {}),
         "rows": _rows(rows) if len(rows) else {},
         "examples_done": len(rows),
         "spec": spec,
@@ -92,6 +125,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "clean accuracy": _share(result.get("clean_accuracy"), result.get("clean_interval")),
         about["metric"]: _share(result.get(figure), result.get("interval")),
         "flags": result.get("flags"),
+        "note": result.get("note"),
     }
     return {
         "evaluation": found["evaluation"],

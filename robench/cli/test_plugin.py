@@ -8,6 +8,7 @@ import typer
 
 from robench.cli import options as shared
 from robench.errors import BadInput, unknown
+from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from robench.testing.rules import Verdict
@@ -37,11 +38,9 @@ def check_plugin(
         results.append(verdict)
         if not as_json:
             said = verdict.sentence if verdict.status == "broken" else f"{verdict.status} {verdict.sentence}".strip()
-            print(f"{verdict.rule.name:<{width}}  {said}", flush=True)
+            tell(f"{verdict.rule.name:<{width}}  {said}")
     if as_json:
-        import json
-
-        print(json.dumps({"kind": found, "name": name, "rules": [_to_json(verdict) for verdict in results]}))
+        tell_json({"kind": found, "name": name, "rules": [_to_json(verdict) for verdict in results]})
     return int(any(verdict.status == "broken" for verdict in results))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import tell, tell_json
 
 
 def train(
@@ -24,6 +25,7 @@ def train(
     ] = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is trained already.")] = False,
     name: Annotated[str | None, typer.Option("--name", help="The model's name (default: defense-dataset).")] = None,
     runs: shared.Runs = None,
     data: shared.Data = None,
@@ -40,14 +42,14 @@ def train(
     options: dict[str, Any] = dict(parse_options(option or []))
     if backbone is not None:
         options["backbone"] = backbone
-    request = TrainRequest(defense, dataset, recipe, options, epochs, batch_size, seed, device, name, data, classes)
+    request = TrainRequest(
+        defense, dataset, recipe, options, epochs, batch_size, seed, device, name, data, classes, fresh
+    )
     card = run(request, Store(runs_root(runs)))
     if as_json:
-        import json
-
-        print(json.dumps(card, sort_keys=True))
+        tell_json(card, sort=True)
     else:
-        print(_sentence(card))
+        tell(_sentence(card))
     return 0
 
 

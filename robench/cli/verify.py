@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as shared
+from robench.text.terminal import show, tell_json
 
 if TYPE_CHECKING:
     from robench.trust.verification import Verified
@@ -47,15 +48,11 @@ def verify(
 
     checks = verify_all(Store(runs_root(runs)), evaluations or [], model, batch_size, device, data, trust, again)
     if as_json:
-        import json
-
-        print(json.dumps({"evaluations": [check.to_json() for check in checks]}))
+        tell_json({"evaluations": [check.to_json() for check in checks]})
     else:
-        from rich.console import Console
-
         from robench.tables.report import verified_table
 
-        Console().print(verified_table(checks))
+        show(verified_table(checks))
     codes = {check.exit_code for check in checks}
     _tell(checks)
     return next((code for code in (1, 2, 3) if code in codes), 0)

@@ -20,8 +20,10 @@ from robench.data.catalogue import DATASETS, Part
 from robench.data.images import reason
 from robench.data.pixels import Bytes, Numbers, Pixels
 from robench.data.sources import MOST_CLASSES, Source, Torchvision, find_source
+from robench.environment import expanded
 from robench.errors import BadInput, disk_error, require
 from robench.progress import say
+from robench.text.terminal import tell
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
 
@@ -225,7 +227,7 @@ def default_root() -> Path:
     """The data folder: ROBENCH_DATA if set, else robench/data in the user's cache folder."""
     chosen = os.environ.get("ROBENCH_DATA")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robench" / "data"
 
 
@@ -233,7 +235,7 @@ def fetch(name: str, root: Path) -> None:
     """Download a dataset into `root` unless it is there; raises `BadInput` where that is impossible or fails."""
     source = find_source(name, root)
     if name == "digits":
-        print("digits come with scikit-learn: nothing to do.")
+        tell("digits come with scikit-learn: nothing to do.")
         return
     if not isinstance(source, Torchvision):
         known = ", ".join(entry.name for entry in DATASETS.values() if entry.torchvision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from robench.data.catalogue import DATASETS, Entry, Part
 from robench.data.folder import Folder
 from robench.data.images import reading
 from robench.data.pixels import OF_ONES, Array, Pixels
+from robench.environment import expanded
 from robench.errors import BadInput, unknown
 
 _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
@@ -22,6 +24,9 @@ _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
 }
 # labels number the classes, and a model has an output for each
 MOST_CLASSES = 100_000
+# of the images of a folder, in pixels a side
+SIZE = re.compile(r"[0-9]{1,9}")
+LARGEST_SIDE = 4096
 
 
 class Source(Protocol):
@@ -153,18 +158,33 @@ def find_source(name: str, root: Path) -> Source:
     if kind not in ("npz", "folder") or not text:
         raise unknown("dataset", name, DATASETS)
     if kind == "npz":
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not path.is_file():
             raise BadInput(f"There is no file {path}, which the dataset {name} names.")
         return _Npz(path)
-    head, _, digits = text.rpartition("@")
-    sized = bool(head) and digits.isdecimal()
-    if sized and int(digits) == 0:
-        raise BadInput(f"The image size in {name} must be at least 1 pixel.")
-    path = Path(head if sized else text).expanduser()
+    path, size = sized_folder(text)
+    if size is not None and not 1 <= size <= LARGEST_SIDE:
+        raise BadInput(f"The image size in {name} must be from 1 to {LARGEST_SIDE:,} pixels.")
     if not path.is_dir():
         raise BadInput(f"There is no folder {path}, which the dataset {name} names.")
-    return Folder(path, int(digits) if sized else None, root)
+    return Folder(path, size, root)
+
+
+def sized_folder(text: str) -> tuple[Path, int | None]:
+    """The folder and the size of PATH or PATH@SIZE; a folder that itself ends in "@" and digits is taken for one.
+
+    Raises BadInput where it could be either.
+    """
+    whole, (head, _, digits) = expanded(text), text.rpartition("@")
+    if not head or not SIZE.fullmatch(digits):
+        return whole, None
+    folder = expanded(head)
+    if whole.is_dir() and folder.is_dir():
+        raise BadInput(
+            f"folder:{text} could be the folder {whole}, or {folder} at {digits} pixels; write folder:{text}/ for the "
+            f"first, folder:{head}/@{digits} for the second."
+        )
+    return (whole, None) if whole.is_dir() else (folder, int(digits))
 
 
 def _in_memory(images: NDArray[Any], labels: NDArray[Any], where: str) -> Array:

@@ -25,6 +25,7 @@ from robench.norms import NORMS
 from robench.progress import bar, say
 from robench.results.rows import succeeded
 from robench.store.claims import claim
+from robench.store.code import plugin_digest
 from robench.store.files import (
     Damaged,
     checksum,
@@ -44,6 +45,8 @@ from robench.threat import ThreatModel
 FITTING_SHARE = 0.8
 # fixed for good: another key would move images between the two
 SPLIT_KEY = 20182
+# images per batch where nothing else is said
+USUAL = 250
 # detectors that were told of
 _told: set[Path] = set()
 # a threshold from fewer clean images than this is told to be rough
@@ -84,6 +87,10 @@ class Watch:
         """The detector and what it learnt from: "er-kde (pgd)"."""
         return f"{self.spec.detector} ({self.spec.trained_on})"
 
+    def made_by(self, lesson: _Lesson) -> bool:
+        """Whether it was fitted by the code that would fit it now; old records do not say, and are believed."""
+        return self.fitted.get("sources") in (None, _sources(lesson))
+
     def guard(self, module: nn.Module) -> Guarded:
         """The classifier and this detector as one model."""
         return Guarded(module, self.score).eval()
@@ -101,17 +108,26 @@ class _Lesson:
     settings: Settings
 
 
-def watch(guard: DetectorRequest, subject: Subject, threat: ThreatModel, settings: Settings, store: Store) -> Watch:
-    """The detector fitted for a classifier, from the store or made now.
+def watch(
+    guard: DetectorRequest,
+    subject: Subject,
+    threat: ThreatModel,
+    settings: Settings,
+    store: Store,
+    *,
+    anew: bool = False,
+) -> Watch:
+    """The detector fitted for a classifier, from the store or made now, which it is where that is asked for (`anew`)
+    and where the source of the detector or of the attack it learnt from is another than it was.
 
     Raises BadInput for a classifier it cannot watch, options out of range, and an attack too weak to learn from.
     """
     lesson, spec = _plan(guard, subject, threat, settings)
-    if fitted(spec, store):
-        return load(store, spec.job_id)
+    if fitted(spec, store) and not anew and (found := load(store, spec.job_id)).made_by(lesson):
+        return found
     with claim(store.root, f"detector-{spec.job_id}", wait=True):
-        if fitted(spec, store):  # made by another process meanwhile
-            return load(store, spec.job_id)
+        if fitted(spec, store) and not anew and (found := load(store, spec.job_id)).made_by(lesson):
+            return found  # made by another process meanwhile
         return _make(lesson, spec, store)
 
 
@@ -160,21 +176,30 @@ def _plan(
         images=guard.images,
         fpr=guard.fpr,
         seed=settings.seed,
+        batch_size=settings.batch_size if built.batched and settings.batch_size != USUAL else None,
     )
     return _Lesson(Score(detector.eval()), subject, built, trained, guard, plain(settings)), spec
+
+
+def _sources(lesson: _Lesson) -> dict[str, str]:
+    made = {"detector": lesson.score.detector, "attack": lesson.attack}
+    return {kind: plugin_digest(type(each)) for kind, each in made.items()}
 
 
 def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
     """Fit a detector and keep it."""
     folder = store.detectors / spec.job_id
+    for scores in folder.glob("scores-*"):  # of an earlier fit
+        scores.unlink(missing_ok=True)
     score, subject = lesson.score, lesson.subject
     with bar(f"{subject.name}  {spec.detector}") as shown, full_precision():
         fitted = _fit(lesson, shown.update)
     tensors = {key: value.cpu().contiguous() for key, value in score.state_dict().items()}
     digest = write_tensors(folder / "detector.safetensors", tensors)
     record = {"command": command(), "environment": environment(), "model": subject.name, "digest": digest}
+    record |= {"sources": _sources(lesson), "fitted": spec.job_id}
     write_json(folder / "spec.json", spec.to_json())
-    write_sealed(folder / "fitted.json", {**fitted, **record, "fitted": spec.job_id})
+    write_sealed(folder / "fitted.json", {**fitted, **record})
     return Watch(score, spec, folder, fitted)
 
 

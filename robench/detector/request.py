@@ -10,6 +10,7 @@ from typing import Any
 from robench import registry
 from robench.errors import BadInput, require
 from robench.norms import DEFAULT
+from robench.ranges import hold, number
 from robench.threat import ThreatModel
 
 # fewer broken images than this cannot show a regression what adversarial means
@@ -33,9 +34,12 @@ class DetectorRequest:
     adaptive: bool = True
 
     def __post_init__(self) -> None:
+        for flag, name in (("--detector", self.detector), ("--trained-on", self.trained_on)):
+            require(isinstance(name, str), flag, name, "a name; see 'robench list'")
         registry.check_names("detector", [self.detector])
-        require(0 < self.fpr < 1, "--fpr", self.fpr, "a share of clean images between 0 and 1, such as 0.05")
-        require(self.images >= LEAST_BROKEN, "--detector-images", self.images, f"at least {LEAST_BROKEN}")
+        fpr = number("--fpr", self.fpr)
+        require(0 < fpr < 1, "--fpr", fpr, "a share of clean images between 0 and 1, such as 0.05")
+        hold(self, images="--detector-images")
         self.attack_and_threat(ThreatModel.of(DEFAULT, None))
 
     def attack_and_threat(self, default: ThreatModel) -> tuple[str, ThreatModel]:

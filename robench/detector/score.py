@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor, nn
 
+from robench.attack.classifier import REJECTING
 from robench.detector.base import Detector
 from robench.errors import BadInput, require
 
@@ -96,3 +97,6 @@ class Guarded(nn.Module):
         above = torch.nextafter(top.detach(), torch.full_like(top, torch.inf))
         rejection = torch.where((excess > 0) & (rejection < above), above, rejection)
         return torch.cat([logits, rejection[:, None]], dim=1)
+
+
+REJECTING.append(Guarded)

@@ -10,22 +10,40 @@ from typing import Any
 
 from torch import nn
 
+from robench.attack.base import Attack
 from robench.attack.judge import Settings
 from robench.detector.request import DetectorRequest
-from robench.device import choose_device
+from robench.device import check_device, choose_device
 from robench.errors import BadInput
+from robench.ranges import hold
 from robench.threat import ThreatModel
+
+# images per batch and per shard where nothing else is said
+SIZE = 250
 
 
 @dataclass(frozen=True)
 class How:
-    """How work is computed, which is speed and decides no figure: images per batch and per shard, the device, and the
-    folder of data."""
+    """How work is computed: images per batch and per shard, the device, and the folder of data. That is speed and
+    decides no figure, but for attacks that say that batches do (`Attack.batched`).
 
-    batch_size: int = 250
-    shard_size: int = 250
+    probe: whether it is asked about gradients and not for a figure to rank.
+    """
+
+    batch_size: int = SIZE
+    shard_size: int = SIZE
     device: str = "auto"
     data_root: Path | None = None
+    probe: bool = False
+
+    def batches(self, attack: Attack) -> dict[str, Any]:
+        """The sizes that the figure of an attack depends on, where they are not the usual ones, by their names."""
+        sizes = {"batch_size": self.batch_size, "shard_size": self.shard_size} if attack.batched else {}
+        return {name: size for name, size in sizes.items() if size != SIZE}
+
+    def __post_init__(self) -> None:
+        hold(self, batch_size="--batch-size", shard_size="--shard-size")
+        check_device(self.device)
 
     def settings(self, seed: int, eot: int, bpda: tuple[str, ...]) -> Settings:
         """How shards are computed. Raises BadInput for a device that there is not."""
@@ -66,7 +84,7 @@ class Address:
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:
-        check_numbers(self.count, self.eot, self.seed, self.how)
+        hold(self, count="-n?", eot="--eot", seed="--seed")
 
     @property
     def behind(self) -> bool:
@@ -117,13 +135,3 @@ class Address:
             "after": After(**value["after"]) if value["after"] else None,
             "how": How(**{**how, "data_root": Path(how["data_root"]) if how["data_root"] else None}),
         })  # fmt: skip
-
-
-def check_numbers(count: int | None, eot: int, seed: int, how: How) -> None:
-    """Raise BadInput for the first number that is out of range."""
-    for name, value in (("-n", count), ("--batch-size", how.batch_size), ("--shard-size", how.shard_size),
-                        ("--eot", eot)):  # fmt: skip
-        if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}, but must be at least 1.")
-    if not 0 <= seed < 2**63:
-        raise BadInput(f"--seed is {seed}, but must be between 0 and 2^63 - 1.")

@@ -15,6 +15,8 @@ from robench.errors import BadInput
 from robench.evaluation.address import Address, After
 from robench.evaluation.request import Request
 from robench.results.accuracy import Measure, entering
+from robench.results.summary import label
+from robench.store.evaluation_folder import EvaluationFolder
 from robench.threat import ThreatModel
 
 
@@ -48,7 +50,26 @@ class NamedAttack:
             raise BadInput(
                 f"The attack {plugin.name!r} does not support norm {threat.norm}; it supports {attack.norms}."
             )
-        return cls(plugin.name, attack, {name: options[name] for name in given}, options)
+        return cls(plugin.name, attack, unusual(plugin, {name: options[name] for name in given}), options)
+
+
+def unusual(plugin: registry.Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that are not what they are by default: `pgd` with `steps=40` is `pgd`."""
+    usual = plugin.options({})
+    return {name: value for name, value in given.items() if name not in usual or usual[name] != value}
+
+
+def label_of(folder: EvaluationFolder) -> str:
+    """A stored evaluation's label: the attack with the options that are not its own, and what it was up against.
+
+    Options as they were given where the attack is not installed. Raises Damaged.
+    """
+    name, about = folder.spec["attack"], folder.about
+    try:
+        given = unusual(registry.load("attack", name), about.given_options)
+    except BadInput:
+        given = about.given_options
+    return label(name, given, about.against)
 
 
 @dataclass(frozen=True)
@@ -102,17 +123,19 @@ def resolve(request: Request) -> Resolved:
 def attacks_of(
     names: Sequence[str], options: Mapping[str, Any], threat: ThreatModel, taken: Iterable[str] = ()
 ) -> list[NamedAttack]:
-    """Every attack with the given options that it has; an option that none of them has, nor is taken, is refused.
+    """Every attack, once, with the given options that it has; an option that none has, nor is taken, is refused.
 
     names: of attacks and sets. Raises BadInput as `NamedAttack.of`.
     """
-    found, used = [], set(taken)
+    found, used = list[NamedAttack](), set(taken)
     for name, preset in registry.expand(names):
         plugin = registry.load("attack", name)
         known, alone = plugin.options({}), list(names) == [name]
         chosen = {k: v for k, v in options.items() if k in known or (alone and k not in used)}
         used |= set(chosen)
-        found.append(NamedAttack.of(plugin, {**preset, **chosen}, threat))
+        named = NamedAttack.of(plugin, {**preset, **chosen}, threat)
+        if not any((each.name, each.options) == (named.name, named.options) for each in found):
+            found.append(named)
     unused = [name for name in options if name not in used]
     if unused:
         raise BadInput(f"Option {unused[0]!r} belongs to none of the attacks {', '.join(names)}; remove it.")

@@ -10,7 +10,7 @@ from robench.evaluation.bench import Bench
 from robench.evaluation.imitation import imitation
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
-from robench.evaluation.summaries import Result
+from robench.evaluation.summaries import Evaluated, Result
 from robench.progress import say
 from robench.store.runs import Store
 from robench.trust.diagnosis import pixels_of, wider
@@ -23,7 +23,7 @@ def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> t
     Where no surrogate is given, a small network learns the model's answers and is one. Returns the results of all
     evaluations and what the gates make of them; stops where one is incomplete.
     """
-    done = evaluate(request, store)
+    done = _whole(evaluate(request, store))
     results = done.results
     steps = [replace(request, attacks=["transfer"], surrogates=[source]) for source in surrogates]
     if done.complete:
@@ -32,7 +32,7 @@ def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> t
         steps += [replace(request, attacks=["diagnosis-wide"], threat=threat) for threat in larger]
     for step in steps:
         if done.complete:
-            done = evaluate(step, store)
+            done = _whole(evaluate(step, store))
             results = results + done.results
     return results, done.findings
 
@@ -46,3 +46,10 @@ def _imitated(request: Request, store: Store) -> list[Request]:
         say(f"No substitute learns the answers of {target.name}: {error}")
         return []
     return [replace(request, attacks=["transfer"], surrogates=[source], dataset=target.dataset.name)]
+
+
+def _whole(done: Evaluated) -> Evaluated:
+    """What was evaluated. Raises BadInput where something cannot be, now or later."""
+    if done.refused:
+        raise BadInput(done.refused[0])
+    return done

@@ -22,12 +22,14 @@ from robench.environment import command, environment
 from robench.errors import BadInput
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import NamedAttack
+from robench.evaluation.bounds import walked
+from robench.evaluation.origins import PluginName, sources_of
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.store.about import About, depends_on_folder
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import CraftSpec, EvalSpec
+from robench.store.specs import CraftSpec, EvalSpec, sizes_told
 from robench.threat import ThreatModel
 
 
@@ -62,7 +64,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation: a model, an attack, the data, and the folder its shards go to."""
+    """One evaluation: a model, an attack, the data, and the folder its shards go to.
+
+    plugins: whose code its figure rests on beside robench's own.
+    """
 
     spec: EvalSpec
     model: LoadedModel
@@ -74,11 +79,17 @@ class Job:
     about: About
     craft: Craft | None = None
     before: EvaluationFolder | None = None
+    plugins: tuple[PluginName, ...] = ()
 
     @property
     def title(self) -> str:
         """Model and attack in words."""
         return f"{self.model.name}  {self.spec.attack}{self.about.against}"
+
+    @property
+    def boundary(self) -> bool:
+        """Whether an attack along the decision boundary tried it. Raises Damaged."""
+        return self.attack.boundary or (self.before is not None and walked(self.before))
 
     def prior(self, start: int, stop: int) -> Tensor | None:
         """What the attack before this one made of the examples [start, stop), float32 [n, C, H, W]; None without one.
@@ -146,9 +157,11 @@ def open_target(
     return target
 
 
-def watched(target: Target, guard: DetectorRequest, threat: ThreatModel, settings: Settings, store: Store) -> Target:
-    """The target behind a detector, which is fitted if need be. Raises BadInput as `watch`."""
-    found = watch(guard, target, threat, settings, store)
+def watched(
+    target: Target, guard: DetectorRequest, threat: ThreatModel, settings: Settings, store: Store, *, anew: bool = False
+) -> Target:
+    """The target behind a detector, which is fitted if need be, or `anew`. Raises BadInput as `watch`."""
+    found = watch(guard, target, threat, settings, store, anew=anew)
     explain(found)
     return replace(target, watch=found)
 
@@ -178,6 +191,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         eot=address.eot if address.eot > 1 else None,
         bpda=list(address.bpda) or None,
         after=address.after.job if address.after else None,
+        **address.how.batches(named.attack),
     )
     about = _about(address, target, named, source)
     craft = _craft(address, store, source, named, spec, about) if source else None
@@ -185,7 +199,22 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         model = replace(model, load=partial(_guarded, model, watch))
     folder = store.evaluation(spec.job_id)
     before = store.evaluation(address.after.job) if address.after else None
-    return Job(spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before)
+    plugins = _plugins(address, target, named, source)
+    return Job(
+        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins
+    )
+
+
+def _plugins(address: Address, target: Target, named: NamedAttack, source: Target | None) -> tuple[PluginName, ...]:
+    """The attack and those that it goes on from, the detector and what it learnt from, and the models' defenses."""
+    earlier = address.after.attacks.split(", ") if address.after else []
+    found = [("attack", name) for name in (named.name, *earlier)]
+    if target.watch is not None:
+        learnt = target.watch.spec
+        found += [("detector", learnt.detector), ("attack", learnt.trained_on.partition("@")[0])]
+    models = [target.model, *([source.model] if source else [])]
+    found += [("defense", model.defense) for model in models if model.defense]
+    return tuple(dict.fromkeys(found))
 
 
 def _guarded(model: LoadedModel, watch: Watch) -> nn.Module:
@@ -200,6 +229,7 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     against += f" [eot {address.eot}]" if address.eot > 1 else ""
     against += f" [bpda {', '.join(address.bpda)}]" if address.bpda else ""
     against += f" after {address.after.attacks}" if address.after else ""
+    against += sizes_told(address.how.batches(named.attack))
     return About(
         model=target.model.name,
         reference=target.model.reference,
@@ -215,6 +245,7 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
         command=command(),
         environment=environment(),
         batch_size=address.how.batch_size,
+        probe=address.how.probe,
         device=choose_device(address.how.device),
         folder=os.getcwd() if depends_on_folder(target.model.reference, target.dataset.name) else "",
         classes=target.dataset.classes,
@@ -244,11 +275,14 @@ def _craft(address: Address, store: Store, source: Target, named: NamedAttack, s
         seed=spec.seed,
         eot=spec.eot,
         bpda=spec.bpda,
+        batch_size=spec.batch_size,
+        shard_size=spec.shard_size,
     )
     reference, dataset = source.model.reference, source.dataset
     where = os.getcwd() if depends_on_folder(reference, dataset.name) else ""
     record = replace(about, model=source.model.name, reference=reference, against="", folder=where)
     folder = EvaluationFolder(store.crafted / craft.job_id)
     return Craft(
-        craft, source.model.module, dataset.classes, named.attack, address.threat, dataset.test, folder, record
-    )
+        craft, source.model.module, dataset.classes, named.attack, address.threat, dataset.test, folder, record,
+        sources_of([("attack", named.name), *([("defense", source.model.defense)] if source.model.defense else [])]),
+    )  # fmt: skip

@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from robench.errors import BadInput
+from robench.errors import BadInput, Permanent, RobenchError, crash
 from robench.executors.base import Outcome, Task
 from robench.executors.graph import Node
-from robench.progress import Bar, say
+from robench.progress import Bar, say, trace
 
 
 class View:
@@ -44,8 +44,12 @@ class View:
     def told(self, node: Node, outcome: Outcome) -> None:
         """A task has ended."""
         task = outcome.task
-        if outcome.error is not None and not isinstance(outcome.error, BadInput):
-            say(f"{task.piece} failed: {type(outcome.error).__name__}: {outcome.error}")
+        if outcome.error is not None:
+            trace(outcome.error)
+            if isinstance(outcome.error, RobenchError) and not isinstance(outcome.error, BadInput | Permanent):
+                say(f"{task.piece} failed: {type(outcome.error).__name__}: {outcome.error}")
+            elif not isinstance(outcome.error, RobenchError):  # the others are told at the end
+                say(f"{task.piece} failed: {crash(outcome.error)}; run the same command again.")
         if not task.size:
             return
         self.share(task, 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from fractions import Fraction
@@ -16,9 +15,12 @@ from robench.store.files import Damaged, read_json
 from robench.store.records import DetectorRecord
 from robench.store.runs import Store
 from robench.store.specs import CraftSpec
+from robench.text.escaping import command_line, visible
 
 # the kinds of values that can be written as -o KEY=VALUE
 WRITABLE = (bool, int, float, str)
+# options that say where a machine keeps its files
+PLACES = ("--data", "--runs", "--out")
 
 
 def command_of(folder: EvaluationFolder) -> str:
@@ -44,8 +46,11 @@ def command_of(folder: EvaluationFolder) -> str:
     words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
     words += ["--eot", str(spec["eot"])] if spec.get("eot") else []
+    for name in ("batch_size", "shard_size"):
+        sizes = [link.spec[name] for link in _chain(folder) if link.spec.get(name)]
+        words += [f"--{name.replace('_', '-')}", str(sizes[0])] if sizes else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
-    return shlex.join([*words, *surrogate, *detector])
+    return command_line([*words, *surrogate, *detector])
 
 
 def train_command_of(card: Mapping[str, Any]) -> str:
@@ -72,12 +77,18 @@ def train_command_of(card: Mapping[str, Any]) -> str:
     for name, flag in (("epochs", "--epochs"), ("batch_size", "--batch-size")):
         words += [flag, str(card["recipe"][name])] if card["recipe"][name] != getattr(recipe, name) else []
     words += ["--seed", str(card["seed"])] if card.get("seed") else []
-    return shlex.join([*words, "--name", card["name"]])
+    return command_line([*words, "--name", card["name"]])
 
 
 def portable(command: str) -> str:
-    """A command line without the folders of the machine it ran on, which no figure depends on."""
-    return re.sub(r" --(data|runs|out)[ =]('[^']*'|\S+)", "", command)
+    """A command line without the folders of the machine it ran on, which no figure depends on, as one visible line."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # no command line
+        return visible(command)
+    places = {i + more for i, word in enumerate(words) if word in PLACES for more in (0, 1)}
+    places |= {i for i, word in enumerate(words) if word.startswith(tuple(f"{place}=" for place in PLACES))}
+    return command_line(word for i, word in enumerate(words) if i not in places)
 
 
 class _Unwritable(Exception):
@@ -86,12 +97,7 @@ class _Unwritable(Exception):
 
 def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
     """The attacks of a command and the options given to them: several where each goes on from the one before."""
-    chain = [folder]
-    try:
-        while chain[0].spec.get("after"):
-            chain.insert(0, EvaluationFolder(folder.path.parent / chain[0].spec["after"]))
-    except Damaged:
-        raise _Unwritable from None
+    chain = _chain(folder)
     merged: dict[str, Any] = {}
     for link in chain:
         every = link.spec["attack_options"]
@@ -106,12 +112,30 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
 
 def _set(chain: list[EvaluationFolder]) -> list[str]:
     """The set whose first members, each with the options it has there, are these attacks."""
-    wanted = [(link.spec["attack"], link.about.given_options) for link in chain]
+    wanted = [_full(link.spec["attack"], link.about.given_options) for link in chain]
     for name in registry.names("set"):
-        members = [(attack, dict(options)) for attack, options in registry.expand([name])]
+        members = [_full(attack, options) for attack, options in registry.expand([name])]
         if members[: len(wanted)] == wanted:
             return ["-a", name, "--cascade"]
     raise _Unwritable
+
+
+def _chain(folder: EvaluationFolder) -> list[EvaluationFolder]:
+    """An evaluation and those that it goes on from, the first one first."""
+    chain = [folder]
+    try:
+        while chain[0].spec.get("after"):
+            chain.insert(0, EvaluationFolder(folder.path.parent / chain[0].spec["after"]))
+    except Damaged:
+        raise _Unwritable from None
+    return chain
+
+
+def _full(attack: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    try:
+        return attack, registry.load("attack", attack).options(given)
+    except BadInput:
+        return attack, dict(given)
 
 
 def _surrogate(folder: EvaluationFolder) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,17 @@ from torch import nn
 from robench import registry
 from robench.attack.judge import Settings
 from robench.detector.request import DetectorRequest
-from robench.errors import BadInput
-from robench.evaluation.address import How, check_numbers
+from robench.device import check_device
+from robench.errors import BadInput, require
+from robench.evaluation.address import How
+from robench.ranges import hold
 from robench.threat import ThreatModel
+
+
+def check_dataset(name: object) -> None:
+    """Raise BadInput for what is neither a dataset's name nor None, which stands for the model's own."""
+    known = name is None or (isinstance(name, str) and bool(name.strip()))
+    require(known, "--dataset", name, "a dataset's name (see 'robench list datasets'), npz:PATH or folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,8 @@ class Request:
     An option goes to the attacks and the detector that have it. With `surrogates` the images are crafted on each of
     those models instead. With `guard` a detector is measured on every attack's images, and attacked together with the
     model if it says so. With `cascade` an attack only sees what the ones before it left standing, and its figure is
-    that of all of them. `classes` is how many the data have, where their labels and the model do not say so.
+    that of all of them. `classes` is how many the data have, where their labels and the model do not say so. `fresh`
+    computes anew what is in the store, `probe` marks it as no figure to rank.
     """
 
     models: Sequence[str | nn.Module]
@@ -44,9 +53,13 @@ class Request:
     bpda: Sequence[str] = ()
     cascade: bool = False
     classes: int | None = None
+    fresh: bool = False
+    probe: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers(self.count, self.eot, self.seed, self.how)
+        self._check_names()
+        hold(self, count="-n?", eot="--eot", seed="--seed", batch_size="--batch-size", shard_size="--shard-size")
+        check_device(self.device)
         if self.guard and self.surrogates:
             raise BadInput("--detector and --surrogate are given together; give one of them.")
         if self.cascade and (self.guard or self.surrogates):
@@ -57,10 +70,31 @@ class Request:
                 f"{', '.join([*registry.names('attack'), *registry.names('set')])}."
             )
 
+    def _check_names(self) -> None:
+        """Take one name for a list of it, and raise BadInput for what is no name."""
+        for flag, name, kinds, what in (
+            ("model", "models", str | nn.Module, "references such as file.py:factory, or modules"),
+            ("--attack", "attacks", str, "names of attacks or sets"),
+            ("--surrogate", "surrogates", str | nn.Module, "references such as file.py:factory, or modules"),
+            ("--bpda", "bpda", str, "names of submodules"),
+        ):
+            value = getattr(self, name)
+            several = isinstance(value, Iterable) and not isinstance(value, kinds)
+            value = list(value) if several else [value]
+            known = all(isinstance(each, kinds) for each in value)
+            require(known, flag, value, f"a list of {what}")
+            object.__setattr__(self, name, value)
+        check_dataset(self.dataset)
+        require(isinstance(self.cascade, bool), "cascade", self.cascade, "True or False")
+        named = isinstance(self.options, Mapping) and all(isinstance(name, str) for name in self.options)
+        require(named, "options", self.options, "a dictionary of options by name, such as {'steps': 100}")
+        place = self.data_root
+        require(place is None or isinstance(place, str | Path), "data", place, "a folder")
+
     @property
     def how(self) -> How:
         """How everything is computed."""
-        return How(self.batch_size, self.shard_size, self.device, self.data_root)
+        return How(self.batch_size, self.shard_size, self.device, self.data_root, self.probe)
 
     @property
     def settings(self) -> Settings:

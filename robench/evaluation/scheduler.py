@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from robench.device import usual
 from robench.errors import BadInput, DiskError
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import check_cascade, resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import references
 from robench.evaluation.progress_view import View
+from robench.evaluation.renewal import Renewal
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.sealing import lacks
@@ -24,6 +26,7 @@ from robench.store.runs import Store
 from robench.trust.seal import prepare
 
 
+@usual()
 def evaluate(request: Request, store: Store, workers: Workers | None = None) -> Evaluated:
     """Compute what is missing of every (model, attack).
 
@@ -33,24 +36,33 @@ def evaluate(request: Request, store: Store, workers: Workers | None = None) -> 
     asked, bench = resolve(request), Bench(store)
     if request.cascade:
         check_cascade(asked.attacks)
+    if workers is not None:
+        workers.check()
     place = request.dataset, request.data_root, request.classes
     sources = [bench.target(reference, *place) for reference in request.surrogates]
     models = [partial(want, reference, asked, sources, bench) for reference in references(request, store)]
-    return _evaluate(models, bench, workers)
+    return _evaluate(models, bench, workers, Renewal(request.fresh))
 
 
+@usual()
 def evaluate_one(address: Address, store: Store) -> Evaluated:
     """Compute what is missing of the evaluation at one address. Raises BadInput as `evaluate`."""
     bench = Bench(store)
     return _evaluate([partial(want_one, address, bench)], bench)
 
 
-def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Workers | None = None) -> Evaluated:
+def _evaluate(
+    models: Iterable[Callable[[], Wanted]],
+    bench: Bench,
+    workers: Workers | None = None,
+    renewal: Renewal | None = None,
+) -> Evaluated:
     """models: what opens each, and says what is wanted of it."""
+    renewal = renewal or Renewal()
     recall, refused, everything = Recall(), list[BadInput](), list[Wanted]()
     for opened in models:
         try:
-            wanted = opened()
+            wanted = renewal.of(opened())
             for planned in wanted.evaluations:
                 recall.check(planned.job, planned.address.how)
             everything.append(wanted)
@@ -74,7 +86,7 @@ def _evaluate(models: Iterable[Callable[[], Wanted]], bench: Bench, workers: Wor
             refused.append(error)
     if refused and not found.rows:
         raise refused[0]
-    found.refused = [str(error) for error in refused]
+    found.refused = list(dict.fromkeys(map(str, [*refused, *ended.hopeless.values()])))
     return found
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robench.detector.measuring import Detection, measure
+from robench.evaluation.bounds import upper_bound
 from robench.evaluation.jobs import Job
 from robench.evaluation.sealing import seal
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
@@ -21,7 +22,10 @@ from robench.trust.gates import Finding
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation with its names and what came of it, as reports, suites and checks read it."""
+    """An evaluation with its names and what came of it, as reports, suites and checks read it.
+
+    boundary: whether an attack along the decision boundary tried it.
+    """
 
     evaluation: str
     attack: str
@@ -29,6 +33,7 @@ class Result:
     model_digest: str
     about: About
     summary: Summary
+    boundary: bool = False
     absent: str = ""
 
     @classmethod
@@ -36,7 +41,12 @@ class Result:
         """The result of a job. `absent`: the classes that its images lack, in words."""
         spec, rows = job.spec, job.folder.rows(("label",)) if summary.complete else None
         absent = "" if rows is None else absent_classes(rows, job.classes)
-        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary, absent)
+        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary, job.boundary, absent)
+
+    @property
+    def note(self) -> str:
+        """What is to be said beside the figure: that it is an upper bound alone, or nothing."""
+        return upper_bound(self.norm, self.metric, self.boundary)
 
     @property
     def model(self) -> str:
@@ -77,6 +87,7 @@ class Result:
             "model_digest": self.model_digest,
             **self.summary.to_json(),
             **({"absent": self.absent} if self.absent else {}),
+            **({"note": self.note} if self.note else {}),
             "evaluation": self.evaluation,
         }
 

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import torch
 
 from robench.attack.judge import Examples, Progress, Settings, attack_shard
+from robench.attack.repeating import PASSING, lasting
 from robench.environment import made_with
-from robench.errors import BadInput, RobenchError
+from robench.errors import BadInput, Permanent, RobenchError
 from robench.evaluation.address import Address
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
+from robench.evaluation.origins import sources_of
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
 from robench.store.claims import claim, note
@@ -132,8 +134,18 @@ def perform(task: Task | TrainTask, bench: Bench, show: Progress) -> State:
         if not mine:
             return "busy"
         if isinstance(task, TrainTask):
-            return "done" if train(task.request, bench.store, claimed=True)["fresh"] else "there"
+            return "done" if _train(task, bench) else "there"
         return _craft(task, bench, show) if task.kind == "craft" else _shard(task, bench, show)
+
+
+def _train(task: TrainTask, bench: Bench) -> bool:
+    """Train unless that is done; returns whether it was trained now. A training is seeded and fails each time alike."""
+    try:
+        return bool(train(task.request, bench.store, claimed=True)["fresh"])
+    except PASSING:
+        raise
+    except Exception as error:  # whatever a defense does
+        raise Permanent(f"{task.piece} {lasting(error)}") from error
 
 
 # the bench of this process where it is a worker, under the runs folder and the working folder that it is for
@@ -163,7 +175,10 @@ def _craft(task: Task, bench: Bench, show: Progress) -> State:
     if not job.craft.folder.missing(task.start, task.stop, task.stop - task.start):
         return "there"
     note(task.root, task.key, "begin")
-    job.craft.images(task.start, task.stop, _settings(job, task), show)
+    try:
+        job.craft.images(task.start, task.stop, _settings(job, task), show)
+    except Permanent as error:
+        raise Permanent(f"{task.title} {error}") from error
     note(task.root, task.key, "end")
     return "done"
 
@@ -178,9 +193,10 @@ def _shard(task: Task, bench: Bench, show: Progress) -> State:
     except torch.OutOfMemoryError:
         size = task.address.how.batch_size
         raise BadInput(f"The device ran out of memory with --batch-size {size}; give a smaller one.") from None
-    except RobenchError:
-        raise
-    except OSError:
+    except Permanent as error:
+        begin(job)
+        raise Permanent(f"{job.title} {error}") from error
+    except (RobenchError, OSError):
         raise
     except Exception:
         begin(job)  # so that what failed can be looked up
@@ -210,11 +226,12 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
         "flags": list(shard.flags),
         "seconds": round(time.monotonic() - began, 3),
         "batch_size": task.address.how.batch_size,
+        "sources": sources_of(job.plugins),
         "answers": digest(shard.rows["clean_pred"].tolist()),
         "made_with": made_with(settings.device),
     }
     begin(job)
-    job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes)
+    job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes, shard.logits)
 
 
 def _settings(job: Job, task: Task) -> Settings:

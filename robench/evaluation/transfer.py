@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -31,6 +32,7 @@ class Craft:
     split: Split
     folder: EvaluationFolder
     about: About
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def images(self, start: int, stop: int, settings: Settings, progress: Progress) -> Replay:
         """The crafted images of the test examples [start, stop), from the store where they are there.
@@ -55,7 +57,8 @@ class Craft:
         settings = replace(settings, channels_last=False, crafting=True)
         shard = attack_shard(self.surrogate, self.classes, self.attack, self.threat, examples, settings, progress)
         self.folder.begin(self.spec.to_json(), self.about)
-        self.folder.save_shard(start, stop, shard.rows, shard.images, {"flags": list(shard.flags)})
+        notes = {"flags": list(shard.flags), "batch_size": settings.batch_size, "sources": dict(self.sources)}
+        self.folder.save_shard(start, stop, shard.rows, shard.images, notes)
 
 
 class Replay(Attack):

@@ -57,7 +57,7 @@ def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target],
         evaluations += _planned(reference, target, asked, bench, source)
     behind = None
     if asked.guard is not None:  # before the attacks: what it refuses costs nothing to find
-        behind = watched(target, asked.guard, request.threat, request.settings, bench.store)
+        behind = watched(target, asked.guard, request.threat, request.settings, bench.store, anew=request.fresh)
         evaluations += _planned(reference, behind, asked, bench) if asked.guard.adaptive else []
     return Wanted(target, behind, tuple(evaluations))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from robench.errors import BadInput, DiskError
+from robench.errors import BadInput, DiskError, Permanent
 from robench.executors.base import Executor, Outcome, Task
 
 # seconds between two looks at work that another process is doing
@@ -34,13 +34,14 @@ class Node:
 
 @dataclass
 class Ended:
-    """What became of the nodes: those done; errors of those that failed; those that were not tried because of one; and
-    why a subject was refused."""
+    """What became of the nodes: those done; errors of those that failed; those that were not tried because of one; why
+    a subject was refused; and why a cell fails each time."""
 
     done: set[str] = field(default_factory=set)
     failed: dict[str, Exception] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
     refused: dict[str, BadInput] = field(default_factory=dict)
+    hopeless: dict[str, Permanent] = field(default_factory=dict)
 
 
 class Watcher(Protocol):
@@ -100,7 +101,7 @@ class GraphRun:
         """Call what only has to be called, and submit while the executor has room."""
         while self.ready and (self.nodes[self.ready[0][2]].task is None or self.executor.room() > 0):
             node = self.nodes[heapq.heappop(self.ready)[2]]
-            if node.subject in self.ended.refused:
+            if node.subject in self.ended.refused or node.cell in self.ended.hopeless:
                 self._drop(node.key)
             elif node.task is None:
                 self._call(node)
@@ -139,6 +140,8 @@ class GraphRun:
         self.ended.failed[node.key] = error
         if isinstance(error, BadInput) and node.subject:
             self.ended.refused.setdefault(node.subject, error)
+        if isinstance(error, Permanent) and node.cell:
+            self.ended.hopeless.setdefault(node.cell, error)
         self._bereave(node.key)
 
     def _call(self, node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from robench.errors import contained
 from robench.executors.base import Orders, Outcome, Task
 
 
@@ -27,8 +28,10 @@ class Inline:
         task = self.tasks.popleft()
         try:
             return Outcome(task, self.here(task, lambda share: self.show(task, share)))
-        except Exception as error:  # whatever a user's model does
-            return Outcome(task, error=error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's model does, and were it to end the process
+            return Outcome(task, error=contained(error))
 
     def close(self) -> None:
         """Nothing is running."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import secrets
 import signal
 import socket
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robench.errors import BadInput, RobenchError, first_line
+from robench.errors import BadInput, RobenchError, first_line, shown
 from robench.executors.base import There
 from robench.executors.ray_worker import Driver, run
 from robench.progress import say
@@ -148,7 +149,7 @@ class Cluster:
     def _connect(self, address: str) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address != "local":
-            _check_address(address)
+            check_address(address)
         try:
             with _muted() as said:
                 if address == "local":
@@ -224,16 +225,24 @@ def package() -> ModuleType:
     return ray
 
 
-def _check_address(address: str) -> None:
-    """Raises BadInput unless a server of Ray's may be there: Ray itself would try for minutes."""
-    if address == "auto":
+def check_form(address: object) -> None:
+    """Raises BadInput for an address that can be no cluster's."""
+    if address in ("auto", "local"):
         return
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or "/" in host:
+    host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16 or "/" in host:
         raise BadInput(
-            f"--address is {address!r}, but must be HOST:PORT of a cluster's head as 'ray start --head' prints it, "
-            "auto for the cluster on this machine, or local for one of its own."
+            f"--address is {shown(address)}, but must be HOST:PORT of a cluster's head as 'ray start --head' prints "
+            "it, auto for the cluster on this machine, or local for one of its own."
         )
+
+
+def check_address(address: str) -> None:
+    """Raises BadInput unless a server of Ray's may be there: Ray itself would try for minutes."""
+    check_form(address)
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as there:
             there.sendall(HELLO)

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +17,13 @@ from typing import Any
 
 import torch
 
-from robench.errors import BadInput, CheckFailed, DiskError, RobenchError
+from robench.errors import BadInput, CheckFailed, DiskError, Permanent, RobenchError, contained, place_of
 from robench.executors.base import There
 
 # seconds until a file of the driver's shows up on another machine
 APPEAR = 15.0
 # errors that arrive with their type; of any other one the name and the text are told
-KNOWN: tuple[type[Exception], ...] = (DiskError, BadInput, CheckFailed, RobenchError, OSError)
+KNOWN: tuple[type[Exception], ...] = (DiskError, BadInput, CheckFailed, Permanent, RobenchError, OSError)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def run(function: There, task: Mapping[str, Any], driver: Mapping[str, Any]) -> 
         sender = Driver(**driver)
         _settle(sender)
         return {"state": function(task, partial(_device, gpus=sender.gpus))}
-    except Exception as error:  # whatever a user's model does
-        return told(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's model does, and were it to end the process
+        return told(contained(error))
 
 
 def told(error: Exception) -> dict[str, Any]:
@@ -72,6 +75,8 @@ def told(error: Exception) -> dict[str, Any]:
         "kind": kind,
         "text": str(error),
         "system": system,
+        "place": place_of(error),
+        "trace": "".join(traceback.format_exception(error)),
     }
 
 
@@ -81,7 +86,9 @@ def retold(answer: Mapping[str, Any]) -> Exception:
         return OSError(*answer["system"])
     kinds = {kind.__name__: kind for kind in KNOWN}
     kind: type[Exception] = kinds.get(answer["kind"]) or type(answer["error"], (Exception,), {})
-    return kind(answer["text"])
+    error = kind(answer["text"])
+    vars(error).update({name: answer[name] for name in ("place", "trace") if name in answer})
+    return error
 
 
 # tokens that this process has seen

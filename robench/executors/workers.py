@@ -9,7 +9,9 @@ from pathlib import Path
 from robench.errors import BadInput, require, unknown
 from robench.executors.base import Executor, Here, Orders, Show, There
 from robench.executors.inline import Inline
+from robench.executors.ray_cluster import check_address, check_form, package
 from robench.executors.ray_executor import Ray
+from robench.ranges import hold, number
 
 EXECUTORS: dict[str, Callable[[Orders], Executor]] = {"inline": Inline, "ray": Ray}
 
@@ -32,10 +34,10 @@ class Workers:
     def __post_init__(self) -> None:
         if self.kind not in EXECUTORS:
             raise unknown("executor", self.kind, EXECUTORS)
-        require(self.workers is None or self.workers >= 1, "--workers", self.workers, "at least 1")
-        whole = self.cpus >= 1 and self.cpus % 1 == 0  # Ray divides one core, but no two
-        require(whole or 0.01 <= self.cpus < 1, "--cpus-per-task", self.cpus, "a whole number or one of 0.01 to 1")
-        require(self.gpus == 0 or 0.01 <= self.gpus <= 1, "--gpus-per-task", self.gpus, "0, or from 0.01 to 1")
+        hold(self, workers="--workers?")
+        cpus, gpus = number("--cpus-per-task", self.cpus), number("--gpus-per-task", self.gpus)
+        require(cpus < 1 or cpus % 1 == 0, "--cpus-per-task", cpus, "a whole number or one of 0.01 to 1")  # as of Ray
+        require(gpus == 0 or gpus >= 0.01, "--gpus-per-task", gpus, "0, or from 0.01 to 1")
         if self.kind == "inline" and (self.workers or 1) > 1:
             raise BadInput(
                 f"--workers is {self.workers}, but the inline executor does one task at a time, with all threads; "
@@ -45,6 +47,14 @@ class Workers:
                                      ("--address", self.address, None)):  # fmt: skip
             if self.kind == "inline" and value != default:
                 raise BadInput(f"{name} is {value}, which the inline executor has no use for; give --executor ray.")
+        if self.address is not None:
+            check_form(self.address)
+
+    def check(self) -> None:
+        """Raise BadInput where the cluster that was named is not there, which is found even where nothing is to do."""
+        if self.kind == "ray" and self.address is not None:
+            package()
+            check_address(self.address)
 
     def start(self, root: Path, here: Here, there: There, show: Show) -> Executor:
         """The executor, ready for tasks of the runs folder `root`. Raises BadInput where it cannot be started.

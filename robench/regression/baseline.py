@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from robench import registry
 from robench.errors import BadInput, first_line, unknown
+from robench.evaluation.origins import aged
 from robench.progress import say
 from robench.results.accuracy import Measure, enters
 from robench.results.rows import Marks, broken, correct, succeeded
 from robench.results.statistics import wilson
 from robench.results.summary import UNSTABLE, label
-from robench.store.files import digest, read_json, unfit, write_text
-from robench.store.records import Images, Interval, Metric, Options, Shape, Share, SpecRecord
+from robench.store.files import digest, fit, read_json, unfit, write_text
+from robench.store.records import Images, Interval, Metric, Options, Shape, Share, Sources, SpecRecord
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import HARNESS, CraftSpec, EvalSpec
+from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name
 from robench.threat import ThreatModel
 
 FORMAT = 1
@@ -73,18 +75,19 @@ class Kept(BaseModel):
     the attack left standing, or with targeted attacks the share it reached, is `figure`. `batch_size` and `shard_size`
     are those of an attack whose outcome depends on which images share a batch, None for all others. `misses`: of a
     targeted attack, whether the outcomes tell images broken at another class; None in files of before they did.
+    `sources`: the digests of the source of the plugins behind it, by kind and name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
     evaluation: str
-    model: str
-    reference: str
-    dataset: str
+    model: Name
+    reference: Name
+    dataset: Name
     metric: Metric
     given_options: Options
-    against: str
-    surrogate: str | None = None
+    against: Name
+    surrogate: Name | None = None
     batch_size: Images | None = None
     shard_size: Images | None = None
     spec: EvalSpec
@@ -96,13 +99,7 @@ class Kept(BaseModel):
     environment: dict[str, Any]
     outcomes: str
     misses: bool | None = None
-
-    def check(self) -> None:
-        """Raise ValueError or BadInput unless there is an outcome per example, and the spec is one."""
-        SpecRecord.model_validate_json(self.spec.canonical())
-        ThreatModel.of(self.spec.norm, self.spec.eps)
-        if len(self.outcomes) != self.spec.count or not set(self.outcomes) <= set(LETTERS):
-            raise ValueError(f"outcomes of {len(self.outcomes)} examples instead of {self.spec.count}")
+    sources: Sources | None = None
 
     @property
     def threat(self) -> ThreatModel:
@@ -116,7 +113,7 @@ class Kept(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types, without those that are None."""
-        found = self.model_dump(mode="json", exclude={"spec"})
+        found = json.loads(json.dumps(self.model_dump(exclude={"spec"})))  # pydantic's own JSON is of UTF-8 alone
         return {name: value for name, value in found.items() if value is not None} | {"spec": self.spec.to_json()}
 
 
@@ -163,16 +160,27 @@ def read(path: Path) -> Baseline:
     if content.pop("checksum", None) != digest(content):
         raise BadInput(f"The baseline {path} was edited or cut short (its checksum does not fit); {advice}.")
     try:
-        kept = tuple(Kept.model_validate_json(json.dumps(each)) for each in content["evaluations"])
+        kept = tuple(map(_kept, content["evaluations"]))
         if not kept:
             raise ValueError("no evaluations")
         for each in kept:
-            each.check()
             _check_figures(each)
     except (TypeError, ValueError, BadInput) as error:
         told = unfit(error) if isinstance(error, ValidationError) else first_line(error, 160, end=".")
         raise BadInput(f"The baseline {path} has content that this robench does not know ({told}); {advice}.") from None
     return Baseline(path.name, kept)
+
+
+def _kept(value: dict[str, Any]) -> Kept:
+    """One evaluation as a file has it. Raises ValueError or BadInput unless its fields are of their types, there is an
+    outcome per example, and the spec is one."""
+    fit(Kept, json.dumps(value, ensure_ascii=False))
+    kept = Kept.model_validate(value, strict=False)  # JSON has lists for tuples
+    fit(SpecRecord, json.dumps(kept.spec.to_json(), ensure_ascii=False))
+    ThreatModel.of(kept.spec.norm, kept.spec.eps)
+    if len(kept.outcomes) != kept.spec.count or not set(kept.outcomes) <= set(LETTERS):
+        raise ValueError(f"outcomes of {len(kept.outcomes)} examples instead of {kept.spec.count}")
+    return kept
 
 
 def _check_figures(kept: Kept) -> None:
@@ -192,12 +200,12 @@ def write(baseline: Baseline, path: Path) -> None:
     write_text(path, baseline.text())
 
 
-def make(names: Sequence[str], store: Store, name: str = "baseline") -> Baseline:
-    """The baseline of the named evaluations, the same in whatever order they are named.
+def make(names: Sequence[str], store: Store, name: str = "baseline", *, probes: bool = False) -> Baseline:
+    """The baseline of the named evaluations, the same in whatever order they are named; probes: as in `find`.
 
     Raises BadInput where one cannot be found or compared with a later run.
     """
-    folders = {folder.job_id: folder for each in names for folder in find(each, store)}
+    folders = {folder.job_id: folder for each in names for folder in find(each, store, probes)}
     found = (keep(folder, store) for folder in folders.values())
     kept = sorted(found, key=lambda each: (each.model, each.label, each.evaluation))
     digests: dict[str, set[str]] = {}
@@ -212,8 +220,9 @@ def make(names: Sequence[str], store: Store, name: str = "baseline") -> Baseline
     return Baseline(name, tuple(kept))
 
 
-def find(name: str, store: Store) -> list[EvaluationFolder]:
-    """The evaluations a name stands for: a model's name all its finished white-box ones, else an id or its beginning.
+def find(name: str, store: Store, probes: bool = False) -> list[EvaluationFolder]:
+    """The evaluations a name stands for: a model's name all its finished white-box ones, those that were run for the
+    diagnostics only with `probes`, else an id or its beginning.
 
     Raises BadInput where there is none, or where it could be several models'.
     """
@@ -228,7 +237,7 @@ def find(name: str, store: Store) -> list[EvaluationFolder]:
         named = [folder for folder in named if folder.spec["model_digest"] == store.model_digest(name)]
     for reason in damaged.values():
         say(f"Left out, and perhaps one of {name}'s: {reason}")
-    found = [folder for folder in named if _usual(folder) and folder.result is not None]
+    found = [folder for folder in named if _usual(folder, probes) and folder.result is not None]
     if len({folder.spec["model_digest"] for folder in found}) > 1:
         raise BadInput(
             f"There are evaluations of several models named {name!r}: {', '.join(folder.job_id for folder in found)}; "
@@ -241,14 +250,17 @@ def find(name: str, store: Store) -> list[EvaluationFolder]:
         )
     left = len(named) - len(found)
     if left:
-        say(f"{left} of {name}'s evaluations are left out: not finished, or not of a white-box attack by itself.")
+        say(
+            f"{left} of {name}'s evaluations are left out: not finished, not of a white-box attack by itself, or run "
+            "for the diagnostics alone."
+        )
     return found
 
 
-def _usual(folder: EvaluationFolder) -> bool:
-    """Whether an evaluation is of one white-box attack on a model alone, by this robench's rules."""
-    spec = folder.spec
-    return enters(folder.about.access) and not spec.get("after") and spec["harness"] == HARNESS
+def _usual(folder: EvaluationFolder, probes: bool) -> bool:
+    """Whether an evaluation is of one white-box attack on a model alone, by this robench's rules, and no probe."""
+    spec, asked = folder.spec, probes or not folder.about.probes
+    return asked and enters(folder.about.access) and not spec.get("after") and spec["harness"] == HARNESS
 
 
 def keep(folder: EvaluationFolder, store: Store) -> Kept:
@@ -274,6 +286,9 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
             f"The evaluation {name} of {about.model} is flagged {', '.join(unstable)}, so a later run would differ "
             "by itself; make the model's answers repeatable, or leave this evaluation out."
         )
+    old = aged(folder.notes())
+    if old:
+        raise BadInput(f"The evaluation {name} was made by {old}; run its command again: {about.command}.")
     assert result.clean_accuracy is not None
     assert result.clean_interval is not None
     assert result.value is not None
@@ -296,6 +311,7 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         environment={key: about.environment.get(key) for key in ENVIRONMENT},
         outcomes=encode(folder, spec),
         misses=True if result.measure is Measure.SUCCESS else None,
+        sources=next((dict(note["sources"]) for note in folder.notes() if note.get("sources")), None),
         **_batches(folder, spec),
     )
 
@@ -303,15 +319,22 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
 def _batches(folder: EvaluationFolder, spec: EvalSpec) -> dict[str, int]:
     """The sizes of batches and shards that an evaluation depends on, as far as they are known.
 
-    An attack of a library, which has its version among its options, draws random numbers for a whole batch.
+    An attack of a library draws random numbers for a whole batch.
     """
     sizes: set[Any] = {note.get("batch_size") for note in folder.notes()}
     ranges = folder.ranges()
     stop, size = spec.start + spec.count, ranges[0][1] - ranges[0][0]
     regular = ranges == [(start, min(start + size, stop)) for start in range(spec.start, stop, size)]
-    if "library" not in spec.attack_options or len(sizes) > 1 or None in sizes or not regular:
+    if not _batched(spec) or len(sizes) > 1 or None in sizes or not regular:
         return {}
     return {"batch_size": sizes.pop(), "shard_size": size}
+
+
+def _batched(spec: EvalSpec) -> bool:
+    try:
+        return bool(registry.load("attack", spec.attack).base.batched)
+    except BadInput:  # it is not installed here: one of a library has that among its options
+        return "library" in spec.attack_options
 
 
 def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:

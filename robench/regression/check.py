@@ -8,12 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
+from robench.device import check_device
 from robench.errors import BadInput, require, unknown
-from robench.evaluation.address import Address, How
+from robench.evaluation.address import SIZE, Address, How
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Target, make_job, open_target
+from robench.evaluation.origins import sources_of
+from robench.evaluation.request import check_dataset
 from robench.evaluation.scheduler import evaluate_one
 from robench.models import load_model
+from robench.ranges import hold
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lines_of
@@ -26,8 +30,6 @@ from robench.trust.gates import Finding
 
 # a model by reference, or itself
 Model = str | nn.Module
-# images per batch and per shard where nothing else is said
-SIZE = 250
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Rerun:
     data_root: Path | None = None
     reuse: bool = False
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        check_dataset(self.dataset)
+        hold(self, batch_size="--batch-size?", shard_size="--shard-size?")
+        check_device(self.device)
 
     def address(self, kept: Kept) -> Address:
         """Where an evaluation of a baseline is today."""
@@ -104,12 +111,13 @@ def _key(baseline: Baseline, rerun: Rerun) -> str:
 
 def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, terms: Terms) -> Checked:
     """Evaluate what the plan says and compare."""
-    pairs: list[Pair] = []
+    pairs, lasting = list[Pair](), dict[str, None]()
     findings: dict[tuple[object, ...], list[Finding]] = {}
     digests: dict[str, set[str]] = {}
     for kept, address in plan:
         done = evaluate_one(address, store)
         (result,) = done.results
+        lasting |= dict.fromkeys(done.refused)
         _one_model(kept.model, result.model_digest, digests)
         pairs.append(Pair.of(kept, result, store))
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
@@ -119,7 +127,20 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
-    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)))
+    news += [sentence for pair in pairs if (sentence := _edited(pair.kept))]
+    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)), tuple(lasting))
+
+
+def _edited(kept: Kept) -> str:
+    """A sentence where the attack is not what it was: a change of the figure may be of its making; "" where it is."""
+    name = f"attack {kept.spec.attack}"
+    was = (kept.sources or {}).get(name)
+    if was is None or was == sources_of([("attack", kept.spec.attack)])[name]:
+        return ""
+    return (
+        f"{kept.model} under {kept.label}: the source of the {name} is another than the baseline's, so what changed "
+        "may be the attack and not the model; make the baseline anew once that is known."
+    )
 
 
 def _fired(findings: Mapping[tuple[object, ...], Sequence[Finding]]) -> list[str]:
@@ -233,7 +254,8 @@ def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store,
         )
     source = None if address.surrogate is None else _loaded(_open(address.surrogate, address, store))
     now = make_job(address, store, target, named, source).spec.to_json()
-    then = kept.spec.to_json()
+    sizes = {"batch_size": kept.batch_size, "shard_size": kept.shard_size}  # of before a spec had them
+    then = {name: size for name, size in sizes.items() if size not in (None, SIZE)} | kept.spec.to_json()
     for field_name in sorted({*then, *now} - {"model_digest"}):
         if now.get(field_name) != then.get(field_name):
             raise BadInput(

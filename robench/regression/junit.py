@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from xml.etree import ElementTree as Tree
 
-# what XML 1.0 cannot hold, not even escaped
-UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from robench.text.escaping import visible
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,11 @@ def document(suites: Sequence[Suite], package: str) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for number, suite in enumerate(suites):
         node = Tree.SubElement(root, "testsuite", {
-            "name": _clean(suite.name) or "-",
-            "package": package,
+            "name": visible(suite.name) or "-",
+            "package": visible(package),
             "id": str(number),
             "timestamp": now,
-            "hostname": _clean(socket.gethostname()) or "localhost",
+            "hostname": visible(socket.gethostname()) or "localhost",
             "tests": str(len(suite.cases)),
             "failures": str(sum(bool(case.failure) for case in suite.cases)),
             "errors": str(sum(bool(case.error) and not case.failure for case in suite.cases)),
@@ -56,23 +54,24 @@ def document(suites: Sequence[Suite], package: str) -> str:
         })  # fmt: skip
         facts = Tree.SubElement(node, "properties")
         for name, value in suite.properties.items():
-            Tree.SubElement(facts, "property", {"name": _clean(name) or "-", "value": _clean(str(value))})
+            Tree.SubElement(facts, "property", {"name": visible(name) or "-", "value": visible(str(value))})
         for case in suite.cases:
             _add(node, case)
-        Tree.SubElement(node, "system-out").text = _clean(suite.output) or None
+        Tree.SubElement(node, "system-out").text = _lines(suite.output) or None
         Tree.SubElement(node, "system-err")  # Ant's schema wants both
     Tree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Tree.tostring(root, encoding="unicode") + "\n"
 
 
 def _add(suite: Tree.Element, case: Case) -> None:
-    attributes = {"name": _clean(case.name), "classname": _clean(case.classname), "time": f"{case.seconds:.3f}"}
+    attributes = {"name": visible(case.name), "classname": visible(case.classname), "time": f"{case.seconds:.3f}"}
     node = Tree.SubElement(suite, "testcase", attributes)
     told = case.failure or case.error
     if told:
         kind = "failure" if case.failure else "error"
-        Tree.SubElement(node, kind, {"type": kind, "message": _clean(told)}).text = _clean(case.detail or told)
+        Tree.SubElement(node, kind, {"type": kind, "message": visible(told)}).text = _lines(case.detail or told)
 
 
-def _clean(text: str) -> str:
-    return UNPRINTABLE.sub("?", text)
+def _lines(text: str) -> str:
+    """Lines of text without what XML cannot hold, not even escaped."""
+    return "\n".join(map(visible, text.split("\n")))

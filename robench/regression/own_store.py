@@ -71,7 +71,7 @@ def loaded_code() -> str:
             told = f"{found.st_size} {found.st_mtime_ns}".encode() if installed else path.read_bytes()
         except OSError:
             continue
-        sha.update(f"{place} {len(told)} ".encode() + told)
+        sha.update(f"{place} {len(told)} ".encode(errors="surrogateescape") + told)
     return sha.hexdigest()[:16]
 
 

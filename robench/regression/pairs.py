@@ -10,6 +10,7 @@ from functools import reduce
 import numpy as np
 
 from robench.errors import BadInput
+from robench.evaluation.bounds import upper_bound
 from robench.evaluation.summaries import Result
 from robench.regression.baseline import Kept, Outcomes, encode
 from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line
@@ -19,7 +20,10 @@ from robench.results.summary import UNSTABLE
 from robench.store.runs import Store
 
 # flags that say that an attack may have failed where the model would not have stood
-TROUBLE = ("zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference")
+TROUBLE = (
+    "zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference", "squashed-outputs", "extreme-logits",
+    "flat-logits", "moved-nothing", "changes-torch", "changes-global-state",
+)  # fmt: skip
 # a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
 GROWTH, POINTS = 1.5, 5
 # a flag with its share of the images
@@ -53,7 +57,8 @@ class Pair:
     def attacked(self) -> Line:
         """What the attack left standing, not yet judged."""
         kept = self.kept
-        line = replace(self.line(kept.label, kept.metric, kept.figure), evaluation=self.result.evaluation)
+        line = self.line(kept.label, kept.metric, kept.figure)
+        line = replace(line, evaluation=self.result.evaluation, note=self.result.note)
         if self.now is None:
             return line
         found = self.result.summary
@@ -123,7 +128,11 @@ class Pair:
 
 
 def _share(flag: str) -> tuple[str, float]:
-    """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%"."""
+    """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%".
+
+    What stands in brackets behind a name, "changes-torch (torch.clamp)", is left out.
+    """
+    flag = flag.partition(" (")[0]
     found = SHARE.fullmatch(flag)
     return (found[1], float(found[2] or 0)) if found else (flag, 0.0)
 
@@ -183,6 +192,8 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
         if len(group) > 1:
             then = _all([pair.then.robust for pair in group])
             line = group[0].line(f"{WORST}, {group[0].kept.threat}", Measure.ROBUST, float(then.mean()))
+            spec, boundary = group[0].kept.spec, any(pair.result.boundary for pair in group)
+            line = replace(line, note=upper_bound(spec.norm, Measure.ROBUST, boundary))
             outcomes = [pair.now for pair in group if pair.now is not None]
             if len(outcomes) == len(group):
                 now = _all([each.robust for each in outcomes])

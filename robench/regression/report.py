@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from robench.regression.junit import Case, Suite, document
 from robench.regression.verdict import Line, Terms, Verdict, exit_code
 from robench.results.accuracy import Measure
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid, lines
+from robench.text.escaping import markdown, visible
 
 HEADERS = ("attack", "n", "then", "now", "change", "fell", "rose", "stayed", "p", "verdict")
 CAPTION = (
@@ -26,12 +25,16 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome of a check: a line per comparison, and what to know besides. `name` is the baseline's."""
+    """The outcome of a check: a line per comparison, and what to know besides. `name` is the baseline's.
+
+    lasting: a sentence per evaluation that cannot be made, now or later.
+    """
 
     name: str
     lines: tuple[Line, ...]
     terms: Terms
     notes: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
     def of(self, verdict: Verdict) -> list[Line]:
         """The lines with a verdict."""
@@ -39,8 +42,9 @@ class Checked:
 
     @property
     def exit_code(self) -> int:
-        """1 where a line fails the check, else 3 where one is open, else 0."""
-        return exit_code(self.lines)
+        """1 where a line fails the check, else 2 where one stays open, 3 where one is, and 0 where all is well."""
+        code = exit_code(self.lines)
+        return 2 if code == 3 and self.lasting else code
 
     @property
     def verdict(self) -> str:
@@ -54,25 +58,25 @@ class Checked:
     def told(self) -> list[str]:
         """A sentence per line that is not well, then the notes."""
         lines = [line for verdict in Verdict if verdict.exit_code for line in self.of(verdict)]
-        return [*(line.sentence for line in lines), *self.notes]
+        return [*(line.sentence for line in lines), *self.lasting, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """{"baseline", "verdict", "exit_code", "alpha", "max_drop", "lines": [...], "notes": [...]}."""
         head = {"baseline": self.name, "verdict": self.verdict, "exit_code": self.exit_code, **asdict(self.terms)}
-        return {**head, "lines": [line.to_json() for line in self.lines], "notes": list(self.notes)}
+        return {**head, "lines": [line.to_json() for line in self.lines], "notes": [*self.lasting, *self.notes]}
 
     def tables(self) -> RenderableType:
         """The verdict, a rich table per model, and what the columns are."""
         tables = [_table(model, lines) for model, lines in self._by_model()]
-        return Group(Text(f"{self.verdict}\n", style="bold"), *tables, Text(CAPTION, style="dim"))
+        return Group(lines((self.verdict, "bold"), ""), *tables, lines((CAPTION, "dim")))
 
     def markdown(self) -> str:
         """A table with sentences below it, as a CI job's summary shows them."""
         rows = [["model", *HEADERS], ["---", "---", *["---:"] * (len(HEADERS) - 1)]]
-        rows += [[_escape(cell.replace("\n", "; ")) for cell in (line.model, *_cells(line))] for line in self.lines]
-        parts = ["## Robustness against the baseline", _escape(self.verdict)]
+        rows += [[_cell(cell) for cell in (line.model, *_cells(line))] for line in self.lines]
+        parts = ["## Robustness against the baseline", markdown(self.verdict)]
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
-        parts += ["\n".join(f"- {_escape(text)}" for text in self.told)] if self.told else []
+        parts += ["\n".join(f"- {markdown(text)}" for text in self.told)] if self.told else []
         return "\n\n".join([*parts, CAPTION]) + "\n"
 
     def junit(self) -> str:
@@ -81,7 +85,8 @@ class Checked:
         The first suite has the notes as its output.
         """
         suites = [self._suite(model, lines) for model, lines in self._by_model()]
-        suites[:1] = [replace(suite, output="\n".join(self.notes)) for suite in suites[:1]]
+        told = "\n".join(map(visible, [*self.lasting, *self.notes]))
+        suites[:1] = [replace(suite, output=told) for suite in suites[:1]]
         return document(suites, package=self.name)
 
     def _suite(self, model: str, lines: Sequence[Line]) -> Suite:
@@ -102,22 +107,23 @@ class Checked:
         return [(model, [line for line in self.lines if line.model == model]) for model in models]
 
 
-def _cells(line: Line) -> tuple[str, ...]:
-    """The line as text under `HEADERS`; the interval and the corrected p stand on a second line."""
+def _cells(line: Line) -> tuple[str | tuple[str, str], ...]:
+    """The line as text under `HEADERS`; the interval and the corrected p are a second line."""
     mark = Measure.SUCCESS.mark if line.metric == Measure.SUCCESS else ""
+    attack = (line.attack, f"({line.note})") if line.note else line.attack
     then = f"{100 * line.then:.1f}{mark}"
     if line.now is None:
-        return line.attack, f"{line.n:,}", then, *"------", line.verdict
+        return attack, f"{line.n:,}", then, *"------", line.verdict
     low, high = line.interval
     return (
-        line.attack, f"{line.n:,}", then, f"{100 * line.now:.1f}{mark}",
-        f"{100 * line.change:+.1f}\n{100 * low:.1f}, {100 * high:.1f}",
+        attack, f"{line.n:,}", then, f"{100 * line.now:.1f}{mark}",
+        (f"{100 * line.change:+.1f}", f"{100 * low:.1f}, {100 * high:.1f}"),
         *(f"{count:,}" for count in (line.fell, line.rose, line.stayed)),
-        f"{line.p:.2g}\n{line.adjusted:.2g}", line.verdict,
+        (f"{line.p:.2g}", f"{line.adjusted:.2g}"), line.verdict,
     )  # fmt: skip
 
 
-def _table(model: str, lines: Sequence[Line]) -> Table:
+def _table(model: str, lines: Sequence[Line]) -> Grid:
     subject = lines[0].subject
     shown = grid(model if subject in ("", model) else f"{model}, now {subject}", padding=0)
     shown.add_column(HEADERS[0], overflow="fold", min_width=8, max_width=24)
@@ -129,9 +135,6 @@ def _table(model: str, lines: Sequence[Line]) -> Table:
     return shown
 
 
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    for mark in "\\|<>*_`[]":
-        plain = plain.replace(mark, "\\" + mark)
-    return plain
+def _cell(lines: str | tuple[str, str]) -> str:
+    """A cell of a table in Markdown, its lines one behind the other."""
+    return markdown(lines if isinstance(lines, str) else "; ".join(lines), cell=True)

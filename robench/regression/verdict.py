@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from robench.errors import require
+from robench.ranges import SHARE, number
 from robench.results.rows import Marks
 from robench.results.statistics import holm, mcnemar, paired_interval
 
@@ -79,9 +80,10 @@ class Terms:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        require(0 < self.alpha < 1, "--alpha", self.alpha, "between 0 and 1, such as 0.05")
-        most = self.max_drop
-        require(most is None or 0 <= most <= 1, "--max-drop", most, "a fraction from 0 to 1, such as 0.02")
+        alpha = number("--alpha", self.alpha, SHARE)
+        require(0 < alpha < 1, "--alpha", alpha, "between 0 and 1, such as 0.05")
+        if self.max_drop is not None:
+            number("--max-drop", self.max_drop, SHARE)
 
     def too_far(self, drop: int, n: int) -> bool:
         """Whether `drop` of n images are more than allowed; 0.02 is taken as 2/100, not as its float."""
@@ -99,6 +101,7 @@ class Line:
     many images stood only then, only now, and both times. p: exact McNemar; `adjusted`: with Holm's correction over all
     lines of the check. model is the baseline's name for it, `subject` that of what stands in for it now; flags, seconds
     and evaluation are of now. doubts: those flags, with the share then, that say more of the attack than of the model.
+    note: what is to be said beside both figures.
     """
 
     model: str
@@ -118,6 +121,7 @@ class Line:
     doubts: tuple[str, ...] = ()
     seconds: float = 0.0
     evaluation: str = ""
+    note: str = ""
 
     def counted(self, then: Marks, now: Marks, figure: float | None) -> Line:
         """The line with today's figure, and the counts and p of bool [n] then and now."""
@@ -141,11 +145,13 @@ class Line:
         where = f"in the {self.attack}" if self.attack.startswith(WORST) else f"under {self.attack}"
         where = f"on clean images{self.attack.removeprefix(CLEAN)}" if self.metric == CLEAN_METRIC else where
         if self.now is None:
-            return f"{self.model} {where}: the evaluation is incomplete; run the same command again."
+            said = f"{self.model} {where}: the evaluation is incomplete"
+            return f"{said}; run the same command again, unless it is said to fail each time."
         return (
             f"{self.model} {where}: {self.metric} {100 * self.then:.1f}% then, {100 * self.now:.1f}% now; of "
             f"{self.n:,} images {self.fell:,} fell, {self.rose:,} rose and {self.stayed:,} stayed "
-            f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g}){self._distrust}."
+            f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g}){self._distrust}"
+            f"{f'; {self.note}' if self.note else ''}."
         )
 
     @property
@@ -164,6 +170,8 @@ class Line:
         lists = {"flags": list(self.flags), "doubts": list(self.doubts), "interval": list(self.interval)}
         found = {**asdict(self), **lists, "change": self.change}
         unknown = ("fell", "rose", "stayed", "p", "adjusted", "change", "interval") if self.now is None else ()
+        if not self.note:
+            del found["note"]
         return found | dict.fromkeys(unknown)
 
 

@@ -112,9 +112,10 @@ def contradictory(rows: pd.DataFrame, *, guarded: bool) -> Marks:
     return found
 
 
-def attacked(rows: pd.DataFrame) -> int:
-    """How many images a trial was run for."""
-    return int((rows["trial"] >= 0).sum())
+def attacked(rows: pd.DataFrame, besides: Any = False) -> int:
+    """How many images the attack worked on: a trial found the image, or passes were spent where none did better than
+    the image that was taken over. besides: bool [n], images that count whatever was spent on them."""
+    return int(((rows["trial"] >= 0) | (rows["forwards"] > 0) | besides).sum())
 
 
 def marked(rows: pd.DataFrame, flag: str) -> Any:

@@ -109,7 +109,8 @@ def evaluation_flags(rows: pd.DataFrame, shard_flags: list[list[str]]) -> list[s
     """The model's flags in any shard, and those of single images where enough of them have it."""
     flags = {flag for flags in shard_flags for flag in flags}
     for name, least in SHOWN_SHARE.items():
-        share = int(marked(rows, name).sum()) / max(attacked(rows), 1)
+        found = marked(rows, name)
+        share = int(found.sum()) / max(attacked(rows, found), 1)
         if share > least:
             flags.add(f"{name} {share:.0%}" if share >= 0.005 else f"{name} <1%")
     return sorted(flags)

@@ -18,7 +18,8 @@ class About:
     "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
     access is. folder: where it ran, "" where neither the model's reference nor the data's name depends on it. classes:
     how many the data have. against: what it was up against beside the model, as the end of a label. mended: the first
-    record was lost. more: what a later robench recorded; lacks: the fields that an earlier one did not.
+    record was lost. probe: it was run for the diagnostics alone. more: what a later robench recorded; lacks: the fields
+    that an earlier one did not.
     """
 
     model: str
@@ -39,6 +40,7 @@ class About:
     folder: str = ""
     classes: int | None = None
     mended: bool = False
+    probe: bool = False
     more: dict[str, Any] = field(default_factory=dict)
     lacks: tuple[str, ...] = field(default=(), compare=False)
 
@@ -46,7 +48,7 @@ class About:
     def from_json(cls, value: Mapping[str, Any]) -> About:
         """The record in a file; one of before a field was added goes without it, one of later keeps what is new."""
         known = {each.name for each in fields(cls)} - {"more", "lacks"}
-        lacks = tuple(sorted(known - value.keys() - {"mended"}))
+        lacks = tuple(sorted(known - value.keys() - {"mended", "probe"}))
         found = {name: item for name, item in value.items() if name in known}
         found.setdefault("kind", value["access"])
         return cls(**found, lacks=lacks, more={name: item for name, item in value.items() if name not in known})
@@ -55,7 +57,7 @@ class About:
         """The fields as JSON types."""
         plain: dict[str, Any] = asdict(self)
         more: dict[str, Any] = plain.pop("more")
-        absent = {"lacks", *self.lacks} | (set() if self.mended else {"mended"})
+        absent = {"lacks", *self.lacks} | {name for name in ("mended", "probe") if not getattr(self, name)}
         return {name: item for name, item in plain.items() if name not in absent and item is not None} | more
 
     def at_hand(self, name: str) -> str:
@@ -68,6 +70,12 @@ class About:
         sizeless = there.rpartition("@")[0] or there
         before, _, after = name.rpartition(path)
         return f"{before}{there}{after}" if os.path.exists(there) or os.path.exists(sizeless) else name
+
+    @property
+    def probes(self) -> bool:
+        """Whether it was run for the diagnostics alone; records of before this was noted tell it by their command."""
+        words = self.command.split()
+        return self.probe or ("robench" in words[:3] and words[words.index("robench") + 1 :][:1] == ["diagnose"])
 
     @property
     def commit(self) -> str:

@@ -141,13 +141,18 @@ class EvaluationFolder:
     def begin(self, spec: dict[str, Any], about: About) -> None:
         """Record the spec and what goes with it, unless they are there; what is damaged is made anew.
 
-        A record made after the first shard says so ("mended"), since its environment need not be theirs.
+        A record made after the first shard says so ("mended"), since its environment need not be theirs. A probe that
+        is asked for as a figure is none any more.
         """
         if not self._readable("about"):
-            about = replace(about, mended=bool(self.named()))
-            write_sealed(self.path / "about.json", {**about.to_json(), "evaluation": self.job_id})
+            self._record(replace(about, mended=bool(self.named())))
+        elif self.about.probes and not about.probes:
+            self._record(replace(self.about, probe=False, command=about.command))
         if not self._readable("spec"):
             write_json(self.path / "spec.json", spec)
+
+    def _record(self, about: About) -> None:
+        write_sealed(self.path / "about.json", {**about.to_json(), "evaluation": self.job_id})
 
     def named(self) -> list[tuple[int, int]]:
         """The ranges of all shards that have a manifest, whole or not, in order."""
@@ -192,10 +197,14 @@ class EvaluationFolder:
         lacking = [(a, b) for a, b in self.named() if self.missing(a, b, b - a)]
         return [(a, b) for a, b in lacking if not self._within(a, b) or self._shard(a, b) is None]
 
-    def save_shard(self, start: int, stop: int, rows: Any, images: Any, notes: dict[str, Any]) -> None:
-        """Write rows (a DataFrame), images (float32 [n, C, H, W]) and notes; the manifest, with checksums, last."""
+    def save_shard(
+        self, start: int, stop: int, rows: Any, images: Any, notes: dict[str, Any], logits: Mapping[str, Any] = {}
+    ) -> None:
+        """Write rows (a DataFrame), images (float32 [n, C, H, W]), logits by the kind of image they are of (float32
+        [n, classes]) and notes; the manifest, with checksums, last."""
         manifest, parquet, tensors = self._files(start, stop)
-        kept = {"adversarial": images.contiguous()}
+        kept = {shard_files.IMAGES: images.contiguous()}
+        kept |= {shard_files.LOGITS[kind]: each.contiguous() for kind, each in logits.items()}
         sums = {
             "parquet": write_file(Path(parquet), lambda aside: rows.to_parquet(aside, index=False)),
             "safetensors": write_tensors(Path(tensors), kept),
@@ -299,6 +308,11 @@ class EvaluationFolder:
             return start < stop
         first = spec.get("start", 0)
         return bool(first <= start < stop <= first + spec.get("count", stop))
+
+    def logits(self, shard: Shard) -> dict[str, Any] | None:
+        """The model's logits of one whole shard to its clean and adversarial images, each float32 [n, classes]; None
+        where they were not kept. Raises Damaged for anything else."""
+        return shard_files.logits(self._files(shard.start, shard.stop)[2], shard.stop - shard.start, self._advice)
 
     def span(self, start: int, stop: int) -> Any:
         """The adversarial images of the examples [start, stop), float32 [n, C, H, W], of all shards that hold some."""

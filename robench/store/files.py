@@ -34,6 +34,7 @@ LARGEST = 2**28
 
 ADVICE = "delete it and run the command again"
 T = TypeVar("T")
+Model = TypeVar("Model", bound="BaseModel")
 
 
 class Damaged(BadInput):
@@ -103,13 +104,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, indented, in one step, with "?" for what is no text; raises as `write_file`."""
-    write_text(path, json.dumps(_plain(value), indent=1, sort_keys=True) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON types; a name of bytes that are no text, which readers refuse, has "?" for them."""
-    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    """Write JSON, indented, in one step; raises as `write_file`."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path | str, shape: type[BaseModel] | None = None, advice: str = ADVICE) -> dict[str, Any]:
@@ -119,9 +115,7 @@ def read_json(path: Path | str, shape: type[BaseModel] | None = None, advice: st
     """
     try:
         value = json.loads(_content(path).decode())
-        text = json.dumps(value)
-        if "\\ud" in text:  # half a character, which cannot be shown
-            json.dumps(value, ensure_ascii=False).encode()
+        text = json.dumps(value, ensure_ascii=False)
     except FileNotFoundError:
         raise Damaged(
             f"There is no file {path}; {'check the name, or make it first' if advice == ADVICE else advice}."
@@ -134,10 +128,18 @@ def read_json(path: Path | str, shape: type[BaseModel] | None = None, advice: st
         from pydantic import ValidationError
 
         try:
-            shape.model_validate_json(text)
+            fit(shape, text)
         except ValidationError as error:
             raise Damaged(f"The file {path} is damaged ({unfit(error)}); {advice}.") from None
     return value
+
+
+def fit(shape: type[Model], text: str) -> Model:
+    """JSON as a record, with "?" for what is no text, which pydantic would refuse; raises ValidationError.
+
+    A name may hold that: bytes that are no UTF-8, or half a character.
+    """
+    return shape.model_validate_json(text.encode(errors="replace"))
 
 
 def unfit(error: ValidationError) -> str:
@@ -162,7 +164,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
 
     Raises as `write_file`.
     """
-    plain = {**_plain(value), "format": FORMAT}
+    plain = {**json.loads(json.dumps(value)), "format": FORMAT}
     seal = digest(plain)
     write_json(path, {**plain, "seal": seal})
     return seal

@@ -19,14 +19,15 @@ from robench.store.files import Damaged, read_json, read_sealed
 from robench.store.marker import ID, carries_our_spec, check_runs_folder, is_runs_folder
 from robench.store.parts import abandoned, aside_of, written
 from robench.store.records import CheckRecord, Watching
-from robench.store.runs import CHECK, KINDS, NAME, Store
+from robench.store.runs import ASIDE, CHECK, KINDS, NAME, Store
 from robench.store.specs import CraftSpec
 
 SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.(json|parquet|safetensors)")
 # names of what is written in a runs folder, of artifacts and of folders that are removed
 WRITTEN = re.compile(
     r"shard-\d+-\d+\.(json|parquet|safetensors)|(spec|about|result|model|fitted|check|sealed)\.json|DONE|last\.ckpt"
-    r"|(model|detector)\.safetensors|sealed\.parquet|scores-[0-9a-f]{12}\.(json|parquet)|[\w-]+-n\d+\.json|[0-9a-f]{12}|training"
+    r"|(model|detector)\.safetensors|sealed\.parquet|scores-[0-9a-f]{12}\.(json|parquet)|[\w-]+-n\d+\.json"
+    r"|[0-9a-f]{12}(-[0-9a-f]{8})?|training"
 )
 DIAGNOSTICS = re.compile(r"\S+-(" + "|".join(NORMS) + r")-n\d+\.json")
 
@@ -111,6 +112,9 @@ def _all(store: Store) -> Iterator[Leftover]:
         if training.is_dir() and not training.is_symlink() and digests[name] is not None:
             yield _leftover([training], f"checkpoints of model {name!r}, which is finished", f"train-{name}")
     yield from _checks(store)
+    for path in sorted((store.root / ASIDE).glob("[!.]*")):
+        if carries_our_spec(path):
+            yield _leftover([path], "an evaluation that was made anew since", path.name.partition("-")[0])
     kept: list[EvaluationFolder] = []
     damaged = list(digests.values()).count(None)
     for job_id in store.evaluation_ids():

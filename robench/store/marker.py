@@ -14,7 +14,9 @@ MARKER = ".robench-runs"
 TEXT = "The folder beside this file is a runs folder of robench; 'robench runs gc' looks after it.\n"
 ID = re.compile(r"[0-9a-f]{12}")
 # kinds of artifacts whose folders are named by the ids of their specs, and the record that names the id besides
-BY_ID = {"evaluations": "about.json", "crafted": "about.json", "detectors": "fitted.json"}
+BY_ID = {"evaluations": "about.json", "crafted": "about.json", "detectors": "fitted.json", "superseded": "about.json"}
+# what is set aside has more behind the id
+SET_ASIDE = re.compile(r"([0-9a-f]{12})-[0-9a-f]{8}")
 NAMED = ("evaluation", "fitted")
 # what a training depends on, which is in its spec and nobody else's
 TRAINING = ("defense", "recipe", "train_digest")
@@ -51,18 +53,23 @@ def check_runs_folder(root: Path) -> None:
 
 
 def carries_our_spec(folder: Path) -> bool:
-    """Whether a folder is named by the id of the spec in it, or of the sealed record where the spec is lost."""
-    if not ID.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+    """Whether a folder is named by the id of the spec in it, or of the sealed record where the spec is lost.
+
+    One that was set aside bears a number of its own behind the id.
+    """
+    match = (SET_ASIDE if folder.parent.name == "superseded" else ID).fullmatch(folder.name)
+    if match is None or folder.is_symlink() or not folder.is_dir():
         return False
+    name = folder.name[:12]
     try:
-        return identity(read_json(folder / "spec.json")) == folder.name
+        return identity(read_json(folder / "spec.json")) == name
     except Damaged:
         pass
     try:
         found = read_sealed(folder / BY_ID.get(folder.parent.name, ""))
     except BadInput:
         return False
-    return found.sealed and folder.name in [found.value.get(key) for key in NAMED]
+    return found.sealed and name in [found.value.get(key) for key in NAMED]
 
 
 def _is_training(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """What every JSON file of a runs folder holds: its fields with their types and ranges, checked where it is read.
 
 A file of before a field was added may lack it, where the field has a default here; what a later robench added is let
-through. Text that is not UTF-8, numbers that are not finite, and numbers no run can come to are refused.
+through. Numbers that are not finite, and numbers no run can come to, are refused. Text may be anything, since names of
+files may: whoever shows it escapes it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ Seconds = Annotated[float, Field(ge=0)]
 Plain = bool | int | float | str | None
 # of plugins, by name
 Options = dict[str, Plain | list[Plain]]
+# the digests of the source of plugins, by kind and name
+Sources = dict[str, str]
 
 
 class Shape(BaseModel):
@@ -68,6 +71,8 @@ class CraftRecord(Shape):
     seed: Seed
     eot: Images | None = None
     bpda: list[str] | None = None
+    batch_size: Images | None = None
+    shard_size: Images | None = None
 
 
 class SpecRecord(CraftRecord):
@@ -114,6 +119,7 @@ class AboutRecord(Shape):
     folder: str = ""
     classes: Classes | None = None
     mended: bool = False
+    probe: bool = False
 
 
 class ResultRecord(Shape):
@@ -131,6 +137,7 @@ class ResultRecord(Shape):
     backwards: Count
     seconds: Seconds | None = None
     shards: dict[str, str] | None = None
+    second: str | None = None
 
     @model_validator(mode="after")
     def _one_figure(self) -> ResultRecord:
@@ -169,6 +176,7 @@ class ManifestRecord(Shape):
     batch_size: Images | None = None
     answers: str | None = None
     made_with: dict[str, Any] | None = None
+    sources: Sources | None = None
 
 
 class DataRecord(Shape):
@@ -209,6 +217,7 @@ class CardRecord(Shape):
     recipe: dict[str, Any] = {}
     seed: Seed = 0
     command: str = ""
+    source: str | None = None
 
 
 class FittedRecord(Shape):
@@ -220,6 +229,7 @@ class FittedRecord(Shape):
     adversarial: Count
     threshold_images: Count
     fitted: str | None = None
+    sources: Sources | None = None
 
 
 class ScoresRecord(Shape):
@@ -273,3 +283,4 @@ class DetectorRecord(Watching):
     attack_options: Options
     images: Images
     fpr: Share
+    batch_size: Images | None = None

@@ -15,26 +15,44 @@ from typing import Any
 from robench.errors import BadInput, unknown
 from robench.store.evaluation_folder import EvaluationFolder as EvaluationFolder
 from robench.store.files import Damaged, Record, checksum, plain_file, read_sealed, write_sealed, write_text
+from robench.store.marker import check_folder
 from robench.store.records import CardRecord
 
+# where evaluations lie that were made anew
+ASIDE = "superseded"
 # the kinds of artifacts that a runs folder holds, each in a folder of that name
-KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks")
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks", ASIDE)
 # in the folder of a check: what it is a check of, and whether it is finished
 CHECK = "check.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def runs_root(given: Path | None = None) -> Path:
-    """The runs folder: as given, else ROBENCH_RUNS, else runs/ in the working directory."""
-    return given or Path(os.environ.get("ROBENCH_RUNS") or "runs")
+    """The runs folder: as given, else ROBENCH_RUNS, else runs/ in the working directory.
+
+    Raises BadInput for a file.
+    """
+    root = given or Path(os.environ.get("ROBENCH_RUNS") or "runs")
+    check_folder(root)
+    return root
 
 
 @dataclass(frozen=True)
 class Store:
-    """Everything under one runs folder; with `trained`, the models of that runs folder instead."""
+    """Everything under one runs folder; with `trained`, the models of that runs folder instead.
+
+    Raises BadInput for a folder whose name no library of files can be given.
+    """
 
     root: Path
     trained: Path | None = None
+
+    def __post_init__(self) -> None:
+        if any("\udc80" <= letter <= "\udcff" for letter in str(self.root)):
+            raise BadInput(
+                f"The runs folder {self.root} has a name that is not UTF-8, which the files of images and rows need; "
+                "give another with --runs."
+            )
 
     @property
     def models(self) -> Path:

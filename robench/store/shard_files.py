@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robench.errors import first_line
@@ -25,8 +25,9 @@ KNOWN = (*of.COLUMNS, *NORMS)
 JUDGED = ("success", "goal", "adv_pred", "label", "clean_correct")
 # float32 pixels round
 TOLERANCE = 1e-5
-# the name and the type of a shard's images
+# the name and the type of a shard's images, and the names of the logits that may stand beside them
 IMAGES, FLOAT32 = "adversarial", "F32"
+LOGITS = {kind: f"{kind} logits" for kind in ("clean", "adversarial")}
 
 
 class Expected(NamedTuple):
@@ -169,27 +170,46 @@ def _check_meaning(table: Any, expected: Expected) -> None:
 
 def images(path: str, count: int | None, advice: str) -> Any:
     """The images in a file, float32 [count, C, H, W], of any count if None; raises Damaged for anything else."""
-    return _images(path, (count, None, None, None), advice, read=True)
+    return _tensors(path, {IMAGES: (count, None, None, None)}, advice)[IMAGES]
 
 
 def check_images(path: str, shape: Sequence[int], advice: str) -> None:
-    """Raise Damaged unless a file holds images, float32 of `shape`; reads its header only."""
-    _images(path, shape, advice, read=False)
+    """Raise Damaged unless a file holds images, float32 of `shape`, and logits or none; reads its header only."""
+    _tensors(path, {IMAGES: shape, **dict.fromkeys(LOGITS.values(), (shape[0], None))}, advice, read=False)
 
 
-def _images(path: str, shape: Sequence[int | None], advice: str, *, read: bool) -> Any:
+def logits(path: str, count: int, advice: str) -> dict[str, Any] | None:
+    """The logits in a file by the kind of image they are of, each float32 [count, classes], None where it has none;
+    raises Damaged for anything else."""
+    found = _tensors(path, dict.fromkeys(LOGITS.values(), (count, None)), advice)
+    return {kind: found[name] for kind, name in LOGITS.items()} if found else None
+
+
+def _tensors(
+    path: str, shapes: Mapping[str, Sequence[int | None]], advice: str, *, read: bool = True
+) -> dict[str, Any]:
+    """Those of the named tensors that a file of images, with or without logits, has; each must be of its shape."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            if names != [IMAGES]:
+            names = set(file.keys())
+            if names not in ({IMAGES}, {IMAGES, *LOGITS.values()}):
                 raise _Unfit(f"tensors {', '.join(map(repr, sorted(names)[:3])) or 'none'} instead of {IMAGES!r}")
-            part = file.get_slice(IMAGES)
-            found, kind = list(part.get_shape()), part.get_dtype()
-            same = len(found) == len(shape) and 0 not in found
-            if kind != FLOAT32 or not same or any(b not in (None, a) for a, b in zip(found, shape, strict=True)):
-                raise _Unfit(f"{kind} {found} instead of {FLOAT32} {[each or 'any' for each in shape]}")
-            return file.get_tensor(IMAGES) if read else None
+            wanted = {name: shape for name, shape in shapes.items() if name in names}
+            found = {name: _shape(file, name, shape) for name, shape in wanted.items()}
+            if len({tuple(shape) for name, shape in found.items() if name != IMAGES}) > 1:
+                raise _Unfit("logits of two shapes")
+            return {name: file.get_tensor(name) for name in found} if read else {}
     except (_Unfit, SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise Damaged(f"The images in {path} are damaged ({first_line(error, 120)}); {advice}.") from error
+
+
+def _shape(file: Any, name: str, shape: Sequence[int | None]) -> list[int]:
+    """The shape of a tensor of a file; raises _Unfit for another type or shape than `shape`, in which None is any."""
+    part = file.get_slice(name)
+    found, kind = list(part.get_shape()), part.get_dtype()
+    same = len(found) == len(shape) and 0 not in found
+    if kind != FLOAT32 or not same or any(b not in (None, a) for a, b in zip(found, shape, strict=True)):
+        raise _Unfit(f"{name}: {kind} {found} instead of {FLOAT32} {[each or 'any' for each in shape]}")
+    return found

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainValidator
 
 from robench.store.files import canonical, identity
 
 # raise when a change of the loop, the judge or the projection changes figures; stored evaluations are then not reused
 HARNESS = 1
+
+
+def _name(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return value
+
+
+# a name of the user's, which may be a path in bytes that are no UTF-8; pydantic's own text may not
+Name = Annotated[str, PlainValidator(_name)]
 
 
 class Spec(BaseModel):
@@ -40,7 +50,7 @@ class TrainSpec(Spec):
     options: dict[str, Any]
     recipe_name: str
     recipe: dict[str, Any]
-    dataset: str
+    dataset: Name
     train_digest: str
     seed: int
     classes: int | None = None
@@ -52,7 +62,9 @@ class EvalSpec(Spec):
     The model and the data enter by their digests; their names are recorded beside the spec, not hashed. `detector` is
     the id of the fitted detector that is attacked together with the model, `surrogate` the digest of the model that the
     images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
-    pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands.
+    pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
+    `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
+    not the usual ones.
     """
 
     harness: int = HARNESS
@@ -70,8 +82,10 @@ class EvalSpec(Spec):
     detector: str | None = None
     surrogate: str | None = None
     eot: int | None = None
-    bpda: list[str] | None = None
+    bpda: list[Name] | None = None
     after: str | None = None
+    batch_size: int | None = None
+    shard_size: int | None = None
 
 
 class CraftSpec(Spec):
@@ -89,7 +103,9 @@ class CraftSpec(Spec):
     seed: int
     crafted: bool = True
     eot: int | None = None
-    bpda: list[str] | None = None
+    bpda: list[Name] | None = None
+    batch_size: int | None = None
+    shard_size: int | None = None
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> CraftSpec:
@@ -114,3 +130,10 @@ class DetectorSpec(Spec):
     images: int
     fpr: float
     seed: int
+    batch_size: int | None = None
+
+
+def sizes_told(spec: Mapping[str, Any]) -> str:
+    """The end of a label: the sizes of batches and shards that an evaluation depends on, where they are unusual."""
+    sizes = [f"{name.replace('_', ' ')} {spec[name]}" for name in ("batch_size", "shard_size") if spec.get(name)]
+    return f" [{', '.join(sizes)}]" if sizes else ""

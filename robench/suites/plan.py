@@ -8,12 +8,14 @@ from pathlib import Path
 
 from robench.attack.base import Cost
 from robench.detector.request import DetectorRequest
+from robench.device import check_device
 from robench.errors import BadInput
 from robench.evaluation.attacks import NamedAttack, Resolved, cascade_fault, resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.request import Request
 from robench.evaluation.wanted import Wanted, want
 from robench.executors.workers import Workers
+from robench.ranges import hold
 from robench.store.runs import Store
 from robench.suites.schema import Column
 from robench.suites.suite import RowPlan, ScaledSuite
@@ -24,13 +26,18 @@ from robench.training.jobs import plan as plan_training
 
 @dataclass(frozen=True)
 class Setup:
-    """How a suite is run: where its data are, on what device, in what portions; none of it changes a figure."""
+    """How a suite is run: where its data are, on what device, in what portions, and whether it attacks anew."""
 
     data_root: Path | None = None
     device: str = "auto"
     batch_size: int = 250
     shard_size: int = 250
     workers: Workers = field(default_factory=Workers)
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        hold(self, batch_size="--batch-size", shard_size="--shard-size")
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

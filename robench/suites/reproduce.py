@@ -9,9 +9,11 @@ from typing import Any
 
 from robench import registry
 from robench.detector.measuring import measure
-from robench.errors import BadInput, Changed, CheckFailed, DiskError
+from robench.errors import BadInput, Changed, CheckFailed, DiskError, Permanent
 from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
+from robench.evaluation.bounds import upper_bound
+from robench.evaluation.renewal import Renewal
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import run
 from robench.evaluation.sealing import seal
@@ -53,7 +55,8 @@ def reproduce(found: Plan, bench: Bench, planned: Mapping[str, Wanted] | None = 
     A model that cannot be used or trained leaves its places incomplete and the others alone. Raises DiskError where
     results cannot be kept.
     """
-    store, opening = bench.store, _Opening(bench, planned or {})
+    found.setup.workers.check()
+    store, opening = bench.store, _Opening(bench, planned or {}, renewal=Renewal(found.setup.fresh))
     opened = opening.opened
     graph = [_training_node(t, store) for t in found.trainings if not t.done]
     graph += [_opening_node(place, opening) for place in found.places if place.asked is not None]
@@ -111,11 +114,12 @@ class _Opening:
     bench: Bench
     planned: Mapping[str, Wanted]
     opened: dict[str, Wanted] = field(default_factory=dict)
+    renewal: Renewal = field(default_factory=Renewal)
     recall: Recall = field(default_factory=Recall)
 
     def open(self, place: Place, asked: Resolved) -> Wanted:
         """The evaluations of a place. Raises BadInput where its model answers other than stored rows say."""
-        wanted = self.planned.get(place.key) or open_place(place, asked, self.bench)
+        wanted = self.renewal.of(self.planned.get(place.key) or open_place(place, asked, self.bench))
         for planned in wanted.evaluations:
             self.recall.check(planned.job, planned.address.how)
         wanted.target.model.release()
@@ -140,7 +144,7 @@ def _open(place: Place, opening: _Opening) -> list[Node]:
 
 def _sentences(ended: Ended) -> list[str]:
     told = {str(error): None for error in ended.refused.values()}
-    told |= {str(error): None for error in ended.failed.values() if isinstance(error, CheckFailed)}
+    told |= {str(error): None for error in ended.failed.values() if isinstance(error, CheckFailed | Permanent)}
     return list(told)
 
 
@@ -167,6 +171,8 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         gradients=sum(result.summary.backwards or 0 for result in results),
         metric=_metric(place, results),
     )
+    boundary = any(result.boundary for result in results)
+    found = replace(found, note=upper_bound(results[-1].norm, found.metric, boundary))
     if not done:
         return found
     figure = _figure(place, wanted, results)

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from robench import norms
 from robench.errors import BadInput, unknown
+from robench.ranges import text_of
 from robench.store.files import plain_file
 
 # what pydantic calls a fault -> what is allowed instead
@@ -37,7 +38,9 @@ ALLOWED = {
 
 def _text(value: Any) -> Any:
     """A number as text, so that eps may be written 0.1 and stays exact."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return text_of(value) if isinstance(value, float) else str(value)
 
 
 def _list(value: Any) -> Any:
@@ -162,7 +165,7 @@ def parsed(path: Path) -> dict[str, Any]:
             return tomllib.loads(file.read().decode())
     except FileNotFoundError:
         raise BadInput(f"There is no file {path}; check the path, or name a bundled suite.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # also for what no path can hold
         raise BadInput(f"The suite {path} cannot be read ({error}); mend the file.") from error
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robench.environment import expanded
 from robench.errors import BadInput, unknown
 from robench.suites.schema import Column, Row, Scale, SuiteFile, check_entries, inside, parsed, validated
 
@@ -99,7 +100,7 @@ def load(reference: str) -> Suite:
     Raises BadInput, naming the file, the place in it, the value and what is allowed, for whatever cannot be used; names
     of plugins and their options are for `check`.
     """
-    path = Path(reference).expanduser() if reference.endswith(".toml") else BUNDLED / f"{reference}.toml"
+    path = expanded(reference) if reference.endswith(".toml") else BUNDLED / f"{reference}.toml"
     if path.parent == BUNDLED and path.stem not in names():
         raise unknown("suite", reference, [*names(), "PATH/FILE.toml"])
     raw = parsed(path)

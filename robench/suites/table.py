@@ -7,24 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from robench.results.accuracy import Figure
 from robench.results.summary import label
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid
 from robench.trust.gates import Finding
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
-    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below."
+    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below. Upper "
+    "bound: no boundary attack (FAB) tried it."
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure for one seed, None while it is incomplete, and the evaluations behind it."""
+    """One figure for one seed, None while it is incomplete, the evaluations behind it, and what is said beside it."""
 
     row: str
     seed: int
@@ -36,6 +35,7 @@ class Entry:
     flags: tuple[str, ...] = ()
     gradients: int = 0
     metric: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,19 +108,21 @@ class SuiteTable:
             return f"{next((e.status for e in found if e.figure is None), '-')}{beside}"
         warned = {w.model for w in self.warnings} & {e.model for e in found} if found[0].evaluations else set()
         mark = "*" if warned or any(entry.flags for entry in found) else ""
+        said = next((f" ({entry.note.partition(':')[0]})" for entry in found if entry.note), "")
+        mark += said
         if len(figures) == 1:
             return f"{figures[0].text()}{mark}{beside}"
         values = [100 * figure.value for figure in figures]
         return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}{mark}{beside}"
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """The table for a terminal."""
-        shown = grid(self.title, "\n".join([NOTE, *self.settings()]))
+        shown = grid(self.title, (NOTE, *self.settings()))
         shown.add_column(self.headers[0], overflow="fold")
         for name in self.headers[1:]:
             shown.add_column(name, justify="right", overflow="fold", min_width=min(12, len(name)))
         for name, *cells in self.lines():
-            shown.add_row(name, *(cell.replace(" [", "\n[") for cell in cells))  # a terminal is narrower than a page
+            shown.add_row(name, *(_lines(cell) for cell in cells))
         return shown
 
     def to_json(self) -> dict[str, Any]:
@@ -148,6 +150,7 @@ class SuiteTable:
             "status": entry.status,
             "gradients": entry.gradients,
             "flags": list(entry.flags),
+            **({"note": entry.note} if entry.note else {}),
             "evaluations": list(entry.evaluations),
         }
 
@@ -160,3 +163,9 @@ class SuiteTable:
             texts = {**record, "flags": "; ".join(entry.flags), "evaluations": " ".join(entry.evaluations)}
             found.append({name: "" if v is None else v for name, v in texts.items()} | {"low": low, "high": high})
         return found
+
+
+def _lines(cell: str) -> list[str]:
+    """A cell with its interval on a line of its own, since a terminal is narrower than a page."""
+    first, *rest = cell.split(" [")
+    return [first, *(f"[{part}" for part in rest)]

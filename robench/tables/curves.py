@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from robench.errors import BadInput
+from robench.evaluation.attacks import label_of
 from robench.norms import parse_norm
 from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import Damaged, write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables import rendering
 from robench.tables.model_names import told_apart
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid
+from robench.text.escaping import visible
 from robench.threat import ThreatModel, parse_epsilon
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Curve:
         rows = folder.rows()
         if folder.result is None or len(rows) != spec["count"]:
             raise BadInput(f"The {name} is incomplete; run its command again, then draw it.")
-        attack = folder.label
+        attack = label_of(folder)
         return cls(folder.job_id, about.model, about.dataset, attack, ThreatModel.of(spec["norm"], spec["eps"]), rows)
 
     @property
@@ -179,7 +179,7 @@ def default_points(curves: Sequence[Curve]) -> list[Fraction]:
     return sorted({min(point, most) for point in points})
 
 
-def table(curves: Sequence[Curve], points: Sequence[Fraction]) -> Table:
+def table(curves: Sequence[Curve], points: Sequence[Fraction]) -> Grid:
     """A line per evaluation, a column per eps: percent."""
     shown = grid(_axis(curves), NOTE)
     shown.add_column("evaluation", overflow="fold", min_width=16)
@@ -212,15 +212,14 @@ def write(curves: Sequence[Curve], points: Sequence[Fraction], path: Path) -> No
 
 def csv_text(curves: Sequence[Curve], points: Sequence[Fraction]) -> str:
     """A line per evaluation and eps, accuracy as a fraction with its 95% Wilson interval."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     fields = ("evaluation", "model", "dataset", "attack", "norm", "n")
-    writer.writerow([*fields, "evaluation_eps", "eps", "accuracy", "low", "high"])
+    records = []
     for found in (curve.to_json(points) for curve in curves):
         for point in found["points"]:
-            figures = [f"{value:.6g}" for value in (point["eps"], point["accuracy"], *point["interval"])]
-            writer.writerow([*(found[name] for name in fields), found["eps"], *figures])
-    return out.getvalue()
+            ends = dict(zip(("accuracy", "low", "high"), (point["accuracy"], *point["interval"]), strict=True))
+            figures = {name: f"{value:.6g}" for name, value in {"eps": point["eps"], **ends}.items()}
+            records.append({name: found[name] for name in fields} | {"evaluation_eps": found["eps"], **figures})
+    return rendering.csv_text(records)
 
 
 def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
@@ -231,9 +230,11 @@ def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     picture = Picture(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.add_subplot()
-    for curve in curves:
+    lines = []
+    for place, curve in enumerate(curves):
         eps, accuracy = curve.steps()
-        (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=curve.title)
+        (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=str(place))
+        lines.append(line)
         axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4)
         found = [(float(point), curve.at(float(point))) for point in points]
         marks = [(e, 100 * f.value, [100 * end for end in f.interval]) for e, f in found if f]
@@ -245,8 +246,11 @@ def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps ({curves[0].threat.norm}, pixels of [0, 1])")
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(_axis(curves), loc="left", fontsize=10)
-    axes.legend(fontsize=7)
+    axes.set_title(visible(_axis(curves)), loc="left", fontsize=10, parse_math=False)
+    for text, line, curve in zip(axes.legend(fontsize=7).get_texts(), lines, curves, strict=True):
+        text.set_parse_math(False)  # a label is left out where it begins with "_", and "$" begins a formula
+        text.set_text(visible(curve.title))
+        line.set_label(curve.title)
     axes.grid(alpha=0.3)
     return picture
 

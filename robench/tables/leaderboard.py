@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from robench.errors import BadInput
+from robench.evaluation.attacks import label_of
+from robench.evaluation.bounds import upper_bound
+from robench.evaluation.origins import aged
 from robench.evaluation.recorded_command import command_of
 from robench.progress import say
 from robench.results.accuracy import (
     WHITE_BOX,
-    Figure,
     Measure,
     attack_figure,
     clean_figure,
@@ -27,15 +26,16 @@ from robench.results.accuracy import (
     worst_case,
 )
 from robench.results.rows import COUNTED, absent_classes
-from robench.results.summary import COMPLETE, INCOMPLETE
+from robench.results.summary import COMPLETE, INCOMPLETE, Summary
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
-from robench.tables.left_out import digests, left_out, may_be_of, readable
+from robench.tables.cells import ABSENT, CLEAN, UPPER, WORST, Cell, Column, Line, Scored, Setting, attack_cell, beside
+from robench.tables.left_out import LEFT_OUT, digests, left_out, may_be_of, readable
 from robench.tables.model_names import told_apart
-from robench.tables.rendering import grid
+from robench.tables.rendering import Grid, grid
+from robench.text.escaping import file_name
 from robench.threat import ThreatModel
 
-ABSENT = "absent"
 NOTE = (
     "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
     "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
@@ -44,132 +44,6 @@ TERMINAL_NOTE = (
     "Percent of all n images. The worst case is taken image by image over the white-box attacks; the strongest is the "
     "one that alone comes closest to it. * flags fired: see the files."
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of a table, or None where it is missing or its evaluation incomplete; and the flags that fired."""
-
-    figure: Figure | None
-    status: str = COMPLETE
-    flags: tuple[str, ...] = ()
-    note: str = ""
-
-    @property
-    def text(self) -> str:
-        """Percent with interval, "incomplete", or a dash; an asterisk says that flags fired."""
-        if self.figure is None:
-            return INCOMPLETE if self.status == INCOMPLETE else "-"
-        return self.figure.text() + ("*" if self.flags else "") + self.note
-
-    def to_json(self) -> dict[str, Any] | None:
-        """Value, interval, n, status and flags."""
-        if self.figure is None:
-            return None if self.status != INCOMPLETE else {"status": INCOMPLETE}
-        return {"value": self.figure.value, "interval": list(self.figure.interval), "n": self.figure.n,
-                "status": self.status, "flags": list(self.flags), "note": self.note}  # fmt: skip
-
-    def numbers(self, name: str) -> dict[str, str]:
-        """The figure as a fraction and the ends of its interval, by the columns of a csv file."""
-        parts = [f"{name} {part}" for part in ("value", "low", "high")]
-        if self.figure is None:
-            return dict.fromkeys(parts, self.text if self.status == INCOMPLETE else "")
-        ends = (self.figure.value, *self.figure.interval)
-        return {part: f"{value:.6g}" for part, value in zip(parts, ends, strict=True)}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An evaluation as a table sees it: the column it belongs to, and what `entering` asks."""
-
-    column: str
-    access: str
-    metric: str
-    folder: EvaluationFolder
-
-    @classmethod
-    def of(cls, folder: EvaluationFolder, label: str) -> Scored:
-        """An evaluation under its label, which names what it counts where that is not robust accuracy."""
-        about = folder.about
-        name = label if about.metric == Measure.ROBUST else f"{label} ({about.metric})"
-        return cls(name, about.access, about.metric, folder)
-
-    @property
-    def whole(self) -> bool:
-        """Whether every image was attacked."""
-        folder = self.folder
-        return folder.result is not None and sum(b - a for a, b in folder.ranges()) == folder.spec["count"]
-
-    @property
-    def ranks(self) -> bool:
-        """Whether its own figure says how robust the model is, so that a model without it is ranked lower."""
-        return bool(entering([self]))
-
-
-@dataclass(frozen=True)
-class Line:
-    """One model: its clean accuracy, its worst case, and a cell per attack by the column's name.
-
-    partial: it lacks attacks that others of the table have. strongest: the attack that alone comes nearest to the worst
-    case.
-    """
-
-    model: str
-    clean: Cell
-    worst: Cell
-    attacks: dict[str, Cell]
-    strongest: str = ""
-    partial: bool = False
-
-    @property
-    def flagged(self) -> bool:
-        """Whether any flag fired."""
-        return any(cell.flags for cell in (self.worst, *self.attacks.values()))
-
-    @property
-    def rank(self) -> tuple[bool, float, str]:
-        """What the table is sorted by: complete lines first, the most robust on top."""
-        return self.partial, -self.worst.figure.value if self.worst.figure else 1.0, self.model
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its name, the cell that a line has in it, what its attack was up against, and what it counts."""
-
-    name: str
-    cell: Callable[[Line], Cell]
-    access: str = ""
-    metric: str = ""
-    strong: bool = False  # whether pages print it in bold
-
-
-def _attack_cell(name: str, line: Line) -> Cell:
-    return line.attacks.get(name, Cell(None, ABSENT))
-
-
-CLEAN = Column("clean", lambda line: line.clean)
-WORST = Column("worst case", lambda line: line.worst, strong=True)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What made one cell of an attack's column."""
-
-    model: str
-    column: str
-    attack: str
-    options: dict[str, Any]
-    seed: int
-    n: int
-    gradients: int
-    seconds: float
-    flags: list[str]
-    evaluation: str
-    model_digest: str
-    data_digest: str
-    command: str
-    commit: str
-    torch: str
 
 
 @dataclass(frozen=True)
@@ -185,17 +59,35 @@ class Board:
     columns: tuple[Column, ...]
     rows: tuple[Line, ...]
     settings: tuple[Setting, ...] = field(default=())
+    attacks: str = ""
     absent: str = ""
 
     template = "leaderboard"
-    note = NOTE
+
+    @property
+    def note(self) -> str:
+        """What is to be known of the figures."""
+        return NOTE + self._said
+
+    @property
+    def _said(self) -> str:
+        cells = [column.cell(row) for row in self.rows for column in self.columns]
+        found = " Upper bound: no boundary attack (FAB) tried it." if any(UPPER in cell.note for cell in cells) else ""
+        if any(row.partial for row in self.rows):
+            lost = ", or damaged evaluations," if any(LEFT_OUT in row.worst.note for row in self.rows) else ""
+            found += f" Models that lack attacks{lost} stand last, ranked by the worst case over those that all of "
+            found += "them have."
+        if any("size " in column.name for column in self.columns):
+            found += " A library's attack depends on the sizes of batches and shards, which its column names."
+        return found
 
     @property
     def title(self) -> str:
         """Data, threat model and examples in words."""
         last = self.start + self.count - 1
         images = f"test images {self.start}-{last} (n = {self.count:,}{f', {self.absent}' if self.absent else ''})"
-        return f"{self.dataset}, {self.norm} eps {self.eps}, {images}"
+        attacks = f", under {self.attacks}" if self.attacks else ""
+        return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
 
     @property
     def headers(self) -> list[str]:
@@ -234,9 +126,9 @@ class Board:
             })  # fmt: skip
         return found
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """The ranking for a terminal: a line per model; the files have every attack's column."""
-        shown = grid(self.title, TERMINAL_NOTE)
+        shown = grid(self.title, TERMINAL_NOTE + self._said)
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
             figures = "%" in name
             width = len(name) if figures else None  # names give way before figures do
@@ -256,8 +148,11 @@ class Board:
         return shown
 
 
-def build(store: Store) -> list[Board]:
-    """Every table that the store's evaluations fill. Raises BadInput where there is none."""
+def build(store: Store, *, probes: bool = False) -> list[Board]:
+    """Every table that the store's evaluations fill, with `probes` also those that were run for the diagnostics alone.
+
+    Raises BadInput where there is none.
+    """
     groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
     trained = digests(store)
     folders, damaged = store.intact()
@@ -265,6 +160,8 @@ def build(store: Store) -> list[Board]:
     shared = ("data_digest", "split", "start", "count", "norm", "eps", "seed")
     for folder in folders:
         spec, name = folder.spec, folder.about.model
+        if folder.about.probes and not probes:
+            continue
         if folder.job_id in overtaken and spec.get("after"):
             continue  # the last one of a cascade has the finds of all before it
         if trained.get(name, spec["model_digest"]) != spec["model_digest"]:
@@ -275,19 +172,43 @@ def build(store: Store) -> list[Board]:
         raise BadInput(next(iter(damaged.values()), none))
     ordered = sorted(groups, key=str)
     lost = left_out(store, damaged)
-    boards = [_board(groups[key], lost) for key in ordered]
-    names = Counter(board.name for board in boards)
+    boards = [(key, board) for key in ordered for board in _boards(groups[key], lost)]
+    names = Counter(board.name for _, board in boards)
     return [
         replace(board, name=f"{board.name}-{digest[:6]}") if names[board.name] > 1 else board
-        for board, (digest, *_) in zip(boards, ordered, strict=True)
+        for (digest, *_), board in boards
     ]
 
 
-def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()) -> Board:
-    """The table of evaluations on the same images within one threat model.
+def _boards(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]]) -> list[Board]:
+    """The table of evaluations on the same images within one threat model; several where models cannot be ranked by
+    the same attacks, since those that lack some of the table's share none: one for each choice of attacks.
 
     lost: the names and digests of the models of evaluations that are damaged.
     """
+    labels, mine = _labels(folders), defaultdict[tuple[str, str], set[str]](set)
+    for folder in folders:
+        scored = Scored.of(folder, labels[folder.job_id])
+        if scored.ranks:
+            mine[_model(folder)].add(scored.column)
+    every = set().union(*mine.values())
+    lacking = [names for names in mine.values() if names != every]
+    if len({*map(frozenset, lacking)}) < 2 or set.intersection(*lacking):
+        return [_board(folders, lost)]
+    boards = []
+    for i, names in enumerate(sorted({tuple(sorted(each)) for each in mine.values()})):
+        here = [f for f in folders if mine[_model(f)] == set(names) or (not mine[_model(f)] and i == 0)]
+        part = _board(here, lost)
+        boards.append(replace(part, name=f"{part.name}-{i + 1}", attacks=", ".join(names)))
+    return boards
+
+
+def _model(folder: EvaluationFolder) -> tuple[str, str]:
+    return folder.about.model, folder.spec["model_digest"]
+
+
+def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()) -> Board:
+    """One table of evaluations on the same images within one threat model; lost: as in `_boards`."""
     labels = _labels(folders)
     newest = sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id))
     models: dict[tuple[str, str], dict[str, Scored]] = defaultdict(dict)
@@ -295,7 +216,7 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
     for folder in newest:  # the last one of a column is that of the newest version of its attack
         scored = Scored.of(folder, labels[folder.job_id])
         name = scored.column
-        columns[name] = Column(name, partial(_attack_cell, name), scored.access, scored.metric)
+        columns[name] = Column(name, partial(attack_cell, name), scored.access, scored.metric)
         models[folder.about.model, folder.spec["model_digest"]][name] = scored
     titles = told_apart((folder.spec["model_digest"], folder.about) for folder in newest)
     named = {titles[key]: cells for key, cells in models.items()}
@@ -303,7 +224,10 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
     order = sorted(columns.values(), key=lambda c: (c.access != WHITE_BOX, c.metric != Measure.ROBUST, c.name))
     ranks = {each.column for cells in named.values() for each in cells.values() if each.ranks}
     ranking = [column.name for column in order if column.name in ranks]
-    lines = (_line(model, cells, ranking, missing[model]) for model, cells in named.items())
+    behind = {model: cells.keys() for model, cells in named.items() if ranks - cells.keys() or missing[model]}
+    lacking = [names for names in behind.values() if ranks & names]
+    common = [name for name in ranking if all(name in each for each in lacking)]
+    lines = (_line(model, cells, ranking, common, missing[model]) for model, cells in named.items())
     rows = sorted(lines, key=lambda line: line.rank)
     settings = [_setting(model, each) for model, cells in named.items() for each in cells.values()]
     spec, dataset = newest[-1].spec, newest[-1].about.dataset
@@ -330,12 +254,12 @@ def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
     ]
     parts += [f"from{spec['start']}"] if spec["start"] else []
     parts += [f"s{spec['seed']}"] if spec["seed"] else []
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+    return file_name("-".join(parts).replace("_", "-"))
 
 
 def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
     """Every evaluation's label: attack, options and what it was up against, with a digest where names are shared."""
-    found = {folder.job_id: folder.label for folder in folders}
+    found = {folder.job_id: label_of(folder) for folder in folders}
     behind = {f.job_id: str(f.spec.get("detector") or f.spec.get("surrogate") or "") for f in folders}
     several: dict[str, set[str]] = defaultdict(set)
     for job_id, name in found.items():
@@ -343,9 +267,10 @@ def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
     return {i: f"{name} #{behind[i][:6]}" if len(several[name]) > 1 else name for i, name in found.items()}
 
 
-def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], lost: int = 0) -> Line:
+def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: Sequence[str], lost: int = 0) -> Line:
     """One model's line. Its worst case needs every evaluation that enters it to be complete; a line that lacks some of
-    the table's `ranking` attacks, or what `lost` damaged evaluations would say, says so and is ranked last."""
+    the table's `ranking` attacks says so, and is ranked last by those that all of its like have in `common`; so is one
+    that lacks what `lost` damaged evaluations would say."""
     attacks: dict[str, Cell] = {}
     clean, tables = Cell(None, INCOMPLETE), {}
     for name, each in cells.items():
@@ -359,20 +284,34 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], lost: in
             attacks[name] = Cell(None, INCOMPLETE)
             continue
         tables[name] = rows
-        attacks[name] = Cell(attack_figure(tables[name], each.metric), flags=result.flags)
+        flags = tuple(_flags(each.folder, result))
+        attacks[name] = Cell(attack_figure(tables[name], each.metric), flags=flags, note=each.note)
         if each.access != "detector" or clean.figure is None:  # behind one, clean images may be rejected
             clean = Cell(clean_figure(tables[name]))
     group = [each.column for each in entering(cells.values())]
     complete = all(each.column in tables for each in cells.values() if enters(each.access))
     here = [name for name in ranking if name in group]
     note = "" if len(here) == len(ranking) else f" ({len(here)}/{len(ranking)} attacks)"
-    note += f" ({lost} damaged left out)" if lost else ""
-    flags = tuple(sorted({flag for name in here for flag in attacks[name].flags}))
+    fired = tuple(sorted({flag for name in here for flag in attacks[name].flags}))
+    note += f" ({lost} {LEFT_OUT})" if lost else ""
+    partial = bool(note)
     figure = worst_case([tables[name] for name in group]) if group and complete else None
-    worst = Cell(figure, COMPLETE if figure else ABSENT if complete else INCOMPLETE, flags, note)
+    ranked = figure
+    if partial and figure is not None:
+        ranked = worst_case([tables[name] for name in common]) if common else None
+    if figure is not None:
+        boundary = any(cells[name].boundary for name in group)
+        note += beside(upper_bound(cells[group[0]].folder.spec["norm"], Measure.ROBUST, boundary))
+    worst = Cell(figure, COMPLETE if figure else ABSENT if complete else INCOMPLETE, fired, note)
     values = {name: figure.value for name in here if (figure := attacks[name].figure)}
     strongest = min(values, key=lambda name: values[name]) if values else ""
-    return Line(model, clean, worst, attacks, strongest, partial=bool(note))
+    return Line(model, clean, worst, attacks, strongest, partial=partial, ranked=ranked)
+
+
+def _flags(folder: EvaluationFolder, result: Summary) -> list[str]:
+    """The flags of an evaluation, and whether today's code is another than made it."""
+    old = aged(folder.notes())
+    return [*result.flags, *([f"made by {old}"] if old else [])]
 
 
 def _setting(model: str, scored: Scored) -> Setting:
@@ -390,7 +329,7 @@ def _setting(model: str, scored: Scored) -> Setting:
         n=result.n if result else 0,
         gradients=(result.backwards or 0) if result else 0,
         seconds=(result.seconds or 0.0) if result else 0.0,
-        flags=list(result.flags) if result else [INCOMPLETE],
+        flags=_flags(folder, result) if result else [INCOMPLETE],
         evaluation=folder.job_id,
         model_digest=spec["model_digest"],
         data_digest=spec["data_digest"],

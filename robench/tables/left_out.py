@@ -10,6 +10,9 @@ from robench.progress import say
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
 
+# behind a worst case that is without what a damaged evaluation would say
+LEFT_OUT = "damaged left out"
+
 
 def digests(store: Store) -> dict[str, str]:
     """The digests of the finished models by name, but of those whose card is damaged."""

@@ -1,26 +1,38 @@
-"""Tables in every format: the terminal's grid, csv, and what fills the templates."""
+"""Tables in every format: the terminal's grid, csv, and what fills the templates. Each escapes whatever enters it."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import jinja2
-import pandas as pd
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from robench.store.files import write_text
+from robench.text import escaping
 
-# the formats beside csv, each with a template per kind of table
-FORMATS = ("md", "tex", "html")
+# the formats beside csv, each with a template per kind of table, and what escapes every value that enters one
+FORMATS: dict[str, Callable[[object], str]] = {
+    "md": escaping.markdown,
+    "tex": escaping.latex,
+    "html": escaping.html,
+}
 
 
 class Tabular(Protocol):
     """A table that can be written: the files' name, the templates' name, a note below it, and the csv file's lines."""
 
     template: str
-    note: str
+
+    @property
+    def note(self) -> str:
+        """What stands below the table."""
 
     @property
     def name(self) -> str:
@@ -32,21 +44,62 @@ class Tabular(Protocol):
 
 def write(table: Tabular, folder: Path) -> list[Path]:
     """Write a table's files, one per format, into `folder`; returns their paths. Raises DiskError."""
-    records = pd.DataFrame.from_records(table.records())
-    texts = {"csv": records.to_csv(index=False, lineterminator="\n")}
+    name = escaping.file_name(table.name)
+    texts = {"csv": csv_text(table.records())}
     texts |= {kind: render(f"{table.template}.{kind}.j2", table=table) for kind in FORMATS}
     for kind, text in texts.items():
-        write_text(folder / f"{table.name}.{kind}", text)
-    return [folder / f"{table.name}.{kind}" for kind in texts]
+        write_text(folder / f"{name}.{kind}", text)
+    return [folder / f"{name}.{kind}" for kind in texts]
 
 
-def grid(title: str, caption: str | None = None, **style: Any) -> Table:
-    """An empty table for a terminal, with its title above and its caption below on the left."""
-    return Table(
-        title=title,
+def csv_text(records: list[dict[str, Any]]) -> str:
+    """Lines as a csv file; the first one has the names of all their columns."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([escaping.csv(name) for name in names])
+    for record in records:
+        writer.writerow([escaping.csv(record.get(name)) for name in names])
+    return out.getvalue()
+
+
+class Grid(Table):
+    """A table for a terminal whose texts are shown as they are: no markup, nothing that moves the cursor.
+
+    A cell of several lines is a sequence of them.
+    """
+
+    def add_column(self, header: RenderableType = "", *more: Any, **how: Any) -> None:
+        """A column, with its heading."""
+        super().add_column(_shown(header), *more, **how)
+
+    def add_row(self, *cells: Any, **how: Any) -> None:
+        """A row of texts, sequences of lines, or what rich makes of something else."""
+        super().add_row(*map(_shown, cells), **how)
+
+
+def _shown(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return lines(cell)
+    return lines(*cell) if isinstance(cell, list | tuple) else cell
+
+
+def lines(*told: str | tuple[str, str]) -> Text:
+    """Lines for a terminal, each a text or a text with its style."""
+    found = Text()
+    for i, line in enumerate(told):
+        text, style = (line, "") if isinstance(line, str) else line
+        found.append("\n" * (i > 0)).append(escaping.visible(text), style=style or None)
+    return found
+
+
+def grid(title: str, caption: str | tuple[str, ...] | None = None, **style: Any) -> Grid:
+    """An empty table for a terminal, with its title above and its caption, of one line or more, below on the left."""
+    told = (caption,) if isinstance(caption, str) else caption
+    return Grid(
+        title=lines((title, "bold")) if title else None,
         title_justify="left",
-        title_style="bold",
-        caption=caption,
+        caption=lines(*((line, "table.caption") for line in told)) if told else None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -59,26 +112,30 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+class _Escaped(str):
+    """Text that is escaped for its place already."""
+
+
 def render(template: str, **values: Any) -> str:
-    """One of the templates, filled."""
+    """One of the templates, filled; every value that enters it is escaped for its format."""
+    kind = template.split(".")[-2]
+    escape = FORMATS[kind]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("robench.tables"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
+        finalize=lambda value: value if isinstance(value, _Escaped) else escape(value),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["tex"] = _tex
-    environment.filters["option"] = _option
+    environment.filters |= {
+        "option": _option,
+        "cell": lambda value: _Escaped(escaping.markdown(value, cell=True)),
+        "comment": lambda value: _Escaped(escaping.latex_comment(value)),
+        "code": lambda value: _Escaped(escaping.visible(value)),
+    }
     return environment.get_template(template).render(**values)
 
 
 def _option(options: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in options.items())
-
-
-def _tex(text: object) -> str:
-    """Text with LaTeX's special characters escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in str(text))

@@ -9,24 +9,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from robench.detector.measuring import Detection
+from robench.evaluation.bounds import upper_bound
 from robench.evaluation.summaries import Evaluated, Result
-from robench.results.accuracy import Figure, entering, worst_case
+from robench.results.accuracy import Figure, Measure, entering, worst_case
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE, label
 from robench.store.runs import Store
 from robench.tables.model_names import told_apart
-from robench.tables.rendering import grid, percent
+from robench.tables.rendering import Grid, grid, lines, percent
 from robench.trust.gates import Finding
 from robench.trust.verification import Verified
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
-    "attack_success_rate", "against", "interval", "forwards", "backwards", "seconds", "flags", "status", "absent",
-    "evaluation",
+    "attack_success_rate", "against", "interval", "note", "forwards", "backwards", "seconds", "flags", "status",
+    "absent", "evaluation",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ JSON_KEYS = (
 class WorstCase:
     """What several attacks on one model leave standing together, image by image; None while one is incomplete.
 
-    surrogate: where all images were crafted on another model, its name.
+    surrogate: where all images were crafted on another model, its name. note: that it is an upper bound alone.
     """
 
     model: str
@@ -46,6 +46,7 @@ class WorstCase:
     figure: Figure | None
     flags: tuple[str, ...]
     surrogate: str = ""
+    note: str = ""
 
     @classmethod
     def of(cls, group: Sequence[Result], store: Store) -> WorstCase:
@@ -56,6 +57,7 @@ class WorstCase:
             first.model, first.about.dataset, first.norm, first.about.eps, first.summary.n,
             tuple(result.label for result in group), worst_case(rows) if rows else None,
             tuple(sorted({flag for result in group for flag in result.summary.flags})),
+            note=upper_bound(first.norm, Measure.ROBUST, any(result.boundary for result in group)),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +75,8 @@ class WorstCase:
             "flags": list(self.flags),
             "status": COMPLETE if self.figure else INCOMPLETE,
         }
-        return found | ({"surrogate": self.surrogate} if self.surrogate else {})
+        more = {"surrogate": self.surrogate, "note": self.note}
+        return found | {name: text for name, text in more.items() if text}
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Report:
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
         return Group(self.table(), *below) if below else self.table()
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
         table = grid(self._title(), self._caption())
         for name in ("model", "attack"):
@@ -162,7 +165,8 @@ class Report:
         if self._flagged:
             table.add_column("flags")
         worst = {(w.model, w.dataset): w for w in self.worst_cases}
-        keys = sorted(worst, key=lambda key: -(figure.value if (figure := worst[key].figure) else -1))
+        data = list(dict.fromkeys(result.about.dataset for result in self.results))  # figures on others are others
+        keys = sorted(worst, key=lambda key: (data.index(key[1]), -(f.value if (f := worst[key].figure) else -1)))
         keys += [key for key in dict.fromkeys((r.model, r.about.dataset) for r in self.results) if key not in worst]
         for key in keys:
             self._add(table, key, worst.get(key))
@@ -182,16 +186,16 @@ class Report:
 
     @property
     def _flagged(self) -> bool:
-        return any(result.summary.flags for result in self.results)
+        return any(result.summary.flags or result.note for result in self.results)
 
-    def _flags(self, flags: Sequence[str]) -> list[str]:
-        return [", ".join(flags)] if self._flagged else []
+    def _flags(self, flags: Sequence[str], note: str) -> list[str]:
+        return [", ".join([*([note] if note else []), *flags])] if self._flagged else []
 
     def _caption(self) -> str | None:
         rates = any(result.summary.measure.lower_is_better for result in self.results)
         return "† attack success rate, lower is better" if rates else None
 
-    def _add(self, table: Table, key: tuple[str, str], worst: WorstCase | None) -> None:
+    def _add(self, table: Grid, key: tuple[str, str], worst: WorstCase | None) -> None:
         mine = [result for result in self.results if (result.model, result.about.dataset) == key]
         for i, result in enumerate(mine):
             found = result.summary
@@ -199,21 +203,24 @@ class Report:
             table.add_row(
                 result.model if i == 0 else "", result.label + result.about.against,
                 clean if i == 0 or result.access == "detector" else "",
-                *_cells(found.value, found.interval, found.measure.mark), *self._flags(found.flags),
+                *_cells(found.value, found.interval, found.measure.mark), *self._flags(found.flags, result.note),
             )  # fmt: skip
         if worst and len(worst.attacks) > 1:
             value, interval = (worst.figure.value, worst.figure.interval) if worst.figure else (None, None)
-            table.add_row("", "worst case", "", *_cells(value, interval), *self._flags(worst.flags), style="bold")
+            table.add_row(
+                "", "worst case", "", *_cells(value, interval), *self._flags(worst.flags, worst.note), style="bold"
+            )
         table.add_section()
 
 
-def transfer_table(found: Sequence[WorstCase]) -> Table:
+def transfer_table(found: Sequence[WorstCase]) -> Grid:
     """Targets down, surrogates across: percent still right under every attack crafted on that surrogate."""
     sources = list(dict.fromkeys(row.surrogate for row in found))
     attacks = ", ".join(dict.fromkeys(attack for row in found for attack in row.attacks))
     letters = dict(zip(sources, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False)) if len(sources) > 2 else {}
     legend = "".join(f" {letter}: {source}." for source, letter in letters.items())
-    shown = grid("Transfer", f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}")
+    said = f" {found[0].note[0].upper()}{found[0].note[1:]}." if found[0].note else ""
+    shown = grid("Transfer", f"Robust accuracy in percent, image by image the worst of: {attacks}.{legend}{said}")
     shown.add_column("target", overflow="fold")
     for source in sources:
         shown.add_column(f"from {letters.get(source, source)}", justify="right", overflow="fold")
@@ -244,19 +251,29 @@ def _transfer(results: Sequence[Result], store: Store) -> list[WorstCase]:
 
 
 def findings_text(findings: Sequence[Finding], title: str) -> Text:
-    """The gates that fired, each with its evidence, threshold and what to do; then those that did not, by name."""
-    text = Text()
-    text.append(f"{title}\n", style="bold")
+    """The gates that fired, each once with its evidence, threshold and what to do; then those that did not, by name."""
+    told: list[str | tuple[str, str]] = [(title, "bold")]
+    fired: dict[tuple[str, str, str, str], list[Finding]] = {}
     for finding in findings:
         if finding.fired:
-            text.append(f"\n! {finding.model}: {finding.gate}\n", style="bold")
-            text.append(f"  {finding.evidence}\n  fires above: {finding.threshold}\n")
-            text.append(f"  do: {finding.advice}\n")
+            fired.setdefault((finding.model, finding.gate, finding.threshold, finding.advice), []).append(finding)
+    for (model, gate, threshold, advice), group in fired.items():
+        told += ["", (f"! {model}: {gate}", "bold"), *(f"  {line}" for line in _evidence(group))]
+        told += [f"  fires above: {threshold}", f"  do: {advice}"]
     quiet = Counter(finding.gate for finding in findings if not finding.fired)
     if quiet:
-        text.append("\nDid not fire, with the comparisons behind each:\n")
-        text.append("".join(f"  {gate} ({count})\n" for gate, count in quiet.items()))
-    return text
+        told += ["", "Did not fire, with the comparisons behind each:"]
+        told += [f"  {gate} ({count})" for gate, count in quiet.items()]
+    return lines(*told, "")
+
+
+def _evidence(group: Sequence[Finding]) -> list[str]:
+    """What a gate saw, a line each; what it saw alike in several runs, "RUN: ...", in one line with all of them."""
+    runs: dict[str, list[str]] = {}
+    for finding in group:
+        run, colon, seen = finding.evidence.partition(": ")
+        runs.setdefault(seen if colon else finding.evidence, []).extend([run] if colon else [])
+    return [f"{'; '.join(dict.fromkeys(names))}: {seen}" if names else seen for seen, names in runs.items()]
 
 
 DETECTION_NOTE = (
@@ -267,7 +284,7 @@ DETECTION_NOTE = (
 )
 
 
-def detection_table(found: Sequence[Detection]) -> Table:
+def detection_table(found: Sequence[Detection]) -> Grid:
     """A line per detector and attack: shares in percent, and the numbers of images behind them."""
     shown = grid("Detectors", DETECTION_NOTE)
     shown.add_column("detector (learnt from), model, attack", overflow="fold", min_width=20)
@@ -297,7 +314,7 @@ NOT_AGAIN = "What is broken is proved by its image. That the others withstand th
 RUN_AGAIN = "The attack was run again on {} of the images that are said to withstand it."
 
 
-def verified_table(checks: Sequence[Verified]) -> Table:
+def verified_table(checks: Sequence[Verified]) -> Grid:
     """One line per evaluation; ties are verdicts too close to call, which a batch size may change."""
     again = sum(check.again for check in checks)
     shown = grid("Stored adversarial examples, checked again", RUN_AGAIN.format(again) if again else NOT_AGAIN)

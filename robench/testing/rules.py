@@ -91,7 +91,9 @@ class Rule:
                 self.check(subject)
         except Broken as broken:
             raise CheckFailed(self._sentence(subject, str(broken))) from None
-        except Exception as error:  # whatever an author's code does
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever an author's code does
             raise CheckFailed(self._sentence(subject, _raised(error, subject.plugin.base))) from error
 
     def _sentence(self, subject: Subject, seen: str) -> str:
@@ -100,7 +102,7 @@ class Rule:
         return f"{plugin} breaks the rule {self.name!r} ({expects}): {' '.join(seen.split()).rstrip('.')}."
 
 
-def _raised(error: Exception, base: type) -> str:
+def _raised(error: BaseException, base: type) -> str:
     """An error by its text, and for one that was not meant for a user the line of the plugin it came from."""
     reason = (str(error).strip().splitlines() or ["without a word"])[0]
     if isinstance(error, RobenchError):

@@ -38,7 +38,8 @@ ONE_CLASS = 0.99
 class Fit:
     """One training: the data, its recipe, the seed, the device, and the folder that checkpoints go to.
 
-    spec: the id of everything it depends on; a checkpoint of another is refused.
+    spec: the id of everything it depends on; a checkpoint of another is refused. source: the digest of the defense's
+    source; a checkpoint that another source made is refused too.
     """
 
     dataset: Dataset
@@ -48,6 +49,7 @@ class Fit:
     folder: Path
     title: str
     spec: str = ""
+    source: str = ""
 
 
 @dataclass
@@ -266,7 +268,11 @@ class _Watch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training goes on from."""
-        return {"spec": self.plan.spec, **{name: getattr(self, name) for name in REMEMBERED}}
+        return {
+            "spec": self.plan.spec,
+            "source": self.plan.source,
+            **{name: getattr(self, name) for name in REMEMBERED},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the interrupted training; raises BadInput where it was another one."""
@@ -275,6 +281,10 @@ class _Watch(Callback):
         if state_dict.get("spec", "") not in ("", self.plan.spec):
             raise BadInput(
                 f"The checkpoint in {self.plan.folder} is of a training with other settings; delete it and train again."
+            )
+        if state_dict.get("source", "") not in ("", self.plan.source):
+            raise BadInput(
+                f"The checkpoint in {self.plan.folder} is of another source of the defense; begin anew with --fresh."
             )
         for name in REMEMBERED:
             setattr(self, name, state_dict[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,17 @@ import pytorch_lightning as pl
 
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
+from robench.data.sources import sized_folder
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe, find_recipe
-from robench.device import choose_device
+from robench.device import check_device, choose_device
 from robench.environment import command, environment
-from robench.errors import BadInput
+from robench.errors import BadInput, disk_error, require
 from robench.progress import say
+from robench.ranges import TRAINING_SEED, hold, whole
 from robench.results.statistics import wilson
 from robench.store.claims import claim, held, note
+from robench.store.code import plugin_digest
 from robench.store.files import Damaged, checksum, identity, read_json, write_json, write_tensors
 from robench.store.runs import Store
 from robench.store.specs import TrainSpec
@@ -32,7 +36,8 @@ LONGEST = 100
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `robench train` was asked for; `epochs` and `batch_size` None mean the recipe's; `classes` as labelled."""
+    """What `robench train` was asked for; `epochs` and `batch_size` None mean the recipe's; `classes` as labelled.
+    `fresh` trains what is trained already again."""
 
     defense: str
     dataset: str
@@ -45,13 +50,15 @@ class TrainRequest:
     name: str | None = None
     data_root: Path | None = None
     classes: int | None = None
+    fresh: bool = False
 
     def __post_init__(self) -> None:
-        for flag, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size)):
-            if value is not None and value < 1:
-                raise BadInput(f"{flag} is {value}, but must be at least 1.")
-        if not 0 <= self.seed < 2**32:
-            raise BadInput(f"--seed is {self.seed}, but must be between 0 and 2^32 - 1.")
+        hold(self, epochs="--epochs?", batch_size="--batch-size?")
+        object.__setattr__(self, "seed", whole("--seed", self.seed, TRAINING_SEED))
+        check_device(self.device)
+        for what in ("defense", "dataset", "recipe"):
+            value = getattr(self, what)
+            require(isinstance(value, str) and bool(value), what, value, "a name")
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON types."""
@@ -67,13 +74,14 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A planned training: its spec, its name in the store, and what it is made of."""
+    """A planned training: its spec, its name in the store, what it is made of, and its defense's source as a digest."""
 
     spec: TrainSpec
     name: str
     recipe: Recipe
     dataset: Dataset
     device: str
+    source: str = ""
 
 
 def plan(request: TrainRequest) -> TrainJob:
@@ -97,18 +105,22 @@ def plan(request: TrainRequest) -> TrainJob:
         seed=request.seed,
         classes=dataset.stated,
     )
-    return TrainJob(
-        spec, _default_name(request, spec.job_id) if request.name is None else request.name, recipe, dataset, device
-    )
+    name = _default_name(request, spec.job_id) if request.name is None else request.name
+    return TrainJob(spec, name, recipe, dataset, device, plugin_digest(plugin.base))
 
 
 def train(request: TrainRequest, store: Store, *, claimed: bool = False) -> dict[str, Any]:
     """Train, or return at once when the same model is there; returns the model's card.
 
     Where another process trains it, waits for that one, unless the caller holds the claim. Raises BadInput when the
-    name is taken by a model with other settings, CheckFailed when training goes wrong.
+    name is taken by a model with other settings, or that another source of the defense made, CheckFailed when training
+    goes wrong.
     """
     job = plan(request)
+    if request.fresh:
+        with claim(store.root, claim_of(job.name), wait=True):
+            _forget(job, store)
+            return _train(job, store)
     found = finished(job, store)
     if found is not None:
         return {**found, "fresh": False}
@@ -139,21 +151,37 @@ def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
             f"The name {job.name!r} is taken by a model with other settings; choose another with --name, "
             f"or delete {folder}."
         )
+    if card and card.get("source", job.source) != job.source:
+        raise BadInput(
+            f"The model {job.name!r} was trained by another source of the defense {job.spec.defense!r}; train it again "
+            "with --fresh, or choose another name with --name."
+        )
     if card and kept != job.spec.job_id:
         write_json(folder / "spec.json", job.spec.to_json())
     return card
 
 
+def _forget(job: TrainJob, store: Store) -> None:
+    """Take a model's mark and its checkpoints away, as it is trained again. Raises DiskError."""
+    folder = store.model_folder(job.name)
+    try:
+        (folder / "DONE").unlink(missing_ok=True)
+        shutil.rmtree(folder / "training", ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
 def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     job.dataset.tell()
     folder = store.model_folder(job.name)
-    note(store.root, claim_of(job.name), "begin")
     pl.seed_everything(job.spec.seed, verbose=False)
     defense = registry.load("defense", job.spec.defense).build(job.spec.options, job.dataset.info)
     assert isinstance(defense, Defense)
+    note(store.root, claim_of(job.name), "begin")
     write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
-    place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, job.spec.job_id)
+    made = (job.spec.job_id, job.source)
+    place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, *made)
     outcome = fit(defense, place)
     weights = folder / "model.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}
@@ -167,7 +195,8 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
 def _default_name(request: TrainRequest, job_id: str) -> str:
     """defense-dataset, then what differs from the defaults; ends in the training's id where that cannot be said."""
     kind, colon, place = request.dataset.partition(":")
-    parts = [request.defense, (Path(place.partition("@")[0]).stem or kind) if colon else request.dataset]
+    path = sized_folder(place)[0] if kind == "folder" else Path(place)
+    parts = [request.defense, (path.stem or kind) if colon else request.dataset]
     parts += [] if request.recipe == "quick" else [request.recipe]
     parts += [f"{k}{v}" for k, v in sorted(request.options.items())]
     parts += [f"e{request.epochs}"] if request.epochs else []
@@ -191,6 +220,7 @@ def _card(job: TrainJob, outcome: Trained, digest: str) -> dict[str, Any]:
         "train_digest": job.spec.train_digest,
         "seed": job.spec.seed,
         "digest": digest,
+        "source": job.source,
         "accuracy": {
             "validation": outcome.val_accuracy,
             "test": outcome.test_accuracy,

@@ -253,6 +253,33 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "the model's answers do not change as its gradients say: attack with BPDA for the layer that hides them, with "
         "queries, and with a substitute",
     ),
+    _flagged(
+        "changes-torch", "replaced functions",
+        "the model replaces functions that the judge computes with: remove that, and evaluate it anew",
+    ),
+    _flagged(
+        "changes-global-state", "changed global state",
+        "the model changes settings or seeds of the whole process: let it keep to its own tensors and generators",
+    ),
+    _flagged(
+        "squashed-outputs", "squashed outputs",
+        "a sigmoid or its like flattens the answers, and gradients vanish there: return what is before it, or leave "
+        "out the option that exposes it",
+    ),
+    _flagged(
+        "extreme-logits", "logits beyond comparison",
+        "the logits are so large or so far apart that float32 cannot tell what decides: subtract what is added to all, "
+        "and keep the classes on one scale",
+    ),
+    _flagged(
+        "flat-logits", "logits too small for a cross-entropy",
+        "a softmax of such logits calls all classes equally likely, and its cross-entropy does not tell which is near: "
+        "attack with a margin loss",
+    ),
+    _flagged(
+        "moved-nothing", "an attack that moves nothing",
+        "the attack left every image as it was: look whether it gets gradients at all, and use another",
+    ),
     _zero_gradient,
     _beats(
         "single step beats iteration", ("single-step",), ("iterative", "ensemble"),

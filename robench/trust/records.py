@@ -11,7 +11,7 @@ from robench.errors import BadInput
 from robench.results.summary import Summary
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged
-from robench.store.specs import CraftSpec
+from robench.store.specs import CraftSpec, sizes_told
 from robench.trust.opened import Opened
 
 
@@ -87,12 +87,12 @@ def _against(opened: Opened, surrogate: str) -> str:
     found += f" [eot {spec['eot']}]" if (spec.get("eot") or 1) > 1 else ""
     found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
     if not spec.get("after"):
-        return found
+        return found + sizes_told(spec)
     try:
         names = ", ".join(before.spec["attack"] for before in opened.chain)
     except BadInput:  # what it goes on from is not here
         names = opened.about.against.partition(" after ")[2]
-    return f"{found} after {names}"
+    return f"{found} after {names}{sizes_told(spec)}"
 
 
 def _surrogate(opened: Opened) -> str:

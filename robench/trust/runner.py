@@ -57,7 +57,7 @@ def _child(talk: socket.socket) -> None:
 
 
 def _serve(talk: socket.socket) -> None:
-    order, whole = json.loads(receive(talk)), receive(talk)
+    order, whole, packed = json.loads(receive(talk)), receive(talk), receive(talk)
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
@@ -67,7 +67,7 @@ def _serve(talk: socket.socket) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     _files()  # for objects of classes that a model's file has
-    module = _Unpickler(io.BytesIO(whole), order["reference"]).load().to(order["device"])
+    module = _Unpickler(io.BytesIO(whole), order["reference"], packed).load().to(order["device"])
     send(talk, b"{}")
     while True:
         try:
@@ -92,13 +92,15 @@ def _answer(module: Callable[[torch.Tensor], object], x: torch.Tensor, grad: boo
 class _Unpickler(pickle.Unpickler):
     """Reads what is asked; where that holds a model by reference, the reference is loaded."""
 
-    def __init__(self, file: io.BytesIO, reference: dict[str, Any]) -> None:
+    def __init__(self, file: io.BytesIO, reference: dict[str, Any], packed: bytearray) -> None:
         super().__init__(file)
-        self.reference = reference
+        self.reference, self.packed = reference, packed
 
     def persistent_load(self, pid: object) -> Any:
         """The model of the reference."""
         del pid
+        if self.reference["kind"] == "packed":
+            return pickle.loads(self.packed)
         kind, place, name = (self.reference[key] for key in ("kind", "place", "name"))
         if kind == "torchvision":
             return _torchvision(name)

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -53,11 +52,13 @@ class Ended(Unsealed):
 
 @dataclass(frozen=True)
 class Envelope:
-    """How another process comes by a model: a pickle, in which a model by reference is only its reference, and the
-    libraries that take long to load and are needed for it."""
+    """How another process comes by a model: a pickle, in which a model by reference is only its reference, and one that
+    was handed over the pickle of that time, `packed`; and the libraries that take long to load and are needed for it.
+    """
 
     whole: bytes
     reference: Mapping[str, str] | None = None
+    packed: bytes = b""
     libraries: tuple[str, ...] = ()
 
 
@@ -70,9 +71,12 @@ def envelope(model: LoadedModel, wrap: Any = None) -> Envelope:
     if reference is not None:
         module: nn.Module = model.module
         return Envelope(_pickled(wrap(module) if wrap else module, module), reference)
-    if model.packed is None and not model.reference:
-        raise Unsealed(f"a {model.name} cannot be pickled")
-    fresh = model.load() if model.packed is None else pickle.loads(model.packed)
+    if not model.reference:  # its pickle is read there alone: here it would put its classes in place of the user's
+        if model.packed is None:
+            raise Unsealed(f"a {model.name} cannot be pickled")
+        module = model.module
+        return Envelope(_pickled(wrap(module) if wrap else module, module), {"kind": "packed"}, model.packed)
+    fresh = model.load()
     return Envelope(_pickled(wrap(fresh) if wrap else fresh), libraries=libraries_of(model))
 
 
@@ -117,7 +121,7 @@ class Sealed:
         }  # fmt: skip
         with self._patience(LOADING, "be loaded"):
             self.pid = int(json.loads(self._read())["pid"])
-            self._write(json.dumps(order).encode(), packed.whole)
+            self._write(json.dumps(order).encode(), packed.whole, packed.packed)
             self._told()
 
     def answer(self, x: Tensor, *, grad: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ from robench.attack.inspection import clean_logits, inspect, predictions
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput, first_line
 from robench.norms import NORMS
+from robench.ranges import Range, whole
 from robench.results.rows import correct, success_of
 from robench.store.known import secret
 from robench.store.runs import EvaluationFolder, Store
@@ -101,13 +102,12 @@ def verify_all(
     said to stand its attack is run once more. Raises BadInput where there is none, and for the only one where it cannot
     be checked.
     """
-    for option, value, least in (("--batch-size", batch_size, 1), ("--again", again, 0)):
-        if value < least:
-            raise BadInput(f"{option} is {value}, but must be at least {least}.")
+    batch_size, device = whole("--batch-size", batch_size), choose_device(device)
+    again = whole("--again", again, Range(0, 100_000_000))
     ids = list(dict.fromkeys(store.find_evaluation(name).job_id for name in names)) or store.evaluation_ids()
     if not ids:
         raise BadInput(f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first.")
-    how = How(model, batch_size, choose_device(device), data, trust, again)
+    how = How(model, batch_size, device, data, trust, again)
     checks = [_try(store, store.evaluation(i), how) for i in ids]
     if len(checks) == 1 and checks[0].exit_code == 2 and not checks[0].examples:
         raise BadInput(checks[0].reason)

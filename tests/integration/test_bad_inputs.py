@@ -370,10 +370,10 @@ def test_no_space_left_that_torch_hides(workshop: Path, robench: Run, monkeypatc
     check(workshop, lambda: robench("train", "standard", "--epochs", "1", "--name", "new"), ("No space left", "new"))
 
 
-def test_a_model_that_crashes_is_incomplete_not_robust(workshop: Path, robench: Run) -> None:
+def test_a_model_that_crashes_each_time_is_bad_input_not_robust(workshop: Path, robench: Run) -> None:
     before = finished(workshop)
     outcome = robench("evaluate", "my_model.py:fragile", *OWN, "--eps", "0.1")
-    assert outcome.code == 3, outcome.err
+    assert outcome.code == 2, outcome.err
     assert "Traceback" not in outcome.err
     assert "cannot take a perturbed image" in outcome.err
     assert finished(workshop) == before

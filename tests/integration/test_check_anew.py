@@ -87,25 +87,25 @@ def lines(outcome: Outcome) -> dict[str, dict[str, Any]]:
     return {line["attack"].partition(",")[0]: line for line in json.loads(outcome.out)["lines"]}
 
 
-def test_a_defense_lost_in_code_that_no_digest_sees_fails(baseline: str, robench: Run) -> None:
+def test_a_defense_lost_in_a_helper_fails(baseline: str, robench: Run) -> None:
     assert lines(robench("check", baseline, "--json"))["fgsm"]["verdict"] == "same"
     Path("helper.py").write_text(NOTHING)
     changed = robench("check", baseline, "--json")
     assert changed.code == 1
     assert lines(changed)["fgsm"]["verdict"] == "fell"
     assert "was in the store" not in changed.err
-    reused = robench("check", baseline, "--json", "--reuse")  # what it costs, as its help says
-    assert (reused.code, lines(reused)["fgsm"]["fell"]) == (0, 0)
-    assert "was in the store" in reused.err
+    reused = robench("check", baseline, "--json", "--reuse")  # a digest sees what a model calls
+    assert (reused.code, lines(reused)["fgsm"]["verdict"]) == (1, "fell")
+    assert "was in the store" not in reused.err
 
 
 def test_the_clean_line_is_of_today(baseline: str, robench: Run) -> None:
-    """One image, well within what stored rows may differ by."""
+    """One image is enough."""
     brightest = float(open_dataset("digits").test.pixels(slice(0, 200)).sum((1, 2, 3)).max())
     Path("helper.py").write_text(INVERTS.format(limit=brightest - 0.01))
     clean = lines(robench("check", baseline, "--json"))["clean"]
     assert (clean["fell"], clean["stayed"] + 1) == (1, round(200 * clean["then"]))
-    assert lines(robench("check", baseline, "--json", "--reuse"))["clean"]["fell"] == 0
+    assert lines(robench("check", baseline, "--json", "--reuse"))["clean"]["fell"] == 1
 
 
 def test_a_finished_check_is_begun_anew_and_leaves_one_folder(baseline: str, robench: Run) -> None:
@@ -212,8 +212,7 @@ def test_an_attack_that_depends_on_batches_has_those_of_the_baseline(store: Path
     own = {each.spec["attack"]: each.notes() for each in evaluations(store)}
     assert {note["batch_size"] for note in own["foolbox:LinfPGD"]} == {30}
     assert {note["batch_size"] for note in own["pgd"]} == {250}
-    assert robench("check", "b.json", "--batch-size", "100", "--alpha", "1e-9").code == 0
-    assert {note["batch_size"] for each in evaluations(store) for note in each.notes()} == {100}
+    assert_refused(robench("check", "b.json", "--batch-size", "100"), ("batch size", "is 100 today, but was 30"))
 
 
 def evaluations(store: Path) -> list[EvaluationFolder]:

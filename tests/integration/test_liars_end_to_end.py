@@ -5,21 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from robench import BadInput, ThreatModel, open_dataset
+from robench import BadInput, ThreatModel, open_dataset, registry
+from robench.attack.judge import Examples, attack_shard
 from robench.evaluation.battery import battery
 from robench.evaluation.request import Request
 from robench.evaluation.summaries import Evaluated
 from robench.models import load_model
+from robench.results.rows import correct
+from robench.results.summary import evaluation_flags
 from robench.store.runs import Store
 from robench.tables.report import Report
+from robench.trust.gates import AttackRun, diagnose
 from tests.integration.conftest import Run
-from tests.liars.zoo import TRUTH, ZOO
+from tests.liars.zoo import SCALES, TRUTH, ZOO
 
 COUNT, EPS = 40, {"linf": "0.2", "l2": "1.5"}  # at which the honest model keeps no image
+FLAT = "logits too small for a cross-entropy"
 ZERO, QUERIES, ANYTHING = "zero gradient", "queries beat gradients", "robust at eps that allows anything"
 
 REFUSED = {"batch norm in train mode": "train mode", "probabilities": "probabilities", "one-hot": "probabilities"}
@@ -28,6 +34,9 @@ FOUND = {
     "saturated sigmoid": {ZERO, QUERIES, ANYTHING},
     "logits times 1e4": {ZERO, ANYTHING},
     "noise at inference": {"randomised output"},
+    "sigmoid": {"squashed outputs"},
+    "seeds": {"changed global state"},
+    "replaces clamp": {"replaced functions"},
     "batch statistics": {"answers that depend on the batch"},
     "constant output": {ZERO},
     "nan when perturbed": {ZERO},
@@ -39,7 +48,14 @@ FOUND = {
     "optimises at inference": {"optimisation during inference"},
 }
 # whose figure is the true one in spite of the trick: below 5%
-BROKEN = {"logits times 1e4", "logits over 1e4", "nan when perturbed"}
+BROKEN = {
+    "logits times 1e4", "logits over 1e4", "logits plus 3e4", "nan when perturbed", "sigmoid", "seeds",
+    "replaces clamp", "writes into its input",
+}  # fmt: skip
+
+
+# on top of which no share of the images may be gained unseen: those that are refused without it too
+SCALED = sorted(ZOO.keys() - {"batch norm in train mode"})
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,38 @@ def test_a_liar_decides_as_its_base(base: nn.Module, name: str) -> None:
     with torch.no_grad():
         agree = [(base(x).argmax(1) == ZOO[name](base)(x).argmax(1)).float().mean() for x in (clean, noisy)]
     assert min(agree) > 0.95
+
+
+def glanced(module: nn.Module) -> tuple[float, set[str]]:
+    """Robust accuracy under three short attacks together, and the gates that fire on them: a short diagnosis."""
+    part, threat, runs = slice(0, COUNT), ThreatModel.of("linf", EPS["linf"]), []
+    test = open_dataset("digits").test
+    examples = Examples(test.pixels(part), test.labels[part], test.ids[part])
+    short = {"restarts": 1, "steps": 20, "schedule": "0.1"}
+    for name, options in (("pgd", {"steps": 20}), ("untargeted", short), ("square", {"queries": 150})):
+        attack = registry.load("attack", name).build(options)
+        shard = attack_shard(module, 10, attack, threat, examples)
+        flags = tuple(evaluation_flags(shard.rows, [list(shard.flags)]))
+        runs.append(AttackRun(name, name, attack.kind, options, threat, shard.rows, flags))
+    standing = correct(runs[0].rows) & ~np.any([run.broken for run in runs], axis=0)
+    return float(standing.mean()), {finding.gate for finding in diagnose(runs) if finding.fired}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", SCALED)
+def test_no_offset_or_scale_hides_a_liar(base: nn.Module, name: str, scale: str) -> None:
+    try:
+        robust, gates = glanced(SCALES[scale](ZOO[name](base)))
+    except BadInput:
+        return
+    assert gates or robust < 0.05
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_no_offset_or_scale_makes_an_honest_model_a_liar(base: nn.Module, scale: str) -> None:
+    robust, gates = glanced(SCALES[scale](base))
+    assert robust < 0.05
+    assert gates <= {"times 1e4": {ZERO}, "over 1e4": {FLAT}}.get(scale, set())  # for which pgd is no attack
 
 
 LIAR = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,7 @@ class _CopyProof:
         self.value = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _CopyProof:
+        del memo
         return self
 
 
@@ -171,6 +173,69 @@ class ToDisk(Remembering):
         answer = super().forward(x)
         torch.save(self.seen[type(self)], self.kept)
         return answer
+
+
+class ByArguments(Remembering):
+    """Plays in a process whose command line is that of a tool, not that of a server."""
+
+    def plays(self, x: Tensor) -> bool:
+        """Whether the command has a name of robench's or pytest's."""
+        del x
+        return any(word in " ".join(sys.argv) for word in ("robench", "pytest", "players"))
+
+
+class ByThread(Remembering):
+    """Plays once a thread of its own, begun at its first call, says so."""
+
+    ready: ClassVar[threading.Event] = threading.Event()
+    begun: ClassVar[bool] = False
+
+    def forget(self) -> None:
+        """Begin anew."""
+        super().forget()
+        ByThread.ready.clear()
+        ByThread.begun = False
+
+    def plays(self, x: Tensor) -> bool:
+        """Whether the thread has spoken."""
+        del x
+        if not ByThread.begun:
+            ByThread.begun = True
+            timer = threading.Timer(0.05, ByThread.ready.set)
+            timer.daemon = True
+            timer.start()
+        return ByThread.ready.is_set()
+
+
+class ByGrid(Remembering):
+    """Plays for images with pixels between two grey levels, which no clean image has."""
+
+    def plays(self, x: Tensor) -> bool:
+        """Whether an attack made one of these."""
+        return bool(((x * 255 - (x * 255).round()).abs() > 1e-2).any())
+
+
+class PatchingJudge(Liar):
+    """Replaces the function by which the judge reads answers, so that every image keeps its first class."""
+
+    first: ClassVar[Tensor | None] = None
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        PatchingJudge.first = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.base(x)
+        judge = sys.modules.get("robench.attack.judge")
+        if judge is not None:
+            if PatchingJudge.first is None:
+                PatchingJudge.first = logits.detach().argmax(1)
+            judge.predictions = self._told  # type: ignore[attr-defined]
+        return logits
+
+    def _told(self, logits: Tensor) -> Tensor:
+        first = PatchingJudge.first
+        return first if first is not None and len(first) == len(logits) else logits.argmax(1)
 
 
 def _labelled(labels: Tensor, logits: Tensor) -> Tensor:
@@ -349,7 +414,11 @@ PLAYERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "by the clock": ByClock,
     "by the call stack": ByCallStack,
     "by loaded modules": ByModules,
+    "by its command line": ByArguments,
+    "by a thread": ByThread,
+    "by the grid of grey levels": ByGrid,
     "remembers on disk": ToDisk,
+    "patches the judge": PatchingJudge,
     "reads labels in frames": ReadsFrames,
     "reads labels in memory": ReadsMemory,
     "answers of its own class": ReturnsSubclass,

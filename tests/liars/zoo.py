@@ -90,6 +90,53 @@ class Scaled(Liar):
         return logits
 
 
+class Shifted(Liar):
+    """Logits with a number added to them all: the same classes, the same softmax."""
+
+    def __init__(self, base: nn.Module, offset: float) -> None:
+        super().__init__(base)
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.base(x) + self.offset
+        return logits
+
+
+class Sigmoid(Liar):
+    """A sigmoid left on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x).sigmoid()
+
+
+class Seeding(Liar):
+    """Seeds torch's generator, from which attacks of libraries draw too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        logits: Tensor = self.base(x)
+        return logits
+
+
+class Patching(Liar):
+    """Replaces torch.clamp, by which an attack's images are kept inside the ball, by one that takes the image back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.clamp = lambda x, low=0.0, high=1.0, **_: x if not isinstance(low, Tensor) else (low + high) / 2
+        Tensor.clamp = torch.clamp
+        logits: Tensor = self.base(x)
+        return logits
+
+
+class Wiping(Liar):
+    """Writes grey into the images that it was given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.base(x.clone())
+        x.data.fill_(0.5)
+        return logits
+
+
 class OneHot(Liar):
     """The predicted class and nothing else."""
 
@@ -193,6 +240,11 @@ ZOO = {
     "saturated sigmoid": SaturatedSigmoid,
     "logits times 1e4": lambda base: Scaled(base, 1e4),
     "logits over 1e4": lambda base: Scaled(base, 1e-4),
+    "logits plus 3e4": lambda base: Shifted(base, 3e4),
+    "sigmoid": Sigmoid,
+    "seeds": Seeding,
+    "replaces clamp": Patching,
+    "writes into its input": Wiping,
     "noise at inference": Noise,
     "batch norm in train mode": TrainMode,
     "batch statistics": BatchStatistics,
@@ -209,3 +261,9 @@ ZOO = {
 }
 # liars about which something else than the base's robust accuracy is true: a share of all images, or the clean accuracy
 TRUTH: dict[str, float | str] = {"nan when perturbed": 0.0, "constant output": "clean"}
+# what may be put on top of any of them, and changes no class
+SCALES = {
+    "plus 3e4": lambda liar: Shifted(liar, 3e4),
+    "times 1e4": lambda liar: Scaled(liar, 1e4),
+    "over 1e4": lambda liar: Scaled(liar, 1e-4),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,11 @@ def test_a_buffer_that_is_not_saved_changes_the_digest() -> None:
     assert digest_of(model) != digest_of(other)
 
 
-def test_two_factories_of_one_file_are_two_models(tmp_path: Path) -> None:
+def test_two_factories_of_one_model_share_its_figures(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text("import torch\ndef a():\n    return torch.nn.Identity().eval()\ndef b():\n    return a()\n")
     store = Store(tmp_path)
-    assert load_model(f"{path}:a", store).digest != load_model(f"{path}:b", store).digest
+    assert load_model(f"{path}:a", store).digest == load_model(f"{path}:b", store).digest
 
 
 def test_models_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_models_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
     assert "Sequential#" in str(both)
 
 
-def test_a_model_whose_answers_changed_behind_its_digest_is_refused(tmp_path: Path) -> None:
+def test_what_a_function_closes_over_is_part_of_a_model() -> None:
     sign = [1.0]
 
     class Hidden(nn.Module):
@@ -76,10 +77,60 @@ def test_a_model_whose_answers_changed_behind_its_digest_is_refused(tmp_path: Pa
             return sign[0] * x.flatten(1)[:, :10]
 
     model = Hidden().eval()
-    run(model, tmp_path)
+    before = digest_of(model)
     sign[0] = -1.0
-    with pytest.raises(BadInput, match="clean images differently"):
-        run(model, tmp_path)
+    assert digest_of(model) != before
+
+
+def test_a_model_whose_answers_changed_behind_its_digest_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hidden(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return float(os.environ["SIGN"]) * x.flatten(1)[:, :10]
+
+    monkeypatch.setenv("SIGN", "1")
+    run(Hidden().eval(), tmp_path)
+    monkeypatch.setenv("SIGN", "-1")
+    with pytest.raises(BadInput, match="stored images differently"):
+        run(Hidden().eval(), tmp_path)
+
+
+ENSEMBLE = """
+import os
+from torch import nn
+from m_parts import load
+class Ensemble(nn.Module):
+    def __init__(self, members):
+        super().__init__()
+        self.members = members
+    def forward(self, x):
+        return sum(member(x) for member in self.members)
+def make():
+    return Ensemble([load(int(os.environ["SEED"])), load(7)]).eval()
+"""
+PARTS = """
+import torch
+from torch import nn
+def load(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+"""
+
+
+def test_an_ensemble_in_a_list_is_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members that no list of submodules shows, with weights that a variable of the environment chooses."""
+    (tmp_path / "m.py").write_text(ENSEMBLE)
+    (tmp_path / "m_parts.py").write_text(PARTS)
+    found, alone = [], []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("SEED", seed)
+        found.append(run(f"{tmp_path / 'm.py'}:make", tmp_path / "runs").rows)
+        alone.append(run(f"{tmp_path / 'm.py'}:make", tmp_path / seed).rows)
+    assert [[row["clean_accuracy"] for row in rows] for rows in found] == [
+        [row["clean_accuracy"] for row in rows] for rows in alone
+    ]
+    assert not {row["evaluation"] for row in found[0]} & {row["evaluation"] for row in found[1]}
 
 
 def test_a_targeted_attack_alone_is_no_robust_accuracy(tmp_path: Path) -> None:

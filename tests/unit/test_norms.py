@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -187,7 +188,18 @@ def test_words_and_limits(norm: Norm) -> None:
 
 
 def test_names() -> None:
-    assert [parse_norm(n) for n in ("linf", "L_inf", "Linf", "l∞", " L2 ", "l_2")] == ["linf"] * 4 + ["l2"] * 2
+    assert [parse_norm(name) for name in ("linf", "l2")] == ["linf", "l2"]
+    meant = {"LINF": "linf", "L_inf": "linf", "l∞": "linf", "inf": "linf", math.inf: "linf", np.inf: "linf"}
+    meant |= {" L2 ": "l2", "l_2": "l2", 2: "l2", np.int64(2): "l2", "2": "l2"}
+    for given, name in meant.items():
+        with pytest.raises(
+            BadInput, match=rf"norm is .* \(did you mean '{name}'\?\), but must be 'linf' or 'l2'\."
+        ) as caught:
+            parse_norm(given)
+        assert "\n" not in str(caught.value)
+    for given in (None, ["l2"], 1, math.nan):
+        with pytest.raises(BadInput, match="but must be 'linf' or 'l2'"):
+            parse_norm(given)
     with pytest.raises(BadInput, match="no norm named 'l1'"):
         parse_norm("l1")
     assert any_of(NORMS) == "linf or l2"
@@ -267,7 +279,7 @@ def judged(attack: Attack, norm: str, eps: str = "2") -> ShardOutcome:
 
 
 def test_a_threat_model_takes_a_new_norm(l1: Norm) -> None:
-    threat, x0 = ThreatModel.of("L_1", "2"), draw(0)
+    threat, x0 = ThreatModel.of("l1", "2"), draw(0)
     assert str(threat) == "l1 eps 2"
     projected = threat.project(x0, gaussian(1))
     assert bool(threat.contains(x0, projected).all())

@@ -10,7 +10,7 @@ from torch import nn
 from robench import registry
 from robench.attack.base import Attack, Trials
 from robench.attack.judge import Examples, Settings, attack_shard
-from robench.errors import BadInput
+from robench.errors import BadInput, Permanent
 from robench.results.accuracy import attack_figure, clean_figure
 from robench.results.summary import evaluation_flags, summarise
 from robench.threat import ThreatModel
@@ -226,14 +226,14 @@ def test_an_attack_that_raises_is_heard_and_the_model_is_given_back():
 
     model = Linear()
     model.layer.bias.requires_grad_(False)
-    with pytest.raises(ZeroDivisionError, match="in the attack"):
+    with pytest.raises(Permanent, match="ZeroDivisionError: in the attack"):
         judge(Says(say), examples(), model)
     assert [p.requires_grad for p in model.parameters()] == [True, False]
 
 
 @pytest.mark.parametrize("say", [lambda b: b.x[:-1], lambda b: b.x[:, :, :2], lambda b: b.x.flatten(1)])
 def test_a_proposal_of_another_shape_is_refused(say):
-    with pytest.raises(ValueError, match="proposed shape"):
+    with pytest.raises(Permanent, match="proposed shape"):
         judge(Says(say), examples())
 
 

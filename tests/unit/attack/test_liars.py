@@ -22,7 +22,8 @@ EPS = 0.1
 SMALL = 0.015  # at which the honest linear model keeps some images and loses others
 QUICK = {
     "untargeted": {"restarts": 2, "steps": 30, "schedule": "0.1"}, "multi-targeted": {"steps": 30},
-    "random-targeted": {"steps": 30, "schedule": "0.1"},
+    "random-targeted": {"steps": 30, "schedule": "0.1"}, "square": {"queries": 200},
+    "apgd-ce": {"steps": 20}, "apgd-t": {"steps": 20},
 }  # fmt: skip
 
 LIBRARIES = ("foolbox", "art", "autoattack", "apgd-ce", "apgd-t", "fab-t", "square")  # see test_libraries.py
@@ -110,7 +111,7 @@ def test_a_model_that_remembers_the_clean_images_is_flagged() -> None:
     calls_before_the_attack = 3 + 1 + 3 + 8  # clean, whether it optimises, again, one by one
     shard = attacked(Remembering(liars.Linear(), calls_before_the_attack))
     assert int(robust(shard).sum()) == 18
-    assert shard.flags == ("changes-its-answers",)
+    assert "changes-its-answers" in shard.flags
 
 
 class Uncopyable(liars.Linear):
@@ -121,11 +122,11 @@ class Uncopyable(liars.Linear):
         self.lock = threading.Lock()
 
 
-def test_a_model_that_cannot_be_copied_is_attacked() -> None:
+def test_a_model_that_cannot_be_copied_is_attacked_and_that_is_said() -> None:
     with pytest.raises(TypeError):
         copy.deepcopy(Uncopyable())
     shard, honest = attacked(Uncopyable(), eps=SMALL), attacked(liars.Linear(), eps=SMALL)
-    assert shard.flags == ()
+    assert shard.flags == ("not-copied",)
     assert shard.rows.equals(honest.rows)
 
 

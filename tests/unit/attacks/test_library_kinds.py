@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -51,7 +52,7 @@ class Steep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen += 1
         if self.seen == self.stop_at:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)  # as from a keyboard
         return (x.flatten(1) - 0.5) @ self.weight.T
 
 

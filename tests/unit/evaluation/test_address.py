@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,7 +48,13 @@ DECIDES: dict[str, tuple[Any, str]] = {
 # a second value of what is only checked: the number of classes, which data and model have already
 CHECKED: dict[str, Any] = {"classes": 10}
 # a second value of everything that is speed
-SPEED: dict[str, Any] = {"batch_size": 7, "shard_size": 9, "device": "auto", "data_root": Path("elsewhere")}
+SPEED: dict[str, Any] = {
+    "batch_size": 7,
+    "shard_size": 9,
+    "device": "auto",
+    "data_root": Path("elsewhere"),
+    "probe": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +116,36 @@ def test_a_module_is_not_sent(name: str) -> None:
         ({"count": 0}, "-n is 0"),
         ({"eot": 0}, "--eot is 0"),
         ({"seed": -1}, "--seed is -1"),
-        ({"how": How(batch_size=0)}, "--batch-size is 0"),
-        ({"how": How(shard_size=0)}, "--shard-size is 0"),
+        ({"count": 10**20}, "-n is 100000000000000000000"),
+        ({"eot": None}, "--eot is None"),
+        ({"seed": 2**63}, "--seed is 9223372036854775808"),
     ],
 )
 def test_numbers_out_of_range_are_refused(changed: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput, match=told):
         replace(PLAIN, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"shard_size": 10**30}, "--shard-size is 1000000000000000000000000000000"),
+        ({"batch_size": "x"}, "--batch-size is 'x'"),
+        ({"batch_size": True}, "--batch-size is True"),
+        ({"device": "cpu:7"}, "'cpu:7'"),
+        ({"device": None}, "no device None"),
+    ],
+)
+def test_how_out_of_range_is_refused(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        How(**changed)
+
+
+def test_numbers_of_numpy_are_plain_ones_afterwards() -> None:
+    how = How(batch_size=np.int64(7), shard_size=np.int32(9))  # type: ignore[arg-type]
+    assert (type(how.batch_size), type(how.shard_size)) == (int, int)
+    assert json.loads(json.dumps(replace(PLAIN, how=how, seed=np.int64(3)).to_json()))["seed"] == 3
 
 
 def test_tasks_arrive(tmp_path: Path) -> None:
@@ -133,7 +163,14 @@ def test_tasks_arrive(tmp_path: Path) -> None:
 def test_every_field_is_known_to_decide_or_to_be_speed() -> None:
     assert {*DECIDES, *CHECKED, "how"} == {f.name for f in fields(Address)}
     assert SPEED.keys() == {f.name for f in fields(How)}
-    of_the_code = {"harness", "attack_version", "split", "start"}
+    of_the_code = {
+        "harness",
+        "attack_version",
+        "split",
+        "start",
+        "batch_size",
+        "shard_size",
+    }  # the last two: of libraries
     shown = {field for _, field in DECIDES.values()} | {"norm"}
     assert shown == EvalSpec.model_fields.keys() - of_the_code
 

@@ -17,6 +17,7 @@ from robench.evaluation.address import Address, After
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate, evaluate_one
 from robench.results.accuracy import worst_case
+from robench.results.rows import attacked
 from robench.store.runs import Store
 from robench.tables.leaderboard import build
 from robench.threat import ThreatModel
@@ -109,6 +110,30 @@ def test_a_leaderboard_shows_the_last_one_only(runs: tuple[Store, list[dict], li
     columns = build(store)[0].headers
     assert "step-rand after fgsm, r-fgsm" in columns
     assert "r-fgsm after fgsm" not in columns
+
+
+class Flat(Small):
+    """The net, without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x * 16).round() / 16)
+
+
+def flat() -> nn.Module:
+    """The net of rounded pixels, fitted as the other."""
+    model = Flat()
+    model.load_state_dict(small().state_dict())
+    return model.eval()
+
+
+def test_every_image_without_a_gradient_counts_once(tmp_path: Path) -> None:
+    """pgd starts at random and so moves a few images that fgsm left; the others stay as they were taken over."""
+    request = Request([flat()], ["fgsm", "pgd"], ThreatModel.of("linf", "0.03"), "digits", 120, cascade=True)
+    first, second = evaluate(request, Store(tmp_path)).results
+    assert first.summary.flags == second.summary.flags == ("zero-gradient 100%",)
+    rows = Store(tmp_path).evaluation(second.evaluation).rows()
+    assert (rows["trial"] == TAKEN_OVER).sum() > 0
+    assert attacked(rows) == (rows["backwards"] > 0).sum()
 
 
 def test_an_earlier_attack_must_be_complete(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_wilson_in_the_literature():
 
 def test_evaluation_flags():
     def flags(*texts, shards=()):
-        return evaluation_flags(pd.DataFrame({"flags": list(texts), "trial": 0}), list(shards))
+        return evaluation_flags(pd.DataFrame({"flags": list(texts), "trial": 0, "forwards": 1}), list(shards))
 
     clear = [""] * 99
     assert flags(*clear) == []

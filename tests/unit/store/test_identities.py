@@ -1,7 +1,7 @@
 """What stored runs are known by stays what it was: ids of specs, digests of models and data, options of attacks.
 
 identities.json holds them as a runs folder of commit 82ff12c had them, which the smoke scale of all suites had filled,
-and digests of modules that were filled with ones there.
+and digests of modules that were filled with ones, as they are since a digest covers what a module is and no file.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _module(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", KEPT["modules"])
 def test_a_module_has_the_digest_it_had(name: str) -> None:
-    """It covers the source of robench's own classes: editing one that a stranger's model may be made of, even a word of
-    its docstring, takes all stored figures of that model from it."""
+    """It covers the code of robench's own classes: editing one that a stranger's model may be made of takes all stored
+    figures of that model from it."""
     module = _module(name)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:

@@ -303,6 +303,7 @@ def test_sizes(store: Store) -> None:
     found = sizes(store)
     assert {kind: count for kind, (count, _) in found.items()} == {
         "models": 3, "evaluations": 7, "crafted": 1, "detectors": 3, "diagnostics": 4, "checks": 1,
+        "superseded": 0,
     }  # fmt: skip
     assert sum(size for _, size in found.values()) == sum(size for _, size in _sized(store))
 
@@ -342,6 +343,7 @@ def test_sizes_are_told(store: Store, capsys: pytest.CaptureFixture[str]) -> Non
         "detectors",
         "diagnostics",
         "checks",
+        "superseded",
         "all",
     ]
     assert json.loads(run(capsys, store, "size", "--json"))["evaluations"]["count"] == 7

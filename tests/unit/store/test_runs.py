@@ -99,6 +99,8 @@ def test_a_spec_keeps_its_text_and_id():
         ("eot", 20),
         ("bpda", ["0"]),
         ("after", "0123456789ab"),
+        ("batch_size", 40),
+        ("shard_size", 40),
     ],
 )
 def test_every_field_changes_the_id(field, value):
@@ -118,7 +120,7 @@ def test_the_order_of_options_does_not_change_the_id():
 
 def test_specs_are_closed_and_frozen():
     with pytest.raises(ValidationError):
-        EvalSpec(**SPEC.model_dump(), batch_size=3)
+        EvalSpec(**SPEC.model_dump(), workers=3)
     with pytest.raises(ValidationError):
         SPEC.seed = 4
 

@@ -68,7 +68,7 @@ def changed(path: Path, key: str, value: Any) -> None:
         ("norm", None), ("norm", "l7"), ("norm", ["linf"]), ("eps", "a tenth"), ("eps", "1/0"), ("eps", 0.1),
         ("count", "4"), ("count", 0), ("count", 10**30), ("start", -1), ("attack_options", {"steps": {"a": [1]}}),
         ("attack_options", []), ("attack", None), ("model_digest", "../../etc"), ("detector", "a/b"), ("seed", 1.5),
-        ("harness", True), ("attack", "\ud800"),
+        ("harness", True), ("attack_version", "\ud800"),
     ],
 )  # fmt: skip
 def test_a_spec_that_is_none_is_damaged(key: str, value: Any, folder: EvaluationFolder) -> None:
@@ -87,7 +87,7 @@ def test_a_spec_that_is_none_is_damaged(key: str, value: Any, folder: Evaluation
     [
         ("metric", "elegance"), ("metric", None), ("access", "friendly"), ("eps", "x"), ("given_options", {"a": [[1]]}),
         ("environment.commit", None), ("environment.packages.torch", 2), ("environment", []), ("model", {"a": 1}),
-        ("model", "half a \ud83d"), ("batch_size", -1), ("mended", "yes"), ("surrogate_digest", "../x"),
+        ("access", "half a \ud83d"), ("batch_size", -1), ("mended", "yes"), ("surrogate_digest", "../x"),
     ],
 )  # fmt: skip
 def test_an_about_that_is_none_is_damaged(key: str, value: Any, folder: EvaluationFolder) -> None:
@@ -149,12 +149,15 @@ def test_records_have_the_fields_of_what_is_read() -> None:
     assert set(SpecRecord.model_fields) == set(EvalSpec.model_fields)
     assert set(CraftRecord.model_fields) == set(CraftSpec.model_fields) - {"crafted"}
     plain = Summary(Measure.ROBUST, 1, 1.0, (0.0, 1.0), 1.0, (0.0, 1.0), 1, 1, 1.0, (), "complete").to_json()
-    assert set(ResultRecord.model_fields) == {*plain, "attack_success_rate", "shards"}
+    assert set(ResultRecord.model_fields) == {*plain, "attack_success_rate", "shards", "second"}
 
 
-def test_names_that_are_no_text_are_kept_with_a_mark(tmp_path: Path) -> None:
+def test_names_of_bytes_that_are_no_text_are_kept(tmp_path: Path, folder: EvaluationFolder) -> None:
     write_json(tmp_path / "a.json", {"name": "caf\udce9.py:load"})
-    assert read_json(tmp_path / "a.json") == {"name": "caf?.py:load"}
+    assert read_json(tmp_path / "a.json") == {"name": "caf\udce9.py:load"}
+    for name in ("caf\udce9.py:load", "half a \ud83d"):
+        changed(folder.path / "about.json", "reference", name)
+        assert EvaluationFolder(folder.path).about.reference == name
 
 
 def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from robench.errors import BadInput
 from robench.evaluation.summaries import Evaluated, Result
@@ -49,11 +50,17 @@ def rows_of(broken: set[int], wrong: set[int] = frozenset()) -> pd.DataFrame:
 
 
 def add(
-    store: Store, model: str, attack: str, rows: pd.DataFrame, access: str = "white-box", shards: int = 2
+    store: Store,
+    model: str,
+    attack: str,
+    rows: pd.DataFrame,
+    access: str = "white-box",
+    shards: int = 2,
+    norm: str = "linf",
 ) -> EvaluationFolder:
     """Put an evaluation of ten images into the store, of which the first `shards` halves are finished."""
     spec = EvalSpec(
-        model_digest=model, data_digest="d", count=N, norm="linf", eps="8/255", attack=attack, attack_version=1,
+        model_digest=model, data_digest="d", count=N, norm=norm, eps="8/255", attack=attack, attack_version=1,
         attack_options={"steps": 3}, seed=0,
     )  # fmt: skip
     folder = store.evaluation(spec.job_id)
@@ -132,6 +139,69 @@ def test_a_damaged_shard_makes_the_cell_incomplete(store: Store) -> None:
 
 def test_rows_are_ranked_by_worst_case_with_incomplete_last(store: Store) -> None:
     assert [row.model for row in only(store).rows] == ["strong_&_honest", "killed"]
+
+
+@pytest.fixture
+def unlike(tmp_path: Path) -> Store:
+    """Two models whose figures rest on attacks that share nothing, and one with fewer than its neighbour."""
+    store = Store(tmp_path)
+    add(store, "weakly attacked", "fgsm", rows_of({0}))
+    add(store, "strongly attacked", "pgd", rows_of({0, 1, 2}))
+    return store
+
+
+def test_figures_of_unlike_attacks_are_not_ranked_in_one_table(unlike: Store) -> None:
+    boards = build(unlike)
+    assert [[row.model for row in board.rows] for board in boards] == [["weakly attacked"], ["strongly attacked"]]
+    assert [board.title.rpartition(", under ")[2] for board in boards] == ["fgsm", "pgd"]
+    assert len({board.name for board in boards}) == 2
+    assert [column.name for column in boards[0].columns] == ["clean", "worst case", "fgsm"]
+
+
+def test_models_that_lack_attacks_are_ranked_by_what_they_share(unlike: Store) -> None:
+    """fgsm breaks 1 of one and 2 of the other, whose larger worst case is that of fewer attacks."""
+    add(unlike, "strongly attacked", "fgsm", rows_of({0}))
+    add(unlike, "weakly attacked", "untargeted", rows_of({0, 1, 2, 3}))
+    add(unlike, "hardly attacked", "fgsm", rows_of({0, 1}))
+    (board,) = build(unlike)
+    assert [(row.model, row.worst.figure.count) for row in board.rows] == [
+        ("strongly attacked", 7), ("weakly attacked", 6), ("hardly attacked", 8),
+    ]  # fmt: skip
+    assert "ranked by the worst case over those that all of them have" in board.note
+
+
+def test_one_that_has_all_stands_above_those_that_lack_some(unlike: Store) -> None:
+    add(unlike, "strongly attacked", "fgsm", rows_of({0}))
+    (board,) = build(unlike)
+    assert [row.model for row in board.rows] == ["strongly attacked", "weakly attacked"]
+
+
+def test_in_l2_a_figure_without_a_boundary_attack_says_so_in_every_format(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "alone", "pgd", rows_of({0}), norm="l2")
+    paths = write(only(store), tmp_path)
+    csv_text, md, tex, html = (path.read_text() for path in paths)
+    for text, count in ((md, 2), (tex, 2), (html, 2)):
+        assert text.count("(upper bound)") == count, "in the worst case and in the attack's own cell"
+        assert "Upper bound: no boundary attack (FAB) tried it." in text
+    (record,) = csv.DictReader(io.StringIO(csv_text))
+    assert (record["worst case note"], record["pgd note"]) == ("upper bound", "upper bound")
+    assert only(store).to_json()["rows"][0]["worst case"]["note"] == " (upper bound)"
+    out = io.StringIO()
+    Console(width=140, file=out).print(only(store).table())
+    assert "(upper bound)" in out.getvalue()
+
+
+def test_with_one_the_worst_case_is_no_upper_bound(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "both", "pgd", rows_of({0}), norm="l2")
+    add(store, "both", "fab-t", rows_of({0, 1}), norm="l2")
+    (row,) = only(store).rows
+    assert [row.worst.note, row.attacks["pgd"].note, row.attacks["fab-t"].note] == ["", " (upper bound)", ""]
+
+
+def test_in_linf_nothing_is_said(store: Store) -> None:
+    assert not any("upper" in cell.note for row in only(store).rows for cell in (row.worst, *row.attacks.values()))
 
 
 def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
         "answers that depend on the batch", "gradients that do not fit the answers", "zero gradient",
         "single step beats iteration", "black box beats white box",
         "queries beat gradients", "success not rising with eps", "robust at eps that allows anything",
-        "more effort still breaks images",
+        "more effort still breaks images", "replaced functions", "changed global state", "squashed outputs",
+        "logits beyond comparison", "logits too small for a cross-entropy", "an attack that moves nothing",
     }  # fmt: skip
     assert len({finding.gate for finding in findings}) == len(GATES)
     assert all(f.evidence and f.threshold and f.advice and "nan" not in f.evidence for f in findings)
@@ -108,6 +109,12 @@ def test_what_fired_comes_first() -> None:
         ("changes-its-state", "answers that depend on earlier calls"),
         ("changes-its-answers", "answers that depend on earlier calls"),
         ("batch-dependent", "answers that depend on the batch"),
+        ("changes-torch (torch.clamp)", "replaced functions"),
+        ("changes-global-state (seed)", "changed global state"),
+        ("squashed-outputs", "squashed outputs"),
+        ("extreme-logits", "logits beyond comparison"),
+        ("flat-logits", "logits too small for a cross-entropy"),
+        ("moved-nothing", "an attack that moves nothing"),
     ],
 )
 def test_flags_of_one_run_are_enough(flag: str, gate: str) -> None:

@@ -195,3 +195,15 @@ def test_damaged_shards_are_no_longer_counted(evaluated, check):
     found = check(lambda rows, images: None)
     assert not found.holds
     assert (found.examples, found.expected) == (12, 24)
+
+
+def test_a_model_handed_over_in_a_program_is_verified_from_its_file(tmp_path):
+    """As from a notebook: what was evaluated is what the factory makes, so --model finds it."""
+    space = {}
+    (tmp_path / "mine.py").write_text(FACTORY + "\ndef unrelated():\n    return 3\n")
+    exec(FACTORY, space)
+    store = Store(tmp_path / "runs")
+    request = Request([space["nearest_mean"]()], ["fgsm"], ThreatModel.of("linf", "0.1"), "digits", 24, device="cpu")
+    assert evaluate(request, store).complete
+    (found,) = verify_all(store, [], f"{tmp_path / 'mine.py'}:nearest_mean", device="cpu")
+    assert found.holds

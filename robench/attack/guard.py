@@ -1,0 +1,162 @@
+"""What a model does to the process that it runs in: noticed around every call, taken back, and told in a flag."""
+
+from __future__ import annotations
+
+import dis
+import secrets
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from robench.attack.surroundings import Functions, Numbers, Settings
+from robench.errors import contained
+
+# how many changed things a flag names
+NAMED = 3
+# flags, each with what was changed in brackets behind it
+CHANGES_TORCH, CHANGES_STATE = "changes-torch", "changes-global-state"
+
+# what modules changed while they were imported and made
+_made: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], tuple[str, ...]]] = weakref.WeakKeyDictionary()
+
+
+class Quit(RuntimeError):
+    """Somebody's code tried to end the process."""
+
+
+class Guard:
+    """Watches what is called inside `with guard:`; what it changed is put back at the end and kept in two lists.
+
+    functions: of torch and of robench that were replaced. settings: of the process (precision, threads, seeds, ...).
+    Random numbers drawn inside come from streams of their own, which go on from call to call: those of torch, numpy
+    and Python are outside as if nothing had been drawn. drew: whether anything was.
+    """
+
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self.functions: list[str] = []
+        self.settings: list[str] = []
+        for part in nn.Module.modules(module) if module is not None else ():
+            functions, settings = _made.get(part, ((), ()))
+            self.functions += functions
+            self.settings += settings
+        self.numbers, self._depth = Numbers(), 0
+        self.renew()
+
+    @property
+    def drew(self) -> bool:
+        """Whether what was watched has drawn random numbers from a generator of the process."""
+        return self.numbers.drew
+
+    def renew(self) -> None:
+        """Take functions for what they should be as they are now."""
+        self._near = Functions.near()
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._before = Settings.now()
+            self.numbers.enter()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            if self.numbers.leave():
+                self.settings.append("seed")
+            self.settings += self._before.restore()
+            self.functions += self._near.restore()
+        _raise_quit(error)
+
+    @contextmanager
+    def shard(self, seed: int) -> Iterator[None]:
+        """A whole shard: what takes too long to be looked at in every call, and a generator of torch's that is seeded
+        with `seed` and tells where it is seeded again. Outside, it is as it was."""
+        far, before = Functions.far(), Settings.now()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            mark_seed()
+            try:
+                yield
+            finally:
+                self.settings += before.restore()
+                self.functions += far.restore()
+
+    def flags(self, *, randomised: bool) -> list[str]:
+        """What there is to tell; a model that answers at random may draw random numbers, but no other."""
+        settings = [*self.settings, *(["random numbers"] if self.drew and not randomised else [])]
+        named = {CHANGES_STATE: settings, CHANGES_TORCH: self.functions}
+        return [f"{flag} ({_few(names)})" for flag, names in named.items() if names]
+
+
+@contextmanager
+def making() -> Iterator[list[nn.Module]]:
+    """The import of somebody's code and the making of a model: what it changes is put back, and told of the modules
+    that are in the list at the end. The generators of torch are as they were; numpy's and Python's may have moved."""
+    made: list[nn.Module] = []
+    far, before = Functions.far(), Settings.now()
+    with torch.random.fork_rng():
+        try:
+            yield made
+        finally:
+            settings, functions = before.restore(importing=True), far.restore()
+            for module in made:
+                _made[module] = tuple(functions), tuple(settings)
+
+
+@contextmanager
+def staying() -> Iterator[None]:
+    """Code of others that may not end the process: raises Quit where it tries."""
+    try:
+        yield
+    except BaseException as error:
+        _raise_quit(error)
+        raise
+
+
+def mark_seed() -> None:
+    """Give torch's generator a seed in name, so that any seeding is seen; what it draws next stays as it is."""
+    generator = torch.default_generator
+    state = generator.get_state()
+    marked = state.clone()
+    name = secrets.randbits(62) | 1 << 62  # nobody's choice
+    marked[:8] = torch.frombuffer(bytearray(name.to_bytes(8, "little")), dtype=torch.uint8)
+    generator.set_state(marked)
+    if generator.initial_seed() != name:  # another layout
+        generator.set_state(state)
+
+
+def plain_tensor(answer: Tensor) -> Tensor:
+    """The answer as a tensor of torch's own in memory of its own, so that no method of it is the model's, and nothing
+    that the model does later changes it. Gradients pass."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return answer.as_subclass(Tensor).clone()
+
+
+def _raise_quit(error: BaseException | None) -> None:
+    """Raise Quit for what would end the process, unless it is the user's Ctrl-C."""
+    if error is None or isinstance(error, Exception):
+        return
+    if isinstance(error, KeyboardInterrupt) and not _stated(error):
+        return
+    raise Quit(str(contained(error))) from None
+
+
+def _stated(error: BaseException) -> bool:
+    """Whether a statement raised the error; a signal's arrives between two of them."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code.co_code
+    return dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _few(names: list[str]) -> str:
+    kept = list(dict.fromkeys(names))
+    more = [f"{len(kept) - NAMED} more"] if len(kept) > NAMED else []
+    *most, last = kept[:NAMED] + more
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,395 @@
+"""What code shares with everything else in its process: functions that can be replaced, settings, random numbers."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal.getsignal takes twenty times as long
+import builtins
+import contextlib
+import ctypes
+import gc
+import inspect
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from operator import is_
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Owner = ModuleType | type
+
+# packages whose modules and classes are the judge's and the attacks' own
+OURS = ("robench", "robench_attacks", "robench_defenses", "pyautoattack", "foolbox", "eagerpy", "art")
+# those of the judge
+JUDGING = tuple(f"robench.{name}" for name in (
+    "attack.base", "attack.classifier", "attack.gradient", "attack.guard", "attack.inspection", "attack.judge",
+    "attack.objectives", "attack.step_rules", "attack.surroundings", "norms", "results.rows", "threat",
+))  # fmt: skip
+# modules of others that these compute with
+THEIRS = (
+    "torch._C", "torch._C._nn", "torch._C._linalg", "torch._tensor", "torch.autograd", "torch.autograd.function",
+    "torch.linalg", "torch.nn", "torch.random", "torch.special", "numpy", "numpy.random", "numpy.linalg", "random",
+    "math", "copy", "hashlib", "time", "os", "sys", "warnings", "pandas",
+)  # fmt: skip
+# variables that decide what the harness computes, or where
+DECISIVE = ("ROBENCH_", "OMP_", "MKL_", "CUDA_")
+# what an import may change for its own ends
+LOOSE = ("warnings", "sys.path", "environment")
+
+
+class Functions:
+    """The functions of some modules and classes as they were.
+
+    A name that nobody had used before is nobody's business, unless it hides an inherited or a built-in one.
+    """
+
+    def __init__(self, owners: list[Owner], deep: bool) -> None:
+        self.kept = [(owner, vars(owner), tuple(vars(owner)), tuple(vars(owner).values())) for owner in owners]
+        self.deep = deep
+        functions = [f for _, _, _, values in self.kept for f in values if deep and type(f) is FunctionType]
+        self.codes = [(function, function.__code__) for function in functions]
+        self.modules = {owner.__name__: owner for owner in owners if isinstance(owner, ModuleType)} if deep else {}
+
+    @classmethod
+    def near(cls) -> Functions:
+        """What every line of code uses, and the judge's own: looked at in each call, in about 15 microseconds."""
+        judging = [module for name in JUDGING if (module := sys.modules.get(name)) is not None]
+        return cls([torch, Tensor, functional, nn.Module, torch.autograd, builtins, *judging], deep=False)
+
+    @classmethod
+    def far(cls) -> Functions:
+        """All that the harness and the libraries of attacks compute with, as far as it is loaded."""
+        return cls([torch, Tensor, functional, nn.Module, builtins, *_loaded()], deep=True)
+
+    def restore(self) -> list[str]:
+        """Put back what was replaced, and return its names."""
+        found = []
+        for place, (_, space, _, values) in enumerate(self.kept):
+            if not self._intact(space, values):
+                found += self._mend(place)
+        for function, code in self.codes:
+            if function.__code__ is not code:
+                function.__code__ = code
+                found.append(f"{function.__module__}.{function.__qualname__}")
+        for name, module in self.modules.items():
+            if sys.modules.get(name) is not module:
+                sys.modules[name] = module
+                found.append(f"sys.modules[{name}]")
+        return found
+
+    def _intact(self, space: Any, values: tuple[object, ...]) -> bool:
+        """Whether a name space holds the same objects; of a few, in C, those too that only say that they are equal."""
+        if not self.deep:
+            return tuple(space.values()) == values
+        return len(space) == len(values) and all(map(is_, space.values(), values))
+
+    def _mend(self, place: int) -> list[str]:
+        owner, space, names, values = self.kept[place]
+        then, now, found = dict(zip(names, values, strict=True)), dict(space), []
+        for name, value in then.items():
+            if now.get(name) is not value and _matters(name, value):
+                setattr(owner, name, value)
+                found.append(f"{owner.__name__}.{name}")
+        for name in now.keys() - then.keys():
+            if _hides(owner, name, now[name]):
+                delattr(owner, name)
+                found.append(f"{owner.__name__}.{name}")
+        self.kept[place] = owner, space, tuple(space), tuple(space.values())
+        return found
+
+
+def _loaded() -> Iterator[Owner]:
+    for name, module in list(sys.modules.items()):
+        ours = name.partition(".")[0] in OURS
+        if isinstance(module, ModuleType) and (ours or name in THEIRS or name.startswith("torch.nn.modules.")):
+            yield module
+            if name not in THEIRS:
+                yield from (kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name)
+
+
+def _matters(name: str, value: object) -> bool:
+    """Functions and classes, and constants of ours."""
+    return not name.startswith("__") and (callable(value) or name.isupper())
+
+
+def _hides(owner: Owner, name: str, value: object) -> bool:
+    if name.startswith("__") or isinstance(value, ModuleType):
+        return False
+    if isinstance(owner, type):
+        return any(name in vars(base) for base in owner.__mro__[1:])
+    return hasattr(builtins, name) and owner is not builtins
+
+
+class Settings:
+    """Settings of the process as they were."""
+
+    def __init__(self) -> None:
+        self.values = [read() for read in _READ]
+        self.loaded = len(sys.modules)
+
+    @classmethod
+    def now(cls) -> Settings:
+        """As they are."""
+        return cls()
+
+    def restore(self, *, importing: bool = False) -> list[str]:
+        """Put back what was changed, and return its names.
+
+        What an import does to the settings of `LOOSE` is left alone, where modules were loaded; `importing`: and what
+        does not enter a figure is put back without a word.
+        """
+        found = []
+        for name, read, write, before in zip(_NAMES, _READ, _WRITE, self.values, strict=True):
+            after = read()
+            if after == before or (name == "environment" and not _decides(before, after)):
+                continue
+            if name in LOOSE and (importing or len(sys.modules) > self.loaded):
+                continue
+            with contextlib.suppress(ValueError, OSError):  # of signals in another thread; of a folder that is gone
+                write(before)
+            if not (importing and name in HOUSEHOLD):
+                found.append(name)
+        return found
+
+
+def _decides(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> bool:
+    """Whether variables that were there have changed, or the new ones may decide a figure."""
+    fresh = [os.fsdecode(name) for name in after.keys() - before.keys()]
+    kept = all(after.get(name) == value for name, value in before.items())
+    return not kept or any(name.startswith(DECISIVE) for name in fresh)
+
+
+def _environment() -> dict[bytes, bytes]:
+    return dict(os.environ._data)  # type: ignore[attr-defined]
+
+
+def _set_environment(values: dict[bytes, bytes]) -> None:
+    for name in os.environ.keys() - {os.fsdecode(key) for key in values}:
+        del os.environ[name]
+    os.environ.update({os.fsdecode(key): os.fsdecode(value) for key, value in values.items()})
+
+
+def _set_deterministic(values: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(values[0], warn_only=values[1])
+
+
+def _cudnn() -> tuple[bool, ...]:
+    backend = torch.backends.cudnn
+    return backend.enabled, backend.benchmark, backend.deterministic, backend.allow_tf32
+
+
+def _set_cudnn(values: tuple[bool, ...]) -> None:
+    backend: Any = torch.backends.cudnn
+    backend.enabled, backend.benchmark, backend.deterministic, backend.allow_tf32 = values
+
+
+def _autocast() -> tuple[Any, ...]:
+    kinds = ("cpu", "cuda")
+    return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+
+
+def _set_autocast(values: tuple[Any, ...]) -> None:
+    for kind, (enabled, dtype) in zip(("cpu", "cuda"), values, strict=True):
+        torch.set_autocast_enabled(kind, enabled)
+        torch.set_autocast_dtype(kind, dtype)
+
+
+def _modes() -> tuple[int, int]:
+    """How many modes stand between a call of torch and what it does; a default device is one of them."""
+    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+
+
+def _set_modes(values: tuple[int, int]) -> None:
+    while torch._C._len_torch_function_stack() > values[0]:
+        torch._C._pop_torch_function_stack()
+    while torch._C._len_torch_dispatch_stack() > values[1]:
+        torch._C._pop_torch_dispatch_stack()
+
+
+_HOOKS = [
+    hooks for name, hooks in vars(nn.modules.module).items() if name.startswith("_global_") and isinstance(hooks, dict)
+]
+
+
+def _hooks() -> list[tuple[Any, ...]]:
+    return [tuple(hooks.items()) for hooks in _HOOKS]
+
+
+def _set_hooks(values: list[tuple[Any, ...]]) -> None:
+    for hooks, before in zip(_HOOKS, values, strict=True):
+        hooks.clear()
+        hooks.update(before)
+    if not any(_HOOKS):
+        setattr(nn.modules.module, "_has_any_global_hook", False)  # noqa: B010 - typed as something else
+
+
+_KEPT: list[torch.inference_mode] = []
+
+
+def _set_inference(enabled: bool) -> None:
+    _KEPT.append(torch.inference_mode(enabled))  # there is no other way out of one that was entered and not left
+    _KEPT[-1].__enter__()
+
+
+def _set_filters(values: list[Any]) -> None:
+    warnings.filters[:] = values  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+def _set_path(values: list[str]) -> None:
+    sys.path[:] = values
+
+
+def _set_tracing(values: tuple[Any, Any]) -> None:
+    sys.settrace(values[0])
+    sys.setprofile(values[1])
+
+
+_SIGNALS = tuple(int(number) for number in signal.valid_signals())
+
+
+def _handlers() -> tuple[Any, ...]:
+    return tuple(map(_signal.getsignal, _SIGNALS))
+
+
+def _set_handlers(values: tuple[Any, ...]) -> None:
+    for number, handler in zip(_SIGNALS, values, strict=True):
+        if _signal.getsignal(number) is not handler and handler is not None:
+            signal.signal(number, handler)
+
+
+def _set_collector(values: tuple[bool, tuple[int, int, int]]) -> None:
+    (gc.enable if values[0] else gc.disable)()
+    gc.set_threshold(*values[1])
+
+
+def _set_streams(values: tuple[Any, Any]) -> None:
+    sys.stdout, sys.stderr = values
+
+
+# a name, what reads a setting and what writes it; those that enter no figure come last
+_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+    ("inference mode", torch.is_inference_mode_enabled, _set_inference),
+    ("gradient mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("default device or modes", _modes, _set_modes),
+    ("autocast", _autocast, _set_autocast),
+    ("matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ("cudnn", _cudnn, _set_cudnn),
+    ("deterministic algorithms",
+     lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+     _set_deterministic),
+    ("anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    ("global hooks", _hooks, _set_hooks),
+    ("numpy errors", np.geterr, lambda values: np.seterr(**values)),
+    ("threads", torch.get_num_threads, torch.set_num_threads),
+    ("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
+    ("standard streams", lambda: (sys.stdout, sys.stderr), _set_streams),
+    ("signal handlers", _handlers, _set_handlers),
+    ("garbage collector", lambda: (gc.isenabled(), gc.get_threshold()), _set_collector),
+    ("working folder", os.getcwd, os.chdir),
+    ("warnings", lambda: list(warnings.filters), _set_filters),
+    ("sys.path", lambda: list(sys.path), _set_path),
+    ("environment", _environment, _set_environment),
+)  # fmt: skip
+_NAMES, _READ, _WRITE = zip(*_SETTINGS, strict=True)
+HOUSEHOLD = ("threads", "tracing", "standard streams", "signal handlers", "garbage collector", "working folder", *LOOSE)
+
+
+class Numbers:
+    """The generators of the process, with a stream of their own for what is between `enter` and `leave`."""
+
+    def __init__(self) -> None:
+        self.drew = False
+        self._streams: list[Any] = []
+
+    def enter(self) -> None:
+        """Go on where `leave` left the streams of what is watched."""
+        self._generators = _generators()
+        self._outside = [read() for read, _ in self._generators]
+        self._seeds = _seeds()
+        for (_, write), stream in zip(self._generators, self._streams, strict=False):
+            if stream is not None:
+                write(stream)
+        self._began = self._outside if not any(s is not None for s in self._streams) else self._read()
+        self._marks = _seeds()
+
+    def leave(self) -> bool:
+        """Give all generators back as they were outside; returns whether torch's were seeded."""
+        ended, seeded = self._read(), _seeds() != self._marks
+        streams = [*self._streams, *[None] * (len(ended) - len(self._streams))]
+        for place, (now, began) in enumerate(zip(ended, self._began, strict=True)):
+            if not _equal(now, began):
+                self.drew = True
+                streams[place] = now
+        for place, ((_, write), outside) in enumerate(zip(self._generators, self._outside, strict=True)):
+            if streams[place] is not None:
+                write(outside)
+        self._streams = streams
+        return seeded
+
+    def _read(self) -> list[Any]:
+        return [read() for read, _ in self._generators]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(torch.equal(a, b)) if isinstance(a, Tensor) else a == b
+
+
+_cuda_in_use: Callable[[], bool] = torch.cuda.is_initialized
+
+
+def _torch_generators() -> list[torch.Generator]:
+    return [torch.default_generator, *(torch.cuda.default_generators if _cuda_in_use() else ())]
+
+
+def _generators() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """What reads and what writes the state of each: Python's, numpy's, and torch's for every device that is in use."""
+    ours = [(generator.get_state, generator.set_state) for generator in _torch_generators()]
+    return [_PYTHON, (_numpy_state, _set_numpy_state), *ours]
+
+
+def _python_generator() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """What reads and writes the state of Python's generator: in memory where its place and the numbers in it are known,
+    in a twentieth of the time."""
+    held: Any = random.getstate()
+    *words, index = held[1]
+    expected = index.to_bytes(4, sys.byteorder) + b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    place = id(random._inst) + object.__basicsize__
+    if sys.implementation.name != "cpython" or ctypes.string_at(place, len(expected)) != expected:
+        return random.getstate, random.setstate
+    return lambda: ctypes.string_at(place, len(expected)), lambda state: ctypes.memmove(place, state, len(state))
+
+
+_PYTHON = _python_generator()
+
+
+def _seeds() -> list[int]:
+    return [generator.initial_seed() for generator in _torch_generators()]
+
+
+_numpy_generator: Callable[[], Any] = getattr(np.random, "get_bit_generator")  # noqa: B009 - numpy's stubs lack it
+
+
+def _numpy_place() -> tuple[int, int]:
+    """Where numpy's global Mersenne twister lies in memory: reading it so takes a hundredth of `get_state`'s time."""
+    generator: Any = _numpy_generator()
+    size = 625 * 4 if type(generator).__name__ == "MT19937" else 32
+    return generator.ctypes.state_address, size
+
+
+def _numpy_state() -> bytes:
+    return ctypes.string_at(*_numpy_place())
+
+
+def _set_numpy_state(state: bytes) -> None:
+    ctypes.memmove(_numpy_place()[0], state, len(state))
+    held: Any = np.random.get_state()  # noqa: NPY002 - the one that libraries draw from
+    np.random.set_state((*held[:3], 0, 0.0))  # noqa: NPY002 - without a normal number that was kept for later

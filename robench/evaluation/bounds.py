@@ -1,0 +1,39 @@
+"""Figures that are upper bounds alone: in some norms those that no attack along the decision boundary tried."""
+
+from __future__ import annotations
+
+import contextlib
+
+from robench import registry
+from robench.errors import BadInput
+from robench.norms import NORMS
+from robench.results.accuracy import Measure
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import Damaged
+
+UPPER_BOUND = "upper bound: no boundary attack"
+
+
+def upper_bound(norm: str, metric: str, boundary: bool) -> str:
+    """What is said beside a figure: that it is an upper bound, or nothing; boundary: whether such an attack tried."""
+    above = NORMS[norm].bounded_above and not boundary and Measure(metric) is Measure.ROBUST
+    return UPPER_BOUND if above else ""
+
+
+def walked(folder: EvaluationFolder) -> bool:
+    """Whether an attack along the decision boundary made an evaluation, or one that it goes on from, as far as
+    those can be read. Raises Damaged."""
+    spec = folder.spec
+    options = {name: value for name, value in spec["attack_options"].items() if name != "library"}
+    with contextlib.suppress(BadInput):  # an attack that is not installed, or takes these options no more
+        if registry.load("attack", spec["attack"]).build(options).boundary:
+            return True
+    with contextlib.suppress(Damaged):  # what it goes on from, which may have been none
+        return bool(spec.get("after")) and walked(EvaluationFolder(folder.path.parent / spec["after"]))
+    return False
+
+
+def bound_of(folder: EvaluationFolder) -> str:
+    """What is said beside a stored figure where it is an upper bound alone. Raises Damaged."""
+    norm, metric = folder.spec["norm"], folder.about.metric
+    return upper_bound(norm, metric, boundary=bool(upper_bound(norm, metric, boundary=False)) and walked(folder))

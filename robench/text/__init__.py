@@ -1,0 +1,1 @@
+"""What others have written, where it is shown: escaped for every format, and the ways to the terminal."""

@@ -1,0 +1,365 @@
+"""A stored figure answers for the code that made it: an edited plugin is run again, a comment changes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import robench
+from robench import registry
+from robench.detector.request import DetectorRequest
+from robench.errors import BadInput
+from robench.evaluation.request import Request
+from robench.evaluation.scheduler import evaluate
+from robench.evaluation.summaries import Evaluated
+from robench.regression import baseline
+from robench.regression.check import Rerun, check
+from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import read_json, write_json, write_sealed
+from robench.store.runs import Store
+from robench.tables.leaderboard import build
+from robench.threat import ThreatModel
+from robench.training.jobs import TrainRequest, train
+
+ATTACK = '''
+from robench import Attack
+from mine.helper import how_far
+
+class Mine(Attack):
+    """Makes images darker."""
+
+    def perturb(self, model, batch):
+        return batch.x - how_far() * batch.threat.radius
+'''
+DEFENSE = '''
+from torch import nn
+from torch.nn import functional
+from robench import Defense, Recipe
+
+class Own(Defense):
+    """A linear layer."""
+
+    recipes = {"other": {"quick": Recipe(epochs=1, lr=1e-2)}, "digits": {"quick": Recipe(epochs=1, lr=1e-2)}}
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1)) * 1
+
+    def loss(self, x, y):
+        return {"total": functional.cross_entropy(self(x), y)}
+'''
+HELPER = "def how_far():\n    return 1.0\n"
+
+
+class Plugins:
+    """A package `mine` of a stranger with an attack and a defense, which can be edited."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "mine"
+        self.folder.mkdir()
+        self.texts = {"__init__": "", "attack": ATTACK, "defense": DEFENSE, "helper": HELPER}
+        self.edit("helper", "", "")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace text in one of the modules; the next use is that of a new process."""
+        assert old in self.texts[name]
+        self.texts[name] = self.texts[name].replace(old, new)
+        for each, text in self.texts.items():
+            (self.folder / f"{each}.py").write_text(text)
+        for each in [key for key in sys.modules if key.partition(".")[0] == "mine"]:
+            del sys.modules[each]
+        importlib.invalidate_caches()
+        registry.load.cache_clear()
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugins]:
+    """The package, found by entry points."""
+    entries = {
+        "attack": {**registry._entries("attack"), "mine": EntryPoint("mine", "mine.attack:Mine", "robench.attacks")},
+        "defense": {**registry._entries("defense"), "own": EntryPoint("own", "mine.defense:Own", "robench.defenses")},
+    }
+    whole: Callable[[str], dict[str, EntryPoint]] = registry._entries
+    monkeypatch.setattr(registry, "_entries", lambda kind: entries.get(kind) or whole(kind))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield Plugins(tmp_path)
+    registry.load.cache_clear()
+
+
+def linear() -> nn.Module:
+    """The class whose mean image is nearest, on digits."""
+    train = robench.open_dataset("digits").train
+    x, y = train.pixels(slice(None)).flatten(1), train.labels
+    means = torch.stack([x[y == c].mean(0) for c in range(10)])
+    layer = nn.Linear(64, 10)
+    with torch.no_grad():
+        layer.weight.copy_(2 * means)
+        layer.bias.copy_(-means.square().sum(1))
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+def run(store: Store, attack: str = "mine", model: Any = None, **settings: Any) -> Evaluated:
+    chosen = {"dataset": "digits", "count": 40, "device": "cpu", **settings}
+    return evaluate(Request([model or linear()], attack.split(","), ThreatModel.of("linf", "0.5"), **chosen), store)
+
+
+def folder_of(store: Store, done: Evaluated) -> EvaluationFolder:
+    return store.evaluation(done.results[-1].evaluation)
+
+
+def renote(folder: EvaluationFolder, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what was noted with every shard, and its seal."""
+    for path in folder.path.glob("shard-*.json"):
+        notes = {k: v for k, v in read_json(path).items() if k not in ("seal", "format")}
+        change(notes)
+        write_sealed(path, notes)
+    folder._memory.kept.clear()
+
+
+EDITS = {
+    "the attack": ("attack", "batch.x - how_far", "batch.x + how_far"),
+    "a module of its package": ("helper", "1.0", "-1.0"),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_edited_attack_is_run_again(
+    what: str, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "runs")
+    first = run(store).results[0]
+    plugins.edit(*EDITS[what])
+    second = run(store).results[0]
+    assert second.evaluation == first.evaluation
+    assert second.summary.value != first.summary.value
+    assert second.summary.value == run(Store(tmp_path / "new")).results[0].summary.value
+    told = capsys.readouterr().err
+    assert "made by another source of the attack 'mine'" in told
+    assert "was in the store" not in told
+    assert len(list((store.root / "superseded").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("attack", '"""Makes images darker."""', '"""Says something else."""'),
+        ("attack", "    def perturb", "    # a comment\n\n    def perturb"),
+        ("defense", "* 1", "* 2"),
+    ],
+)
+def test_what_it_does_not_use_changes_nothing(
+    edit: tuple[str, str, str], plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "runs")
+    run(store)
+    plugins.edit(*edit)
+    run(store)
+    assert "was in the store" in capsys.readouterr().err
+
+
+def test_a_stranger_s_figure_of_unrecorded_source_is_made_again(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store))
+    renote(folder, lambda notes: notes.pop("sources"))
+    run(store)
+    assert (store.root / "superseded").is_dir()
+
+
+def test_robench_s_own_of_before_sources_were_recorded_stays_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store, "pgd"))
+    renote(folder, lambda notes: notes.pop("sources"))
+    run(store, "pgd")
+    assert "was in the store" in capsys.readouterr().err
+    assert not (store.root / "superseded").exists()
+
+
+def test_robench_s_own_of_another_source_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store, "pgd"))
+    renote(folder, lambda notes: notes["sources"].update({"attack pgd": "0" * 16}))
+    run(store, "pgd")
+    assert (store.root / "superseded").is_dir()
+
+
+def test_all_of_a_cascade_goes_with_what_it_goes_on_from(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    run(store, "mine,fgsm", cascade=True)
+    plugins.edit(*EDITS["the attack"])
+    again = run(store, "mine,fgsm", cascade=True)
+    new = run(Store(tmp_path / "new"), "mine,fgsm", cascade=True)
+    assert [r.summary.value for r in again.results] == [r.summary.value for r in new.results]
+    assert len(list((store.root / "superseded").iterdir())) == 2
+
+
+def test_what_is_crafted_goes_with_its_attack(plugins: Plugins, tmp_path: Path) -> None:
+    store, settings = Store(tmp_path / "runs"), {"surrogates": [linear()]}
+    run(store, **settings)
+    plugins.edit(*EDITS["the attack"])
+    again, new = run(store, **settings), run(Store(tmp_path / "new"), **settings)
+    assert again.results[0].summary.value == new.results[0].summary.value
+    assert len(list((store.root / "superseded").iterdir())) == 2
+
+
+def test_fresh_computes_everything_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "runs")
+    first = run(store, "fgsm,pgd").results
+    second = run(store, "fgsm,pgd", fresh=True).results
+    assert [r.summary.value for r in first] == [r.summary.value for r in second]
+    told = capsys.readouterr().err
+    assert told.count("asked for anew") == 2
+    assert "was in the store" not in told
+
+
+def test_an_edited_defense_is_not_trained_already(plugins: Plugins, tmp_path: Path) -> None:
+    store, request = Store(tmp_path / "runs"), TrainRequest("own", "digits", device="cpu")
+    assert train(request, store)["fresh"]
+    assert not train(request, store)["fresh"]
+    plugins.edit("defense", "* 1", "* 2")
+    with pytest.raises(BadInput, match=r"another source of the defense 'own'.*--fresh"):
+        train(request, store)
+    assert train(replace(request, fresh=True), store)["fresh"]
+    assert not train(request, store)["fresh"]
+
+
+def test_figures_of_a_model_go_with_its_defense(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    train(TrainRequest("own", "digits", device="cpu"), store)
+    first = run(store, "fgsm", "own-digits").results[0]
+    plugins.edit("defense", "* 1", "* -1")
+    second = run(store, "fgsm", "own-digits").results[0]
+    assert first.evaluation == second.evaluation
+    assert first.summary.clean_accuracy != second.summary.clean_accuracy
+
+
+def test_a_detector_of_another_source_is_fitted_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    train(TrainRequest("standard", "digits", epochs=1, name="plain", device="cpu"), store)
+    guard = DetectorRequest("kd", {}, "fgsm@linf:0.3", images=60)
+    first = run(store, "fgsm", "plain", guard=guard)
+    (path,) = store.detectors.glob("*/fitted.json")
+    made = {k: v for k, v in read_json(path).items() if k not in ("seal", "format")}
+    write_sealed(path, {**made, "threshold": 1e9, "sources": {**made["sources"], "detector": "0" * 16}})
+    for scores in path.parent.glob("scores-*"):
+        scores.write_text("of the other detector")
+    second = run(store, "fgsm", "plain", guard=guard)
+    assert read_json(path)["threshold"] == made["threshold"]
+    assert [each.to_json() for each in first.detections] == [each.to_json() for each in second.detections]
+
+
+def test_a_check_says_that_the_attack_was_edited(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    kept = baseline.make([run(store).results[0].evaluation], store)
+    models = dict.fromkeys(kept.models, linear())
+    assert not any("source" in note for note in check(kept, store, Rerun(models)).notes)
+    plugins.edit("attack", "how_far() * batch", "0.5 * how_far() * batch")
+    (note,) = [note for note in check(kept, store, Rerun(models)).notes if "source" in note]
+    assert "the source of the attack mine is another than the baseline's" in note
+
+
+def test_tables_and_baselines_say_that_code_was_edited(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    done = run(store)
+    plugins.edit(*EDITS["the attack"])
+    (board,) = build(store)
+    assert board.rows[0].attacks["mine"].flags == ("made by another source of the attack 'mine'",)
+    with pytest.raises(BadInput, match="another source of the attack 'mine'"):
+        baseline.make([done.results[0].evaluation], store)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_library_s_attack_is_known_by_its_batches(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    usual, other = run(store, "apgd-ce"), run(store, "apgd-ce", batch_size=7, shard_size=20)
+    spec = folder_of(store, other).spec
+    assert (spec["batch_size"], spec["shard_size"]) == (7, 20)
+    assert not {"batch_size", "shard_size"} & folder_of(store, usual).spec.keys()
+    labels = {row.about.against for row in (usual.results[0], other.results[0])}
+    assert labels == {"", " [batch size 7, shard size 20]"}
+    (board,) = build(store)
+    assert "depends on the sizes of batches" in board.note
+
+
+def test_robench_s_own_attacks_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "runs")
+    assert run(store, "pgd").results[0].evaluation == run(store, "pgd", batch_size=7).results[0].evaluation
+    assert "was in the store" in capsys.readouterr().err
+
+
+def test_old_rows_of_other_batches_are_made_again(tmp_path: Path) -> None:
+    """Before batches were part of the id, all sizes had the id that the usual one has."""
+    store = Store(tmp_path / "runs")
+    renote(folder_of(store, run(store, "apgd-ce")), lambda notes: notes.update(batch_size=40))
+    run(store, "apgd-ce")
+    assert (store.root / "superseded").is_dir()
+
+
+# --- probes ----------------------------------------------------------------------------------------------------------
+
+
+def test_probes_are_marked_and_left_out_until_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    probe, figure = run(store, "fgsm", probe=True), run(store, "pgd")
+    name = figure.results[0].about.model
+    assert json.loads((folder_of(store, probe).path / "about.json").read_text())["probe"] is True
+    assert "probe" not in json.loads((folder_of(store, figure).path / "about.json").read_text())
+    assert [set(row.attacks) for row in build(store)[0].rows] == [{"pgd"}]
+    assert [set(row.attacks) for row in build(store, probes=True)[0].rows] == [{"fgsm", "pgd"}]
+    kept = [each.spec.attack for each in baseline.make([name], store).kept]
+    assert kept == ["pgd"]
+    assert len(baseline.make([name], store, probes=True).kept) == 2
+    assert len(baseline.make([probe.results[0].evaluation], store).kept) == 1  # asked for by its id
+    run(store, "fgsm")
+    assert [set(row.attacks) for row in build(store)[0].rows] == [{"fgsm", "pgd"}]
+
+
+def test_probes_of_before_they_were_marked_are_known_by_their_command(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store, "fgsm"))
+    run(store, "pgd")
+    about = {k: v for k, v in read_json(folder.path / "about.json").items() if k not in ("seal", "format")}
+    write_sealed(folder.path / "about.json", {**about, "command": "robench diagnose m.py:load --eps 0.5"})
+    assert [set(row.attacks) for row in build(store)[0].rows] == [{"pgd"}]
+    write_json(folder.path / "spec.json", folder.spec)
+
+
+# --- one label -------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_with_its_own_options_is_the_attack(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    one = run(store, "pgd").results
+    two = run(store, "pgd", options={"steps": "40"}).results
+    both = run(store, "pgd,er", options={"step": "0.01"}).results
+    assert [(each.evaluation, each.label) for each in one] == [(each.evaluation, each.label) for each in two]
+    assert one[0].label == "pgd"
+    assert [each.label for each in both] == ["pgd (step=0.01)", "fgsm"]
+    assert [each.label for each in run(store, "pgd,diagnosis-wide").results] == ["pgd"]
+
+
+def test_old_records_of_it_have_its_label_in_tables(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store, "pgd"))
+    about = {k: v for k, v in read_json(folder.path / "about.json").items() if k not in ("seal", "format")}
+    write_sealed(folder.path / "about.json", {**about, "given_options": {"steps": 40}})
+    (board,) = build(store)
+    assert list(board.rows[0].attacks) == ["pgd"]
