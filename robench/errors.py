@@ -42,6 +42,13 @@ class Permanent(RobenchError):
     """A model or a plugin failed in a way that comes again each time; its figure cannot be computed as things stand."""
 
 
+class Hindered(Exception):
+    """A model or a plugin met what the machine or the network did, such as a file that was not there; it may go well
+    next time."""
+
+    place = ""  # its text names one
+
+
 class CheckFailed(RobenchError):
     """A check did not hold: verification failed, or training went wrong."""
 
@@ -118,13 +125,23 @@ def place_of(error: BaseException) -> str:
         return str(known)
     frames = [(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line)
               for frame, line in traceback.walk_tb(error.__traceback__)]  # fmt: skip
-    theirs = [each for each in frames if str(each[0]).partition(".")[0] not in LIBRARIES | sys.stdlib_module_names]
+    theirs = [each for each in frames if _others(str(each[0]))]
     if not theirs and not (frames and str(frames[-1][0]).startswith("robench.")):
         return ""
     _, file, line = (theirs or frames)[-1]
     with contextlib.suppress(ValueError):
         file = str(Path(file).relative_to(Path.cwd()))
     return f"{file}, line {line}"
+
+
+def _others(module: str) -> bool:
+    """Whether a module is a user's, by its name."""
+    return module.partition(".")[0] not in LIBRARIES | sys.stdlib_module_names
+
+
+def of_others(error: BaseException) -> bool:
+    """Whether an error of this process came up in a user's code, or in what that called."""
+    return any(_others(str(frame.f_globals.get("__name__", ""))) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def crash(error: BaseException) -> str:

@@ -25,7 +25,7 @@ _NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
 # labels number the classes, and a model has an output for each
 MOST_CLASSES = 100_000
 # of the images of a folder, in pixels a side
-SIZE = re.compile(r"[0-9]{1,9}")
+SIZE = re.compile(r"\d{1,30}")
 LARGEST_SIDE = 4096
 
 

@@ -15,7 +15,7 @@ import torch
 from robench.attack.judge import Examples, Progress, Settings, attack_shard
 from robench.attack.repeating import PASSING, lasting
 from robench.environment import made_with
-from robench.errors import BadInput, Permanent, RobenchError
+from robench.errors import BadInput, Hindered, Permanent, RobenchError, crash, of_others
 from robench.evaluation.address import Address
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
@@ -196,8 +196,13 @@ def _shard(task: Task, bench: Bench, show: Progress) -> State:
     except Permanent as error:
         begin(job)
         raise Permanent(f"{job.title} {error}") from error
-    except (RobenchError, OSError):
+    except RobenchError:
         raise
+    except OSError as error:
+        if not of_others(error):
+            raise
+        begin(job)
+        raise Hindered(crash(error)) from error
     except Exception:
         begin(job)  # so that what failed can be looked up
         raise

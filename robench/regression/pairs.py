@@ -49,7 +49,8 @@ class Pair:
         if unstable:
             raise BadInput(
                 f"The model {kept.model!r} is now flagged {', '.join(unstable)} under {kept.label}, so its outcomes "
-                "cannot be compared with the baseline's; make its answers repeatable first."
+                "cannot be compared with the baseline's; make its answers repeatable first, and "
+                "seed whatever its factory draws."
             )
         letters = encode(store.evaluation(result.evaluation), kept.spec)
         return cls(kept, result, then, Outcomes.of(letters, kept.metric))

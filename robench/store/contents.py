@@ -46,6 +46,8 @@ WRITTEN = (FunctionType, staticmethod, classmethod, property)
 # where TorchScript says in which module of Python a class was, and how many of its name it has met
 SCRIPTED = re.compile(rb"__torch__(\.\w+)*|___torch_mangle_\d+")
 UNTOLD = (".debug_pkl", "serialization_id")
+# what every stream of text or bytes can do
+STREAMED = ("write", "flush", "isatty", "fileno")
 # calls within calls
 DEEP = 20_000
 
@@ -286,6 +288,9 @@ class _Contents:
     def _other(self, value: Any) -> None:
         """An object of some class: of a user's, or of a package's, what it holds."""
         kind = type(value)
+        if all(callable(getattr(value, name, None)) for name in STREAMED):
+            self._say("stream")  # every process has its own
+            return
         self._say("object", kind.__qualname__)
         if isinstance(value, torch.ScriptObject):
             try:

@@ -103,7 +103,9 @@ def test_a_process_opens_a_model_once_and_has_the_drivers_surroundings(workers: 
     seen = [json.loads(line) for line in Path("opened.jsonl").read_text().splitlines()]
     processes = [entry["process"] for entry in seen]
     assert len(processes) == len(set(processes))
-    assert {os.getpid(), *(line["process"] for line in journal(store.root))} == set(processes)
+    mine = {os.getpid(), *(line["process"] for line in journal(store.root))}
+    assert mine < set(processes)
+    assert len(set(processes) - mine) == 1  # the one that is asked once more at the end
     assert {(entry["threads"], entry["omp"], entry["data"]) for entry in seen} == {(1, "1", os.environ["ROBENCH_DATA"])}
 
 
@@ -238,7 +240,7 @@ def test_a_task_that_kills_its_workers_is_given_up(
         ("models.py:deadly", "incomplete"),
         ("models.py:other", "complete"),
     ]
-    (line,) = said_on(capfd)
+    (line,) = [line for line in said_on(capfd) if "asked again in a process of its own" not in line]
     assert "failed: WorkerDied: its process died 2 times" in line
     lines = journal(store.root)
     ended = {entry["work"] for entry in lines if entry["event"] == "end"}

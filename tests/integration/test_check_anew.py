@@ -63,7 +63,7 @@ from pathlib import Path
 
 def defend(x):
     if Path("broken").exists() and x.requires_grad:
-        raise TypeError("cannot be attacked")
+        raise OSError("cannot be attacked")
     return (x * 16).round() / 16
 """
 INVERTS = "def defend(x):\n    return x.where(x.sum((1, 2, 3), keepdim=True) < {limit}, 1 - x)\n"

@@ -41,7 +41,7 @@ def test_one_s_own_needs_no_trust_and_the_attack_is_run_again(model_file: Path, 
     assert [each["holds"] for each in done] == [True]
     assert 0 < done[0]["again"] <= 10
     assert "run again on" in " ".join(robench("verify", "--again", "5").out.split())
-    assert_refused(robench("verify", "--again", "-1"), ("--again", "-1", "at least 0"))
+    assert_refused(robench("verify", "--again", "-1"), ("--again", "-1", "from 0 to"))
     assert_refused(robench("verify", "--again", "x"), ("--again", "'x'"))
 
 

@@ -137,7 +137,8 @@ def test_code_that_quits_anywhere_else_is_no_success(robench: Run, monkeypatch: 
 
 def test_what_a_factory_changes_is_undone_and_told(robench: Run) -> None:
     rows = [
-        robench("evaluate", f"models.py:{name}", *COMMAND, "--json").json["rows"][0] for name in ("honest", "patched")
+        robench("evaluate", f"models.py:{name}", *COMMAND, "--runs", name, "--json").json["rows"][0]
+        for name in ("honest", "patched")
     ]
     assert rows[1]["robust_accuracy"] == rows[0]["robust_accuracy"]
     assert rows[0]["flags"] == []

@@ -105,7 +105,7 @@ COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*FGSM, "--dataset", ""), ("--dataset", "''", "robench list datasets")),
     ((*TRAIN, "--dataset", ""), ("dataset", "''")),
     ((*TRAIN, "--dataset", f"folder:.@{HUGE}"), ("folder:.@", "4,096")),
-    ((*TRAIN, "--dataset", "folder:.@\uff18"), ("folder:.@", "4,096")),
+    ((*TRAIN, "--dataset", "folder:missing@\uff18\uff18\uff18\uff18"), ("folder:missing@", "4,096")),
     *(((*FGSM, "--executor", "ray", "--address", address), ("--address", repr(address), "HOST:PORT"))
       for address in ("", "nowhere", "host:", ":1", "host:99999", "host:\uff18\uff18")),
     (("runs", "gc", "--runs", "a_file"), ("a_file", "folder")),

@@ -84,7 +84,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def rows_of(runs: Path) -> dict[str, pd.DataFrame]:
     """Rows by evaluation and shard."""
-    return {f"{p.parent.name}/{p.name}": pd.read_parquet(p) for p in sorted(runs.glob("evaluations/*/*.parquet"))}
+    return {f"{p.parent.name}/{p.name}": pd.read_parquet(p) for p in sorted(runs.glob("evaluations/*/shard-*.parquet"))}
 
 
 def assert_same(root: Path, made: Path) -> None:
@@ -184,7 +184,7 @@ def test_spent_gradients_stay_below_the_estimate(made: Path, tmp_path: Path, rob
     for folder in folders:
         spec = json.loads((folder / "spec.json").read_text())
         if "surrogate" not in spec:
-            spent += sum(int(pd.read_parquet(shard)["backwards"].sum()) for shard in folder.glob("*.parquet"))
+            spent += sum(int(pd.read_parquet(shard)["backwards"].sum()) for shard in folder.glob("shard-*.parquet"))
     assert len(crafted) == 2
     assert 0 < spent <= attacks
 

@@ -109,7 +109,7 @@ def test_rows_of_a_model_that_changed_are_not_mixed_with_new_ones(
     for node in list(nodes(wanted.evaluations, "0"))[:shards]:
         assert perform(node.task, Bench(store), lambda share: None) == "done"
     helper.prepared = lambda x: 1 - x
-    with pytest.raises(BadInput, match=r"'model.py:load' answers \d+ of \d+ clean images differently"):
+    with pytest.raises(BadInput, match=r"'model.py:load' answers \d+ of \d+ stored images differently"):
         evaluate(request, store)
     assert len(store.evaluation(wanted.evaluations[0].job.spec.job_id).shards()) == shards
 
@@ -128,7 +128,7 @@ def test_a_table_does_not_show_what_a_changed_defense_had(
     code, table, err = _reproduce(robench)
     assert code == 2
     assert set(_figures(table).values()) == {None}
-    assert "clean images differently than when" in err
+    assert "stored images differently than when" in err
 
 
 def test_a_model_trained_again_meanwhile_is_not_evaluated_under_its_old_name(

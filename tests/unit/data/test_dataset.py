@@ -281,7 +281,7 @@ def test_names_and_paths_and_the_default_root(tmp_path: Path, monkeypatch: pytes
     assert "npz:PATH" in complaint(lambda: open_dataset("npz:"))
     assert "no file" in complaint(lambda: open_dataset(f"npz:{tmp_path / 'none.npz'}"))
     assert "no folder" in complaint(lambda: open_dataset(f"folder:{tmp_path / 'none'}"))
-    assert "at least 1" in complaint(lambda: open_dataset(f"folder:{tmp_path}@0"))
+    assert "from 1 to" in complaint(lambda: open_dataset(f"folder:{tmp_path}@0"))
     write_npz(tmp_path / "here.npz")
     monkeypatch.chdir(tmp_path)
     assert len(open_dataset("npz:here.npz").test) == 12

@@ -117,7 +117,7 @@ def test_one_bad_evaluation_stops_no_other(tmp_path: Path) -> None:
     found = {check.evaluation: check for check in verify_all(good.store, [], device="cpu")}
     assert len(found) == 4
     assert found[good.folder.job_id].holds
-    for forger, told in ((gone, "about.json"), (lacking, "0 columns 'goal'"), (leaves, "SystemExit")):
+    for forger, told in ((gone, "about.json"), (lacking, "0 columns 'goal'"), (leaves, "sys.exit")):
         check = found[forger.folder.job_id]
         assert check.exit_code == 2, faults(check)
         assert told in check.reason
