@@ -28,7 +28,8 @@ def mapped(path: Path, count: int) -> Bytes | None:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.dtype == np.uint8 and array.ndim == 4 and array.shape[:2] == (count, 3) else None
+    whole = array.dtype == np.uint8 and array.ndim == 4 and array.shape[:2] == (count, 3) and 0 not in array.shape[2:]
+    return array if whole else None
 
 
 def keep(path: Path, shape: tuple[int, int, int, int], read: Callable[[int, int], Bytes]) -> Bytes:

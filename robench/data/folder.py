@@ -102,8 +102,8 @@ class Folder:
             told = self.headers.told
         else:
             try:
-                told = [str(each) for each in json.loads(self._notes.read_text())]
-            except (OSError, ValueError, TypeError):
+                told = [str(each) for each in list(json.loads(self._notes.read_text()))]
+            except (OSError, ValueError, TypeError, RecursionError):
                 told = []
         return [crop_told(self.size), *told] if self.size is not None else told
 
@@ -142,6 +142,8 @@ class Folder:
         labels = np.array([label for _, label in examples], np.int64)
         target = self.cache / f"{self.key}-{part}.npy"
         ready = mapped(target, len(examples))
+        if ready is not None and self.size is not None and ready.shape[2:] != self._size():
+            ready = None
         files = Files([path for path, _ in examples], self._size() if ready is None else ready.shape[2:])
         if not examples or len(examples) * math.prod(files.shape) > memory_limit():
             return files, labels

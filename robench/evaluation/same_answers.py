@@ -137,6 +137,8 @@ def _compare(
     differs = then[at] != predictions(now)
     if not len(now):
         return _Compared()
+    if logits is not None and logits[kind].shape[1] != now.shape[1]:  # of a model with other classes
+        return _Compared(len(now), len(now))
     ordered = now.nan_to_num().sort(1, descending=True).values
     spread, rounding = ordered[:, 0] - ordered[:, -1], ROUNDING * now.nan_to_num().abs().amax(1)
     close = differs & (ordered[:, 0] - ordered[:, 1] <= CLOSE * spread + rounding)

@@ -35,12 +35,17 @@ ARTIFACTS = (
     "crafted/*/about.json", "crafted/*/shard-000000-000010.json", "crafted/*/shard-000000-000010.parquet",
     "crafted/*/shard-000000-000010.safetensors", "detectors/*/spec.json", "detectors/*/fitted.json",
     "detectors/*/detector.safetensors", "detectors/*/scores-*.json", "detectors/*/scores-*.parquet",
+    "evaluations/{transfer}/sealed.json", "evaluations/{transfer}/shard-000000-000010.safetensors",
+    "superseded/*/spec.json", "superseded/*/about.json", "superseded/*/result.json", "superseded/*/sealed.json",
+    "superseded/*/sealed.parquet", "superseded/*/shard-000000-000010.json",
+    "superseded/*/shard-000000-000010.parquet", "superseded/*/shard-000000-000010.safetensors",
     "diagnostics/*.json", "checks/*/check.json", "../baseline.json",
 )  # fmt: skip
 GIVEN = int(os.environ.get("ROBENCH_FUZZ", "0"))
 EACH = max(GIVEN // len(ARTIFACTS), 1) if GIVEN else 2
 HOW = ("-n", "20", "--eps", "0.1", "--shard-size", "10", "--device", "cpu")
 EVALUATE = ("evaluate", "plain", "-a", "fgsm,pgd", *HOW)
+ONE = ("evaluate", "plain", "-a", "fgsm", *HOW)
 TRANSFER = ("evaluate", "plain", "-a", "pgd", "--surrogate", "other", *HOW)
 WATCHED = ("evaluate", "plain", "-a", "fgsm", "--detector", "kd", "--trained-on", "fgsm@linf:0.3",
            "--detector-images", "100", "--no-adaptive", *HOW)  # fmt: skip
@@ -48,7 +53,7 @@ WATCHED = ("evaluate", "plain", "-a", "fgsm", "--detector", "kd", "--trained-on"
 SOME: tuple[tuple[str, ...], ...] = (
     ("diagnose", "plain", "-n", "20", "--device", "cpu"), ("reproduce", "own.toml", "--scale", "smoke"),
     ("check", "baseline.json", "--reuse", "--device", "cpu"), ("runs", "gc", "--delete"), ("verify", "--device", "cpu"),
-    ("list", "models"), (), (),
+    ("list", "models"), ("runs", "size"), (*ONE, "--fresh"), (), (),
 )  # fmt: skip
 SUITE = """
 title = "t"
@@ -106,7 +111,8 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """Models, evaluations of one by itself, from images of the other, and behind a detector; a baseline and a check."""
+    """Models, evaluations of one by itself, from images of the other, behind a detector and set aside; a baseline and a
+    check."""
     return make(tmp_path_factory.mktemp("fuzz"))
 
 
@@ -119,7 +125,7 @@ def make(place: Path) -> Kept:
     (root / "own.toml").write_text(SUITE)
     for seed, name in enumerate(("plain", "other")):
         assert run("train", "standard", "--epochs", "2", "--seed", str(seed), "--name", name).code == 0
-    for command in (EVALUATE, TRANSFER, WATCHED, ("reproduce", "own.toml", "--scale", "smoke")):
+    for command in (EVALUATE, (*ONE, "--fresh"), TRANSFER, WATCHED, ("reproduce", "own.toml", "--scale", "smoke")):
         said = run(*command)
         assert said.code == 0, said.err
     found = run("list", "evaluations", "--json").json["evaluations"]

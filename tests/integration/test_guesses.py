@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.conftest import Run, assert_refused
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
@@ -17,6 +16,7 @@ import robench as public
 from robench.errors import BadInput
 from robench.models import load_model
 from robench.store.runs import Store
+from tests.integration.conftest import Run, assert_refused
 
 MEAN = """
 import json

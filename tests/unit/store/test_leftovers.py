@@ -200,6 +200,14 @@ def _check_half_removed(store: Store) -> list[Path]:
     return [folder]
 
 
+def _set_aside(store: Store) -> list[Path]:
+    folder = evaluation(store, "mine", store.model_digest("mine"), seed=5)
+    place = store.root / "superseded" / f"{folder.job_id}-0123abcd"
+    place.parent.mkdir()
+    folder.path.rename(place)
+    return [place]
+
+
 UNNEEDED: dict[str, tuple[Callable[[Store], list[Path]], str]] = {
     "part": (_part, "half-written"),
     "part of before": (_part_of_an_earlier_robench, "half-written"),
@@ -215,6 +223,7 @@ UNNEEDED: dict[str, tuple[Callable[[Store], list[Path]], str]] = {
     "scores": (_scores, "scores on an evaluation that is gone"),
     "finished check": (_finished_check, "a check that is finished"),
     "half removed check": (_check_half_removed, "a check that is finished"),
+    "set aside": (_set_aside, "made anew since"),
     "shards": (_shards_that_do_not_count, "do not count"),
 }
 
@@ -232,6 +241,15 @@ def test_what_no_table_needs_is_found_and_nothing_else_goes(name: str, store: St
     assert _files(store) == before | made, "listing changed something"
     assert remove(store, found) == found
     assert _files(store) == {path for path in before | made if not _within(path, paths)}
+    assert leftovers(store) == []
+
+
+def test_what_only_lies_where_evaluations_are_set_aside_is_somebodys(store: Store) -> None:
+    (place,) = _set_aside(store)
+    write_text(place / "about.json", "{}")
+    place.rename(place.with_name("0123456789ab-0123abcd"))  # the id of nothing in it
+    write_text(store.root / "superseded" / "notes" / "spec.json", "{}")
+    write_text(store.root / "superseded" / "list.txt", "mine")
     assert leftovers(store) == []
 
 

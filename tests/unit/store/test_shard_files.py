@@ -76,6 +76,7 @@ def test_a_detector_may_reject_what_is_wrong(tmp_path: Path) -> None:
 
 
 IMAGES = torch.rand(N, 1, 4, 4)
+LOGITS = torch.rand(N, 10)
 FILES: dict[str, dict[str, Tensor]] = {
     "another key": {"images": IMAGES},
     "a key too many": {"adversarial": IMAGES, "more": torch.zeros(1)},
@@ -85,6 +86,7 @@ FILES: dict[str, dict[str, Tensor]] = {
     "bytes": {"adversarial": IMAGES.to(torch.uint8)},
     "fewer": {"adversarial": IMAGES[1:].clone()},
     "no pixels": {"adversarial": IMAGES[:, :, :0].clone()},
+    "logits of one kind": {"adversarial": IMAGES, "clean logits": LOGITS},
 }
 
 
@@ -110,3 +112,29 @@ def test_a_header_of_another_size_is_damaged(size: int, tmp_path: Path) -> None:
     (tmp_path / "images").write_bytes(size.to_bytes(8, "little") + content[8:])
     with pytest.raises(Damaged, match="are damaged"):
         shard_files.images(str(tmp_path / "images"), N, "run it again")
+
+
+def test_logits_come_as_they_are(tmp_path: Path) -> None:
+    path = str(tmp_path / "images")
+    save_file({"adversarial": IMAGES}, path)
+    assert shard_files.logits(path, N, "run it again") is None
+    save_file({"adversarial": IMAGES, "clean logits": LOGITS, "adversarial logits": -LOGITS}, path)
+    found = shard_files.logits(path, N, "run it again")
+    assert found is not None
+    assert list(found) == ["clean", "adversarial"]
+    assert torch.equal(found["adversarial"], -LOGITS)
+    assert torch.equal(shard_files.images(path, N, "run it again"), IMAGES)
+    shard_files.check_images(path, (N, 1, 4, 4), "run it again")
+
+
+@pytest.mark.parametrize(
+    "logits", [LOGITS[1:], LOGITS[:, :9], LOGITS[:, :0], LOGITS.double(), LOGITS[0], LOGITS[None]],
+    ids=["fewer", "of other classes", "of none", "double", "flat", "deep"],
+)  # fmt: skip
+def test_other_than_logits_is_damaged(logits: Tensor, tmp_path: Path) -> None:
+    path = str(tmp_path / "images")
+    save_file({"adversarial": IMAGES, "clean logits": LOGITS, "adversarial logits": logits.clone().contiguous()}, path)
+    with pytest.raises(Damaged, match="are damaged"):
+        shard_files.logits(path, N, "run it again")
+    with pytest.raises(Damaged, match="are damaged"):
+        shard_files.check_images(path, (N, 1, 4, 4), "run it again")

@@ -57,11 +57,12 @@ def add(
     access: str = "white-box",
     shards: int = 2,
     norm: str = "linf",
+    after: str | None = None,
 ) -> EvaluationFolder:
     """Put an evaluation of ten images into the store, of which the first `shards` halves are finished."""
     spec = EvalSpec(
         model_digest=model, data_digest="d", count=N, norm=norm, eps="8/255", attack=attack, attack_version=1,
-        attack_options={"steps": 3}, seed=0,
+        attack_options={"steps": 3}, seed=0, after=after,
     )  # fmt: skip
     folder = store.evaluation(spec.job_id)
     metric = "attack success rate" if attack == "random-targeted" else "robust accuracy"
@@ -168,6 +169,31 @@ def test_models_that_lack_attacks_are_ranked_by_what_they_share(unlike: Store) -
         ("strongly attacked", 7), ("weakly attacked", 6), ("hardly attacked", 8),
     ]  # fmt: skip
     assert "ranked by the worst case over those that all of them have" in board.note
+
+
+def test_one_of_which_a_damaged_evaluation_is_left_out_is_ranked_with_those_that_lack_some(unlike: Store) -> None:
+    """Over fgsm, which all three have, and not over what it happens to have besides."""
+    add(unlike, "strongly attacked", "fgsm", rows_of({0}))
+    add(unlike, "hardly attacked", "fgsm", rows_of({0, 1}))
+    damaged = add(unlike, "strongly attacked", "untargeted", rows_of({0, 1, 2, 3, 4}))
+    (damaged.path / "spec.json").write_text("{")
+    (board,) = build(unlike)
+    assert [(row.model, row.worst.figure.count, row.ranked.count, row.worst.note) for row in board.rows] == [
+        ("strongly attacked", 7, 9, " (1 damaged left out)"),
+        ("weakly attacked", 9, 9, " (1/2 attacks)"),
+        ("hardly attacked", 8, 8, " (1/2 attacks)"),
+    ]  # fmt: skip
+    assert "Models that lack attacks, or damaged evaluations, stand last, ranked by" in board.note
+
+
+def test_what_a_cascade_goes_on_from_may_be_damaged(tmp_path: Path) -> None:
+    """Then nobody knows whether it walked along the decision boundary, so the figure is called an upper bound."""
+    store = Store(tmp_path)
+    first = add(store, "mine", "fab-t", rows_of({0}), norm="l2")
+    add(store, "mine", "pgd", rows_of({0, 1}), norm="l2", after=first.job_id)
+    assert only(store).rows[0].attacks["pgd"].note == ""
+    (first.path / "spec.json").write_text("{")
+    assert only(store).rows[0].attacks["pgd"].note == " (upper bound)"
 
 
 def test_one_that_has_all_stands_above_those_that_lack_some(unlike: Store) -> None:
