@@ -217,6 +217,7 @@ class CardRecord(Shape):
     recipe: dict[str, Any] = {}
     seed: Seed = 0
     command: str = ""
+    classes: Classes | None = None
     source: str | None = None
 
 

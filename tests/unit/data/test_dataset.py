@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -382,6 +383,18 @@ def test_a_changed_byte_in_the_cache_is_decoded_again(tmp_path: Path, place: int
     assert path.read_bytes() == whole
     path.write_bytes(whole[:-192] + bytes(192))  # pixels set to zero, and no seal
     assert open_dataset(f"folder:{base}", root).test.digest == digest
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (3, 8, 4), (3, 0, 8)])
+def test_a_cache_of_images_of_another_size_is_decoded_again(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Whose seal fits."""
+    base, root = write_folder(tmp_path / "d"), tmp_path / "root"
+    digest, count = (test := open_dataset(f"folder:{base}@8", root).test).digest, len(test)
+    (path,) = (root / "cache").iterdir()
+    path.unlink()  # which stays mapped
+    np.save(path, np.zeros((count, *shape), np.uint8))
+    path.write_bytes(path.read_bytes() + hashlib.sha256(path.read_bytes()).digest())
+    assert open_dataset(f"folder:{base}@8", root).test.digest == digest
 
 
 def test_a_cache_of_another_way_of_decoding_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
