@@ -32,6 +32,7 @@ from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated, Result
 from robench.models import load_model
+from robench.results.summary import DIFFERS, NOT_SEALED
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report
 from tests.liars.players import PLAYERS, Remembering, ToDisk
@@ -68,7 +69,8 @@ def measure(
     at_eps = [result for result in results if result.about.eps == threat.eps_text]
     more = evaluate(replace(request, attacks=["autoattack"]), store).results if honest else []
     marks = {finding.gate: None for finding in findings if finding.fired}
-    marks |= dict.fromkeys(flag.partition(" ")[0] for result in results for flag in result.summary.flags)
+    flags = [flag for result in results for flag in result.summary.flags]
+    marks |= dict.fromkeys(flag if flag in (DIFFERS, NOT_SEALED) else flag.partition(" ")[0] for flag in flags)
     pgd = next(each for each in at_eps if each.attack == "pgd")
     return {
         "clean": pgd.summary.clean_accuracy,
