@@ -7,6 +7,7 @@ asking only where this user named it before; a trained model is data (safetensor
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from pathlib import Path
@@ -28,7 +29,7 @@ def remember(reference: str) -> None:
     if place is not None:
         with contextlib.suppress(OSError, ValueError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            with open(place, "a", encoding="utf-8", errors="surrogateescape") as stream:
+            with open(place, "a", encoding="ascii") as stream:
                 stream.write(f"{_place(reference)}\n")  # one short line: processes at once do not mix theirs
 
 
@@ -36,7 +37,7 @@ def reference_known(reference: str) -> bool:
     """Whether this user had the code behind a reference run before: the same file, or the same module's function."""
     place = _state("references")
     try:
-        text = place.read_text(encoding="utf-8", errors="surrogateescape") if place else ""
+        text = place.read_text(encoding="ascii", errors="replace") if place else ""
     except (OSError, ValueError):
         return False
     return _place(reference) in text.split("\n")
@@ -73,10 +74,10 @@ def secret() -> bytes:
 
 
 def _place(reference: str) -> str:
-    """What a reference names from wherever it is named, on one line: a file by its whole path."""
-    kind, _, name = reference.partition(":")
+    """What a reference names from wherever it is named, on one line of ASCII: a file by its whole path."""
+    kind, _, name = reference.rpartition(":")
     where = str(Path(kind).resolve()) if kind.endswith(".py") else kind
-    return f"{where}:{name}".replace("\\", "\\\\").replace("\n", "\\n")
+    return json.dumps(f"{where}:{name}")
 
 
 def _state(name: str) -> Path | None:

@@ -193,7 +193,7 @@ def test_folders_of_data_by_every_name(robench: Run, tmp_path: Path) -> None:
     for place, name in enumerate(FILES):
         for part in ("train", "test"):
             for level, label in enumerate("ab"):
-                image(tmp_path / name / part / label / "x.png", place + level)
+                image(tmp_path / name / part / label / "x.png", 100 + place + level)
         data = f"folder:{name}"
         (row,) = robench("evaluate", "flat.py:load", "-a", "fgsm", "--eps", "0.1", "--dataset", data, "--json").json[
             "rows"

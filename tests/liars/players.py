@@ -397,7 +397,7 @@ class OwnGradient(Liar):
         super().__init__(base)
         with torch.random.fork_rng():
             torch.manual_seed(5)
-            self.other = nn.Linear(64, 10)
+            self.other = nn.Linear(64, 10).eval()
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.base(x).detach()
