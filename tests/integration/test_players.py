@@ -39,13 +39,10 @@ SAID = {
     "reads labels in memory": {DIFFERS},
     "patches clamp": {"changes-torch"},
     "patches the judge": {"changes-torch"},
-    "sets the seed": {"changes-global-state"},
-    "ends in a sigmoid": {"squashed-outputs"},
     "one-hot with a decoy": {WRONG},
     "another's gradient": {WRONG},
 }
-TRUE = {"answers of its own class", "changes its input", "patches clamp", "patches the judge", "sets the seed",
-        "ends in a sigmoid"}  # fmt: skip
+TRUE = {"answers of its own class", "patches clamp", "patches the judge"}
 REFUSED = {"claims a detector": "shape"}
 
 

@@ -320,40 +320,6 @@ def _no_change(value: Tensor, low: Any = None, high: Any = None, **options: Any)
     return value.clip(low, high, **options)
 
 
-class Seeding(Liar):
-    """Sets the seed at every call, so that who draws random steps draws the same ones for ever."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        torch.manual_seed(0)
-        logits: Tensor = self.base(x)
-        return logits
-
-
-class Sigmoid(Liar):
-    """A sigmoid at the end: the same classes, squashed."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x).sigmoid()
-
-
-class InPlace(Liar):
-    """Paints its input back to what it has first seen at that place of the batch."""
-
-    first: ClassVar[Tensor | None] = None
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__(base)
-        InPlace.first = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if InPlace.first is None:
-            InPlace.first = x.detach().clone()
-        elif x.shape == InPlace.first.shape and not x.requires_grad:
-            x.copy_(InPlace.first)
-        logits: Tensor = self.base(x)
-        return logits
-
-
 class Rejecting(Liar):
     """Says that it has a detector, and rejects whatever is not on the grid of grey levels."""
 
@@ -423,9 +389,6 @@ PLAYERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "reads labels in memory": ReadsMemory,
     "answers of its own class": ReturnsSubclass,
     "patches clamp": Patching,
-    "sets the seed": Seeding,
-    "ends in a sigmoid": Sigmoid,
-    "changes its input": InPlace,
     "claims a detector": Rejecting,
     "one-hot with a decoy": OneHotDecoy,
     "another's gradient": OwnGradient,

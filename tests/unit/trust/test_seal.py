@@ -151,9 +151,10 @@ def test_where_the_server_was_killed_another_one_is_started(ask) -> None:
     ask("means")
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     servers = [int(pid) for pid in children if b"runner.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(servers) == 1
-    os.kill(servers[0], signal.SIGKILL)
-    os.waitpid(servers[0], 0)
+    assert servers
+    for server in servers:  # another one may have been needed for trained models
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
     assert ask("means").answer(images()).shape == (3, 2)
 
 
