@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.guard import Guard, plain_tensor
+from robench.attack.witness import Witness
 from robench.errors import BadInput, unknown
 
 # maps logits [B, C] to the values [B] an attack maximises
@@ -50,6 +51,7 @@ class Classifier:
         self.guard = Guard(module)
         self.heartbeat: Callable[[], None] = lambda: None  # called after every pass that is charged
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
+        self.witness = Witness(0)
         self._passed: list[nn.Module] = []
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._frozen:
@@ -98,6 +100,11 @@ class Classifier:
         With a detector, [B, classes + 1]. Raises BadInput for an answer of the wrong shape or type.
         """
         return self.ask(x.to(self.device)).float().cpu()
+
+    def searched(self, x: Tensor) -> Tensor:
+        """The answer to x as an attack asks for it, though nobody takes its gradient: float64 on the CPU."""
+        with torch.enable_grad(), self.substitutes():
+            return self.ask(x.detach().requires_grad_(True)).detach().double().cpu()
 
     def ask(self, x: Tensor) -> Tensor:
         """The model's answer to x [B, C, H, W], guarded: [B, classes (+ 1)], with the gradient of x if it has one.
@@ -187,6 +194,16 @@ class _StraightThrough(torch.autograd.Function):
         """All of the gradient to the layer's input."""
         del context
         return grad, None
+
+
+def check_gradients(module: nn.Module) -> None:
+    """Raise BadInput for a model through which no gradient passes, for it was made under inference mode."""
+    tensors = [*nn.Module.parameters(module), *nn.Module.buffers(module)]
+    if any(tensor.is_inference() for tensor in tensors):
+        raise BadInput(
+            "The model's tensors were made under torch.inference_mode(), so no gradient passes through it; make the "
+            "model outside of it."
+        )
 
 
 def check_eval_mode(module: nn.Module) -> None:
@@ -298,7 +315,8 @@ class BatchModel:
         self._classifier.nonfinite[self.examples[rows.cpu()]] = True
 
     def _forward(self, x: Tensor) -> Tensor:
-        answer = self._classifier.ask(x)
+        asked = x.requires_grad and torch.is_grad_enabled()
+        answer = self._classifier.witness.see(x, self._classifier.ask) if asked else self._classifier.ask(x)
         self._charge(self._classifier.forwards, len(x))
         self._classifier.heartbeat()
         if self._classifier.unsquash and not self.rejects:

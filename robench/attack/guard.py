@@ -8,17 +8,19 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robench.attack.reaching import listen
 from robench.attack.surroundings import Functions, Numbers, Settings
-from robench.errors import contained
+from robench.errors import BadInput, contained
 
 # how many changed things a flag names
 NAMED = 3
 # flags, each with what was changed in brackets behind it
-CHANGES_TORCH, CHANGES_STATE = "changes-torch", "changes-global-state"
+CHANGES_TORCH, CHANGES_STATE, REACHES = "changes-torch", "changes-global-state", "reaches-outside"
 
 # what modules changed while they were imported and made
 _made: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], tuple[str, ...]]] = weakref.WeakKeyDictionary()
@@ -29,9 +31,10 @@ class Quit(RuntimeError):
 
 
 class Guard:
-    """Watches what is called inside `with guard:`; what it changed is put back at the end and kept in two lists.
+    """Watches what is called inside `with guard:`; what it changed is put back at the end and kept in lists.
 
     functions: of torch and of robench that were replaced. settings: of the process (precision, threads, seeds, ...).
+    reached: files that were opened, programs that were started, connections.
     Random numbers drawn inside come from streams of their own, which go on from call to call: those of torch, numpy
     and Python are outside as if nothing had been drawn. drew: whether anything was.
     """
@@ -39,11 +42,14 @@ class Guard:
     def __init__(self, module: nn.Module | None = None) -> None:
         self.functions: list[str] = []
         self.settings: list[str] = []
+        self.reached: list[str] = []
         for part in nn.Module.modules(module) if module is not None else ():
             functions, settings = _made.get(part, ((), ()))
             self.functions += functions
             self.settings += settings
         self.numbers, self._depth = Numbers(), 0
+        self._records: list[tuple[object, dict[str, Any]]] = []
+        self._tensors: list[tuple[Tensor, int]] = []
         self.renew()
 
     @property
@@ -55,20 +61,41 @@ class Guard:
         """Take functions for what they should be as they are now."""
         self._near = Functions.near()
 
+    def keep(self, *values: object) -> None:
+        """Look after objects of the harness: what is called inside changes neither their fields nor their tensors."""
+        self._records = [(value, dict(vars(value))) for value in values]
+        fields = [field for _, kept in self._records for field in kept.values()]
+        self._tensors = [(tensor, tensor._version) for tensor in fields if isinstance(tensor, Tensor)]
+
+    def _check_kept(self) -> None:
+        """Raise BadInput where the judge's own objects were changed, with their fields as they were."""
+        changed = [type(value).__name__ for value, kept in self._records if not _holds(value, kept)]
+        if changed or any(tensor._version != version for tensor, version in self._tensors):
+            for value, kept in self._records:
+                vars(value).update(kept)
+            raise BadInput(
+                f"The model changed what the judge goes by ({', '.join(changed) or 'images or labels'}), so nothing "
+                "can be said of it; let it keep to what it is given."
+            )
+
     def __enter__(self) -> None:
         self._depth += 1
         if self._depth == 1:
             self._before = Settings.now()
             self.numbers.enter()
+            listen(self.reached)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         self._depth -= 1
         if self._depth == 0:
+            listen(None)
             if self.numbers.leave():
                 self.settings.append("seed")
             self.settings += self._before.restore()
             self.functions += self._near.restore()
         _raise_quit(error)
+        if self._depth == 0:
+            self._check_kept()
 
     @contextmanager
     def shard(self, seed: int) -> Iterator[None]:
@@ -87,7 +114,7 @@ class Guard:
     def flags(self, *, randomised: bool) -> list[str]:
         """What there is to tell; a model that answers at random may draw random numbers, but no other."""
         settings = [*self.settings, *(["random numbers"] if self.drew and not randomised else [])]
-        named = {CHANGES_STATE: settings, CHANGES_TORCH: self.functions}
+        named = {CHANGES_STATE: settings, CHANGES_TORCH: self.functions, REACHES: self.reached}
         return [f"{flag} ({_few(names)})" for flag, names in named.items() if names]
 
 
@@ -133,6 +160,12 @@ def plain_tensor(answer: Tensor) -> Tensor:
     that the model does later changes it. Gradients pass."""
     with torch._C.DisableTorchFunctionSubclass():
         return answer.as_subclass(Tensor).clone()
+
+
+def _holds(value: object, kept: dict[str, Any]) -> bool:
+    """Whether an object's fields are the same objects still."""
+    now = vars(value)
+    return all(now.get(name) is field for name, field in kept.items())
 
 
 def _raise_quit(error: BaseException | None) -> None:

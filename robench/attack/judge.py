@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.base import Attack, Batch, Proposal, Trials
-from robench.attack.classifier import Classifier
+from robench.attack.classifier import Classifier, check_gradients
 from robench.attack.guard import staying
 from robench.attack.inspection import (
     clean_logits,
@@ -29,6 +29,7 @@ from robench.attack.inspection import (
 from robench.attack.objectives import misclassified_margin
 from robench.attack.repeating import repeated
 from robench.attack.slopes import misleading
+from robench.attack.witness import Witness, coarse
 from robench.device import full_precision
 from robench.errors import BadInput
 from robench.norms import NORMS
@@ -118,12 +119,13 @@ def attack_shard(
         )
     threat.check_shape(tuple(examples.x.shape[1:]))
     settings = settings or Settings()
-    _check_gradients(module)
+    check_gradients(module)
     with full_precision():
         model = Classifier(module, classes, len(examples), settings.device, examples.y)
         try:
             model.check_mode()
             model.draws = settings.draws
+            model.guard.keep(threat, examples, settings)
             model.pass_through(settings.bpda)
             with model.guard.shard(settings.seed), staying():  # the seed is for models that draw noise
                 before = _Before(_state(module), _copy(module))
@@ -133,16 +135,6 @@ def attack_shard(
             return replace(shard, flags=(*shard.flags, *told))
         finally:
             model.release()
-
-
-def _check_gradients(module: nn.Module) -> None:
-    """Raise BadInput for a model through which no gradient passes, for it was made under inference mode."""
-    tensors = [*nn.Module.parameters(module), *nn.Module.buffers(module)]
-    if any(tensor.is_inference() for tensor in tensors):
-        raise BadInput(
-            "The model's tensors were made under torch.inference_mode(), so no gradient passes through it; make the "
-            "model outside of it."
-        )
 
 
 def _state(module: nn.Module) -> list[Tensor]:
@@ -199,6 +191,7 @@ class _Judge:
         if any(not torch.equal(a, b) for a, b in zip(before.buffers, _state(self.model.module), strict=True)):
             flags.append("changes-its-state")
         if not self.model.randomised:
+            misled = self._misled(predictions(final))
             again = clean_logits(self.model, x, self.settings.batch_size)
             found = inspect_found(self.model, self.images, final, lead(clean[:, : self.model.classes]))
             if "randomised" in found:  # once more, as every model is attacked that answers at random
@@ -206,11 +199,10 @@ class _Judge:
                 final = self._attack(plan, attacked)
             elif not same(clean, again) or not self._repeats(before.module, final):
                 found.append("changes-its-answers")
-            if not self.model.randomised and self._misled(predictions(final)):
+            if not self.model.randomised and misled:
                 found.append("wrong-gradients")
             flags += [flag for flag in found if flag not in flags]
-        if before.module is None:
-            flags.append("not-copied")
+        flags += ["not-copied"] * (before.module is None) + ["coarse-answers"] * coarse(clean)
         rows = self._rows(clean_pred, predictions(final), attacked)
         if self._unmoved(rows, attacked):
             flags.append("moved-nothing")
@@ -227,6 +219,7 @@ class _Judge:
     def _attack(self, plan: Trials, attacked: Tensor) -> Tensor:
         """Run the attack from the beginning on the examples marked in `attacked`, bool [n]; the final answers."""
         n = len(self.examples)
+        self.model.witness = Witness(self.settings.seed)
         self.images, self.margin = self.examples.x.clone(), torch.full((n,), -torch.inf)
         self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
         self.standing = attacked.clone()
@@ -250,7 +243,12 @@ class _Judge:
             return False
         x, y, ids = self.examples.x, self.examples.y, self.examples.ids
         left = ((adv_pred == y) & (self.trial != -1)).nonzero()[:, 0]
-        return misleading(self.model, x[left], self.images[left], y[left], ids[left], self.threat)
+        if not len(left):
+            return False
+        reach = self.threat.radius / float(self.threat.distance(torch.zeros_like(x[:1]), torch.ones_like(x[:1])))
+        return self.model.witness.contradicted(self.model.searched, reach) or misleading(
+            self.model, x[left], self.images[left], y[left], ids[left], self.threat
+        )
 
     def _take_over(self, prior: Tensor) -> None:
         """Begin with the images an earlier attack made; the examples they break are not attacked again."""

@@ -22,7 +22,8 @@ from robench.store.runs import Store
 # flags that say that an attack may have failed where the model would not have stood
 TROUBLE = (
     "zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference", "squashed-outputs", "extreme-logits",
-    "flat-logits", "moved-nothing", "changes-torch", "changes-global-state",
+    "flat-logits", "wrong-gradients", "moved-nothing", "changes-torch", "changes-global-state",
+    "reaches-outside", "coarse-answers",
 )  # fmt: skip
 # a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
 GROWTH, POINTS = 1.5, 5

@@ -119,11 +119,10 @@ class EvaluationFolder:
         if (stated.pop("shards", None), stated.pop("second", None)) == (contents_of(shards), second and second.digest):
             with contextlib.suppress(KeyError):
                 found = Summary.from_json(stated, self.about.metric)
-                if found.n == self.spec["count"] and found.consistent:
+                told = second is not None or NOT_SEALED in found.flags
+                if found.n == self.spec["count"] and found.consistent and told:
                     return found
-        found = self.summarised(self.about.metric)
-        lost = second is None and os.path.exists(f"{self.path}/{second_verdict.MANIFEST}")  # or of other shards
-        return replace(found, flags=tuple(sorted({*found.flags, NOT_SEALED}))) if lost else found
+        return self.summarised(self.about.metric)
 
     @property
     def complete(self) -> bool:
@@ -328,9 +327,10 @@ class EvaluationFolder:
         return [dict(shard.notes) for shard in self.shards()]
 
     def summarised(self, metric: str, *, doubted: bool = False) -> Summary:
-        """The summary of the rows of all whole shards; see `rows`."""
+        """The summary of the rows of all whole shards; see `rows`. It is flagged where there is no second verdict, so
+        that who takes one out of a folder gains nothing."""
         second = self.second
-        return summarise(self.rows(doubted=doubted), metric, self.notes(), second.flags if second else ())
+        return summarise(self.rows(doubted=doubted), metric, self.notes(), second.flags if second else (NOT_SEALED,))
 
     def finish(self, result: Summary) -> None:
         """Write the summary, unless it is there; the evaluation is then complete."""

@@ -262,6 +262,15 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "the model changes settings or seeds of the whole process: let it keep to its own tensors and generators",
     ),
     _flagged(
+        "reaches-outside", "answers from outside of the process",
+        "the model opens files, starts programs or connects to others while it answers, so that it can remember what "
+        "it was asked: load what it needs when it is made",
+    ),
+    _flagged(
+        "coarse-answers", "answers in half precision",
+        "small changes cannot be seen in the answers, so gradients are not held against them: compute in float32",
+    ),
+    _flagged(
         "squashed-outputs", "squashed outputs",
         "a sigmoid or its like flattens the answers, and gradients vanish there: return what is before it, or leave "
         "out the option that exposes it",

@@ -1,0 +1,116 @@
+"""What an attack saw of a model, kept to be looked into afterwards: whether the gradients that it got say what the
+answers do. A model cannot tell these calls from others, for they are the attack's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# calls that are kept, images of each, and directions in which they are looked into
+KEPT, IMAGES, DIRECTIONS = 2, 24, 2
+# shares of the ball at which an answer's change is measured, each four times the one before. The square of a change
+# that has a slope grows sixteenfold, that of a staircase fourfold and that of noise not at all: where most of them grow
+# by much less or more than sixteen, they say nothing of slopes
+RADII, GROWN = (1 / 4096, 1 / 1024, 1 / 256, 1 / 64, 1 / 16), (8, 32)
+# fewer images say nothing, and so does a change of fewer than so many roundings
+LEAST, ROUNDINGS = 4, 16
+# the share of the changes' energy from which on it is not what the gradients say; of honest models at most a tenth
+MISSED = 0.25
+
+
+@dataclass
+class _Sight:
+    """Images [n, C, H, W] as the model was asked about them; gradients, once known, with respect to the logits and to
+    the images."""
+
+    x: Tensor
+    rows: Tensor
+    above: Tensor | None = None
+    below: Tensor | None = None
+
+    def take_above(self, gradient: Tensor) -> None:
+        """The first gradient with respect to the logits that passes."""
+        if self.above is None:
+            self.above = gradient.detach()[self.rows].double().cpu()
+
+    def take_below(self, gradient: Tensor) -> None:
+        """The gradient with respect to the images that came of it."""
+        if self.below is None and self.above is not None:
+            self.below = gradient.detach()[self.rows].double().cpu()
+
+
+class Witness:
+    """Keeps a few of an attack's calls with gradients, drawn at random from all."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw, self._calls = random.Random(seed), 0
+        self._kept: list[_Sight] = []
+
+    def see(self, x: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `answer` makes of x, which requires a gradient."""
+        x, sight = x.view_as(x), self._sight(x)
+        logits = answer(x)
+        if sight is not None and logits.requires_grad:
+            x.register_hook(sight.take_below)  # type: ignore[no-untyped-call]
+            logits.register_hook(sight.take_above)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _sight(self, x: Tensor) -> _Sight | None:
+        self._calls += 1
+        place = len(self._kept) if len(self._kept) < KEPT else self._draw.randrange(self._calls)
+        if place >= KEPT:
+            return None
+        rows = torch.tensor(sorted(self._draw.sample(range(len(x)), min(IMAGES, len(x)))), device=x.device)
+        sight = _Sight(x.detach()[rows].clone(), rows)
+        self._kept[place : place + 1] = [sight]
+        return sight
+
+    def contradicted(self, answer: Callable[[Tensor], Tensor], reach: float) -> bool:
+        """Whether in some call the answers' changes in random directions, in which every pixel moves, are not what the
+        gradient says, however small the step.
+
+        answer: the model's, asked as an attack asks. reach: by how much all pixels can move at once within the ball.
+        """
+        return any(_missed(sight, answer, reach, self._draw.randrange(2**31)) for sight in self._kept)
+
+
+def coarse(answers: Tensor) -> bool:
+    """Whether answers are numbers of half precision, whose steps hide small changes."""
+    kinds = (torch.bfloat16, torch.float16)
+    return any(torch.equal(answers.to(kind).to(answers), answers) for kind in kinds) and not _whole(answers)
+
+
+def _whole(answers: Tensor) -> bool:
+    """Whether they are whole numbers, which every precision has."""
+    return torch.equal(answers.round(), answers)
+
+
+def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, seed: int) -> bool:
+    if sight.above is None or sight.below is None:
+        return False
+    generator, before = torch.Generator().manual_seed(seed), answer(sight.x)
+    if coarse(before):
+        return False
+    floor = ROUNDINGS * torch.finfo(torch.float32).eps * before.abs().amax(1) * sight.above.abs().sum(1)
+    shares, last = [], torch.inf
+    for radius in RADII:
+        off, size, change = (torch.zeros(len(sight.x)).double() for _ in range(3))
+        for _ in range(DIRECTIONS):
+            signs = torch.randint(0, 2, sight.x.shape, generator=generator).to(sight.x) * 2 - 1
+            moved = sight.x + radius * reach * signs
+            moved = torch.where((moved < 0) | (moved > 1), sight.x - radius * reach * signs, moved).clamp(0, 1)
+            said = (sight.below * (moved - sight.x).double().cpu()).flatten(1).sum(1)
+            done = (sight.above * (answer(moved) - before)).sum(1)
+            off += (done - said) ** 2
+            size += torch.maximum(done**2, said**2)
+            change += done**2
+        seen = (change > DIRECTIONS * floor**2) & off.isfinite() & size.isfinite()
+        usual = float(change[seen].median()) if int(seen.sum()) >= LEAST else 0.0
+        if GROWN[0] * last < usual < GROWN[1] * last:
+            shares.append(float((off[seen] / size[seen]).median()))
+        last = usual
+    return bool(shares) and min(shares) > MISSED
