@@ -3,9 +3,10 @@ diagnose` runs. Example:
 
 python benchmarks/liars.py standard-mnist --honest standard-mnist,madry-mnist --data ~/datasets --eps 0.2 -n 200
 
-Every liar of tests/liars/zoo.py, and every player of tests/liars/players.py, which plays against the judge, is made
-from the trained MODEL. It must end within 5 points of the truth, be found or be refused; the honest models must raise
-no false alarm. The sealed verdict is what a process that knows nothing of the attacks leaves of the same images.
+Every liar of tests/liars/zoo.py, and every player of tests/liars/players.py and cheats.py, which play against the
+judge, is made from the trained MODEL. It must end within 5 points of the truth, be found or be refused; the honest
+models must raise no false alarm. The sealed verdict is what a process that knows nothing of the attacks leaves of the
+same images.
 
 What an honest model is truly worth nobody knows: it is at most what AutoAttack and the battery leave together, which
 `<=` says. Lines are printed in markdown as they are done. Runs against liars are thrown away, those against honest
@@ -35,6 +36,7 @@ from robench.models import load_model
 from robench.results.summary import DIFFERS, NOT_SEALED
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report
+from tests.liars.cheats import CHEATS, Keeping, KeepingInAFile
 from tests.liars.players import PLAYERS, Remembering, ToDisk
 from tests.liars.zoo import SCALES, TRUTH, ZOO
 
@@ -136,7 +138,7 @@ def main() -> None:
     print(_joined(list(HEADERS)), _joined(["---"] * len(HEADERS)), sep="\n", flush=True)
     base = measure(arguments.model, None, store, arguments, honest=True)
     print(line(f"{arguments.model} (the base)", "", base, honest=True), flush=True)
-    liars = ZOO | PLAYERS
+    liars = ZOO | PLAYERS | CHEATS
     for name in [each.strip() for each in arguments.only.split(",") if each.strip()] or liars:
         liar, _, scale = name.partition(" / ")
         try:
@@ -149,6 +151,8 @@ def main() -> None:
         finally:  # what players keep on their classes and on disk
             Remembering.seen.clear()
             ToDisk.kept.unlink(missing_ok=True)
+            Keeping.first = None
+            KeepingInAFile.kept.unlink(missing_ok=True)
         truth = TRUTH.get(name, base["bound"])
         if truth == "clean":
             truth = found["clean"] if isinstance(found, dict) else None

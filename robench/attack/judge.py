@@ -29,7 +29,7 @@ from robench.attack.inspection import (
 from robench.attack.objectives import misclassified_margin
 from robench.attack.repeating import repeated
 from robench.attack.slopes import misleading
-from robench.attack.witness import Witness, coarse
+from robench.attack.witness import WRONG, Witness
 from robench.device import full_precision
 from robench.errors import BadInput
 from robench.norms import NORMS
@@ -200,9 +200,10 @@ class _Judge:
             elif not same(clean, again) or not self._repeats(before.module, final):
                 found.append("changes-its-answers")
             if not self.model.randomised and misled:
-                found.append("wrong-gradients")
+                found.append(misled)
             flags += [flag for flag in found if flag not in flags]
-        flags += ["not-copied"] * (before.module is None) + ["coarse-answers"] * coarse(clean)
+        if before.module is None:
+            flags.append("not-copied")
         rows = self._rows(clean_pred, predictions(final), attacked)
         if self._unmoved(rows, attacked):
             flags.append("moved-nothing")
@@ -236,19 +237,17 @@ class _Judge:
         moved = bool((rows[self.threat.norm].to_numpy()[tried] > 0).any())
         return self.attack.transfers and self.threat.eps > 0 and bool(tried.any()) and not moved
 
-    def _misled(self, adv_pred: Tensor) -> bool:
-        """Whether the attack followed gradients that do not fit the answers, by images that it left standing."""
+    def _misled(self, adv_pred: Tensor) -> str:
+        """What is to be said of the gradients that the attack followed, by images that it left standing, or nothing."""
         followed = bool((self.model.backwards > 0).any()) and not self.settings.bpda
-        if not followed or self.model.rejects or self.model.crafting:
-            return False
-        x, y, ids = self.examples.x, self.examples.y, self.examples.ids
-        left = ((adv_pred == y) & (self.trial != -1)).nonzero()[:, 0]
-        if not len(left):
-            return False
+        left = ((adv_pred == self.examples.y) & (self.trial != -1)).nonzero()[:, 0]
+        if not followed or self.model.rejects or self.model.crafting or not len(left):
+            return ""
+        x, y, ids = self.examples.x[left], self.examples.y[left], self.examples.ids[left]
+        if misleading(self.model, x, self.images[left], y, ids, self.threat):
+            return WRONG
         reach = self.threat.radius / float(self.threat.distance(torch.zeros_like(x[:1]), torch.ones_like(x[:1])))
-        return self.model.witness.contradicted(self.model.searched, reach) or misleading(
-            self.model, x[left], self.images[left], y[left], ids[left], self.threat
-        )
+        return self.model.witness.verdict(self.model.searched, reach)
 
     def _take_over(self, prior: Tensor) -> None:
         """Begin with the images an earlier attack made; the examples they break are not attacked again."""

@@ -142,15 +142,19 @@ class Settings:
     def restore(self, *, importing: bool = False) -> list[str]:
         """Put back what was changed, and return its names.
 
-        What an import does to the settings of `LOOSE` is left alone, where modules were loaded; `importing`: and what
-        does not enter a figure is put back without a word.
+        What an import does to the settings of `LOOSE` is left alone, where modules were loaded, but for variables that
+        a call sets; `importing`: and what does not enter a figure is put back without a word.
         """
         found = []
         for name, read, write, before in zip(_NAMES, _READ, _WRITE, self.values, strict=True):
             after = read()
-            if after == before or (name == "environment" and not _decides(before, after)):
+            if after == before:
                 continue
-            if name in LOOSE and (importing or len(sys.modules) > self.loaded):
+            loose = name in LOOSE and (importing or len(sys.modules) > self.loaded)
+            if name == "environment" and not importing and (loose or not _decides(before, after)):
+                write(before)  # where nobody asks what is kept for the next call
+                continue
+            if loose or (name == "environment" and not _decides(before, after)):
                 continue
             with contextlib.suppress(ValueError, OSError):  # of signals in another thread; of a folder that is gone
                 write(before)

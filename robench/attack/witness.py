@@ -20,6 +20,8 @@ RADII, GROWN = (1 / 4096, 1 / 1024, 1 / 256, 1 / 64, 1 / 16), (8, 32)
 LEAST, ROUNDINGS = 4, 16
 # the share of the changes' energy from which on it is not what the gradients say; of honest models at most a tenth
 MISSED = 0.25
+# what is said of gradients
+WRONG, UNCHECKED = "wrong-gradients", "unchecked-gradients"
 
 
 @dataclass
@@ -69,34 +71,37 @@ class Witness:
         self._kept[place : place + 1] = [sight]
         return sight
 
-    def contradicted(self, answer: Callable[[Tensor], Tensor], reach: float) -> bool:
-        """Whether in some call the answers' changes in random directions, in which every pixel moves, are not what the
-        gradient says, however small the step.
+    def verdict(self, answer: Callable[[Tensor], Tensor], reach: float) -> str:
+        """What is to be said of the gradients in the calls that were kept: WRONG, UNCHECKED, or nothing.
 
-        answer: the model's, asked as an attack asks. reach: by how much all pixels can move at once within the ball.
+        The answers' changes in random directions, in which every pixel moves, are held against what the gradient says,
+        however small the step. answer: the model's, asked as an attack asks. reach: by how much all pixels can move at
+        once within the ball.
         """
-        return any(_missed(sight, answer, reach, self._draw.randrange(2**31)) for sight in self._kept)
+        shares = [_missed(sight, answer, reach, self._draw.randrange(2**31)) for sight in self._kept]
+        found = [share for share in shares if share is not None]
+        if any(share > MISSED for share in found):
+            return WRONG
+        return UNCHECKED if torch.inf in map(abs, found) else ""
 
 
-def coarse(answers: Tensor) -> bool:
+def _coarse(answers: Tensor) -> bool:
     """Whether answers are numbers of half precision, whose steps hide small changes."""
     kinds = (torch.bfloat16, torch.float16)
-    return any(torch.equal(answers.to(kind).to(answers), answers) for kind in kinds) and not _whole(answers)
+    fine = torch.equal(answers.round(), answers)  # whole numbers, which every precision has
+    return not fine and any(torch.equal(answers.to(kind).to(answers), answers) for kind in kinds)
 
 
-def _whole(answers: Tensor) -> bool:
-    """Whether they are whole numbers, which every precision has."""
-    return torch.equal(answers.round(), answers)
-
-
-def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, seed: int) -> bool:
+def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, seed: int) -> float | None:
+    """The share of the changes' energy that the gradient does not tell of, at the step where it tells most; minus
+    infinity where the answers are too coarse to say, None where nothing is to be said."""
     if sight.above is None or sight.below is None:
-        return False
+        return None
     generator, before = torch.Generator().manual_seed(seed), answer(sight.x)
-    if coarse(before):
-        return False
+    if _coarse(before):
+        return -torch.inf
     floor = ROUNDINGS * torch.finfo(torch.float32).eps * before.abs().amax(1) * sight.above.abs().sum(1)
-    shares, last = [], torch.inf
+    shares, last, hidden = [], torch.inf, False
     for radius in RADII:
         off, size, change = (torch.zeros(len(sight.x)).double() for _ in range(3))
         for _ in range(DIRECTIONS):
@@ -109,8 +114,10 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
             size += torch.maximum(done**2, said**2)
             change += done**2
         seen = (change > DIRECTIONS * floor**2) & off.isfinite() & size.isfinite()
+        if radius == RADII[-2]:  # two steps are needed to see whether a change grows
+            hidden = int(((change > 0) & ~seen).sum()) >= max(LEAST, len(seen) / 2)
         usual = float(change[seen].median()) if int(seen.sum()) >= LEAST else 0.0
         if GROWN[0] * last < usual < GROWN[1] * last:
             shares.append(float((off[seen] / size[seen]).median()))
         last = usual
-    return bool(shares) and min(shares) > MISSED
+    return min(shares) if shares else -torch.inf if hidden else None

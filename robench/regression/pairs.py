@@ -16,14 +16,14 @@ from robench.regression.baseline import Kept, Outcomes, encode
 from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line
 from robench.results.accuracy import Measure, entering
 from robench.results.rows import Marks
-from robench.results.summary import UNSTABLE
+from robench.results.summary import NOT_SEALED, UNSTABLE
 from robench.store.runs import Store
 
 # flags that say that an attack may have failed where the model would not have stood
 TROUBLE = (
     "zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference", "squashed-outputs", "extreme-logits",
     "flat-logits", "wrong-gradients", "moved-nothing", "changes-torch", "changes-global-state",
-    "reaches-outside", "coarse-answers",
+    "reaches-outside", "unchecked-gradients", NOT_SEALED,
 )  # fmt: skip
 # a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
 GROWTH, POINTS = 1.5, 5

@@ -30,7 +30,10 @@ from robench.trust.answers import DRAWS, FEW
 from robench.trust.opened import Opened
 
 # flags of a model and of images that a run shows by itself, and that the stored ones must have then
-OF_MODELS = (*UNSTABLE, "gradient-at-inference")
+OF_MODELS = (
+    *UNSTABLE, "gradient-at-inference", "wrong-gradients", "unchecked-gradients", "squashed-outputs", "changes-torch",
+    "changes-global-state", "reaches-outside",
+)  # fmt: skip
 OF_IMAGES = ("zero-gradient", "non-finite")
 # a share of pixels without a gradient that grew by more is noticed
 FLATTER = 0.1
@@ -155,8 +158,9 @@ def _always(opened: Opened, rows: pd.DataFrame, images: Tensor, settings: Settin
 def _unflagged(opened: Opened, stored: pd.DataFrame, outcome: ShardOutcome) -> int:
     """How many flags this run has that the stored one lacks: the model's, and those of more than a few images, among
     them gradients of which more is zero."""
-    noted = {flag for note in opened.folder.notes() for flag in note.get("flags", [])}
-    missing = sum(flag in outcome.flags and flag not in noted for flag in OF_MODELS)
+    noted = {flag.partition(" (")[0] for note in opened.folder.notes() for flag in note.get("flags", [])}
+    now = {flag.partition(" (")[0] for flag in outcome.flags}
+    missing = sum(flag in now - noted for flag in OF_MODELS)
     more = [int(marked(outcome.rows, flag).sum()) - int(marked(stored, flag).sum()) for flag in OF_IMAGES]
     if "zero_pixels" in stored:
         flatter = outcome.rows["zero_pixels"].to_numpy() - stored["zero_pixels"].to_numpy() > FLATTER

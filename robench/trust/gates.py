@@ -267,8 +267,8 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "it was asked: load what it needs when it is made",
     ),
     _flagged(
-        "coarse-answers", "answers in half precision",
-        "small changes cannot be seen in the answers, so gradients are not held against them: compute in float32",
+        "unchecked-gradients", "answers too coarse to hold gradients against them",
+        "small changes cannot be seen in the answers: compute in float32, and add no large number to all logits",
     ),
     _flagged(
         "squashed-outputs", "squashed outputs",
