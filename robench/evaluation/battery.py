@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from robench import registry
 from robench.errors import BadInput
 from robench.evaluation.bench import Bench
 from robench.evaluation.imitation import imitation
@@ -13,6 +14,7 @@ from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated, Result
 from robench.progress import say
 from robench.store.runs import Store
+from robench.threat import ThreatModel
 from robench.trust.diagnosis import pixels_of, wider
 from robench.trust.gates import Finding
 
@@ -25,7 +27,7 @@ def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> t
     """
     done = _whole(evaluate(request, store))
     results = done.results
-    steps = [replace(request, attacks=["transfer"], surrogates=[source]) for source in surrogates]
+    steps = [replace(request, attacks=_transferred(request.threat), surrogates=[source]) for source in surrogates]
     if done.complete:
         steps = steps or _imitated(request, store)
         larger = wider(request.threat, pixels_of(store.evaluation(results[0].evaluation)))
@@ -45,7 +47,13 @@ def _imitated(request: Request, store: Store) -> list[Request]:
     except BadInput as error:
         say(f"No substitute learns the answers of {target.name}: {error}")
         return []
-    return [replace(request, attacks=["transfer"], surrogates=[source], dataset=target.dataset.name)]
+    return [replace(request, attacks=_transferred(request.threat), surrogates=[source], dataset=target.dataset.name)]
+
+
+def _transferred(threat: ThreatModel) -> list[str]:
+    """The attacks of the set "transfer" that there are in a norm; one at least, for pgd knows every norm."""
+    plugins = [registry.load("attack", name) for name, _ in registry.expand(["transfer"])]
+    return [plugin.name for plugin in plugins if threat.norm in plugin.build({}).norms] or ["pgd"]
 
 
 def _whole(done: Evaluated) -> Evaluated:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel, open_dataset, registry
 from robench.attack.judge import Examples, attack_shard
@@ -40,7 +41,7 @@ FOUND = {
     "batch statistics": {"answers that depend on the batch"},
     "constant output": {ZERO},
     "nan when perturbed": {ZERO},
-    "counts its calls": {"answers that depend on earlier calls"},
+    "counts its calls": {"gradients that do not fit the answers"},
     "jpeg": {ZERO, QUERIES, ANYTHING},
     "one-hot times 10": {ZERO, QUERIES, ANYTHING},
     "staircase": {QUERIES, ANYTHING},
@@ -91,6 +92,14 @@ def test_every_liar_has_its_line() -> None:
     assert set(TRUTH) < set(ZOO)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_replaced() -> Iterator[None]:
+    """What liars put in the place of torch's own, where no guard stands, is gone before and after."""
+    kept = torch.clamp, Tensor.clamp
+    yield
+    torch.clamp, Tensor.clamp = kept  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("norm", EPS)
 def test_the_honest_model_raises_nothing(base: nn.Module, tmp_path: Path, norm: str) -> None:
     found = diagnosed(base, tmp_path / "found", norm)
@@ -114,7 +123,7 @@ def test_found_out(base: nn.Module, tmp_path: Path, name: str) -> None:
 
 def test_wrong_gradients_are_found_in_l2(base: nn.Module, tmp_path: Path) -> None:
     found = diagnosed(ZOO["staircase"](base), tmp_path / "found", "l2")
-    assert found.alone > 0.8
+    assert found.alone >= 0.75
     assert found.gates >= {QUERIES, ANYTHING}
 
 
@@ -156,7 +165,7 @@ def test_no_offset_or_scale_hides_a_liar(base: nn.Module, name: str, scale: str)
 @pytest.mark.parametrize("scale", SCALES)
 def test_no_offset_or_scale_makes_an_honest_model_a_liar(base: nn.Module, scale: str) -> None:
     robust, gates = glanced(SCALES[scale](base))
-    assert robust < 0.05
+    assert robust <= 0.05
     assert gates <= {"times 1e4": {ZERO}, "over 1e4": {FLAT}}.get(scale, set())  # for which pgd is no attack
 
 
