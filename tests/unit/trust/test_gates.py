@@ -80,6 +80,7 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
     findings = diagnose(honest())
     assert fired(*honest()) == set()
     assert {finding.gate for finding in findings} == {
+        "answers from outside of the process", "answers too coarse to hold gradients against them",
         "randomised output", "optimisation during inference", "answers that depend on earlier calls",
         "answers that depend on the batch", "gradients that do not fit the answers", "zero gradient",
         "single step beats iteration", "black box beats white box",
@@ -111,6 +112,8 @@ def test_what_fired_comes_first() -> None:
         ("batch-dependent", "answers that depend on the batch"),
         ("changes-torch (torch.clamp)", "replaced functions"),
         ("changes-global-state (seed)", "changed global state"),
+        ("reaches-outside (memory.pt)", "answers from outside of the process"),
+        ("unchecked-gradients", "answers too coarse to hold gradients against them"),
         ("squashed-outputs", "squashed outputs"),
         ("extreme-logits", "logits beyond comparison"),
         ("flat-logits", "logits too small for a cross-entropy"),

@@ -8,6 +8,7 @@ from robench.data.dataset import open_dataset
 from robench.errors import BadInput
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
+from robench.store.files import write_sealed
 from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.trust.verification import verify_all
@@ -51,6 +52,9 @@ def check(evaluated):
         changed = change(rows, images)
         rows, images = (rows, images) if changed is None else changed
         folder.save_shard(0, 12, rows, images, {"flags": []})
+        stated = folder.stated
+        stated.pop("second", None)  # of other shards now
+        write_sealed(folder.path / "result.json", {**stated, "evaluation": job_id, "shards": folder.contents})
         (found,) = verify_all(store, [], model, device="cpu")
         assert found.holds == (found.examples == found.expected and not any(found.faults.values()))
         return found
