@@ -34,14 +34,14 @@ class _Sight:
     above: Tensor | None = None
     below: Tensor | None = None
 
-    def take_above(self, gradient: Tensor) -> None:
+    def take_above(self, gradient: Tensor | None) -> None:
         """The first gradient with respect to the logits that passes."""
-        if self.above is None:
+        if self.above is None and gradient is not None:
             self.above = gradient.detach()[self.rows].double().cpu()
 
-    def take_below(self, gradient: Tensor) -> None:
+    def take_below(self, gradient: Tensor | None) -> None:
         """The gradient with respect to the images that came of it."""
-        if self.below is None and self.above is not None:
+        if self.below is None and self.above is not None and gradient is not None:  # as of a quantised layer
             self.below = gradient.detach()[self.rows].double().cpu()
 
 

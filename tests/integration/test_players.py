@@ -60,8 +60,9 @@ def base(store: Path) -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """What players keep on their classes and on disk is gone before and after."""
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What players keep on their classes and on disk is gone before and after; the command line is a tool's."""
+    monkeypatch.setattr("sys.argv", ["pytest"])
     yield
     Remembering.seen.clear()
     ToDisk.kept.unlink(missing_ok=True)

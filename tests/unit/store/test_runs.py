@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from robench.errors import BadInput
 from robench.results.accuracy import Measure
 from robench.results.statistics import wilson
-from robench.results.summary import Summary
+from robench.results.summary import NOT_SEALED, Summary
 from robench.store import files
 from robench.store.about import About
 from robench.store.files import (
@@ -262,7 +262,7 @@ def test_intact_shards_are_read_once(tmp_path, hashed, settled, monkeypatch):
     assert folder.damaged() == []  # others stand in
 
 
-FIGURES = Summary(Measure.ROBUST, 10, 1.0, wilson(10, 10), 0.9, wilson(9, 10), 1, 0, 0.0, (), "complete")
+FIGURES = Summary(Measure.ROBUST, 10, 1.0, wilson(10, 10), 0.9, wilson(9, 10), 1, 0, 0.0, (NOT_SEALED,), "complete")
 ABOUT = About(
     model="m", reference="m", dataset="digits", eps="8/255", given_options={}, metric=Measure.ROBUST,
     access="white-box", kind="iterative", command="robench", environment={"commit": "", "packages": {"torch": "2"}},

@@ -51,7 +51,7 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame({
         "example_id": range(N), "label": 0, "goal": -1, "clean_pred": [1, 0, 0, 0], "adv_pred": [1, 1, 0, 0],
         "clean_correct": [False, True, True, True], "success": [False, True, False, False], "forwards": 2,
-        "backwards": 1, "trial": 0, "flags": "", "linf": 0.1, "l2": 0.2,
+        "backwards": 1, "trial": 0, "step": 0, "flags": "", "linf": 0.1, "l2": 0.2,
     })  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def add(store: Store, place: int, name: str, options: dict[str, Any] | None = No
     folder = store.evaluation(spec.job_id)
     folder.begin(spec.model_dump(mode="json"), about)
     folder.save_shard(0, N, rows(), torch.zeros(N, 1, 2, 2), {"flags": [name], "seconds": 1})
+    folder.save_second(None, {"flags": [], "counts": False, "passes": 0, "seconds": 0.0})
     folder.finish(summarise(rows(), "robust accuracy", folder.notes()))
 
 
