@@ -17,8 +17,9 @@ setup: $(READY)  ## make the environment in .venv
 quickstart: $(READY)  ## train, attack and rank two defenses on bundled data; tables in runs/tables
 	$(BIN)/robench quickstart
 
+# a process per core, each with whole files of tests, so that what a file prepares is prepared once
 test: lint  ## lint, type-check and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 unit: $(DEV_READY)  ## run the unit tests only
 	$(BIN)/python -m pytest tests/unit
