@@ -102,10 +102,11 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
         return -torch.inf
     floor = ROUNDINGS * torch.finfo(torch.float32).eps * before.abs().amax(1) * sight.above.abs().sum(1)
     shares, last, hidden = [], torch.inf, False
-    for radius in RADII:
+    drawn = torch.randint(0, 2, (DIRECTIONS, *sight.x.shape), generator=generator)
+    directions = drawn.to(sight.x) * 2 - 1
+    for radius in RADII:  # each in the same directions: in others a change grows by chance too
         off, size, change = (torch.zeros(len(sight.x)).double() for _ in range(3))
-        for _ in range(DIRECTIONS):
-            signs = torch.randint(0, 2, sight.x.shape, generator=generator).to(sight.x) * 2 - 1
+        for signs in directions:
             moved = sight.x + radius * reach * signs
             moved = torch.where((moved < 0) | (moved > 1), sight.x - radius * reach * signs, moved).clamp(0, 1)
             said = (sight.below * (moved - sight.x).double().cpu()).flatten(1).sum(1)

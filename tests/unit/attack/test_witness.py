@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robench import BadInput, ThreatModel, registry
 from robench.attack.judge import Examples, attack_shard
+from robench.attack.witness import Witness
 
 N, CLASSES = 40, 4
 IMAGES = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -122,3 +123,20 @@ def test_who_changes_what_the_judge_goes_by_gets_no_figure(field: str) -> None:
 
     with pytest.raises(BadInput, match="changed what the judge goes by"):
         attack(Net(change))
+
+
+@pytest.mark.parametrize("waves", [50.0, 200.0, 800.0])
+def test_few_images_and_strong_curvature_are_no_wrong_gradients(waves: float) -> None:
+    """Whose answers bend within a hundredth of the ball, as adversarial training in one step makes them do."""
+    weight = torch.randn(64, CLASSES, generator=torch.Generator().manual_seed(3)) / 8
+
+    def answer(x: Tensor) -> Tensor:
+        return torch.sin(waves * (x.flatten(1) @ weight))
+
+    said = []
+    for seed in range(100):
+        witness, x = Witness(seed), IMAGES[:8].clone().requires_grad_(True)
+        logits = witness.see(x, answer)
+        torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), x)
+        said.append(witness.verdict(answer, 0.3))
+    assert set(said) == {""}
