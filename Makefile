@@ -17,9 +17,9 @@ setup: $(READY)  ## make the environment in .venv
 quickstart: $(READY)  ## train, attack and rank two defenses on bundled data; tables in runs/tables
 	$(BIN)/robench quickstart
 
-# a process per core, each with whole files of tests, so that what a file prepares is prepared once
+# a process per core, which takes over tests of another that has more left
 test: lint  ## lint, type-check and run every test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 unit: $(DEV_READY)  ## run the unit tests only
 	$(BIN)/python -m pytest tests/unit

@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a trained model, which the liars are made from")
     parser.add_argument("--honest", default="", metavar="NAMES", help="trained models to look at too, commas between")
-    parser.add_argument("--only", default="", metavar="LIARS", help="some of the liars, commas between")
+    parser.add_argument("--only", action="append", metavar="LIAR", help="this liar, and others given so, and no more")
     parser.add_argument("--evaluate", action="store_true", help="what evaluate runs, not what diagnose runs")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
@@ -139,8 +139,10 @@ def main() -> None:
     base = measure(arguments.model, None, store, arguments, honest=True)
     print(line(f"{arguments.model} (the base)", "", base, honest=True), flush=True)
     liars = ZOO | PLAYERS | CHEATS
-    for name in [each.strip() for each in arguments.only.split(",") if each.strip()] or liars:
+    for name in arguments.only or liars:
         liar, _, scale = name.partition(" / ")
+        if liar not in liars or scale not in {"", *SCALES}:
+            parser.error(f"liar {name!r} is not known; there are {', '.join(map(repr, liars))}")
         try:
             with tempfile.TemporaryDirectory() as folder:
                 module = liars[liar](model.module)

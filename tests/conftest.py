@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +21,14 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _classes_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A module of a test's own class is asked again in a process that need not import the test and all it imports."""
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture(scope="session")

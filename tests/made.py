@@ -1,10 +1,13 @@
-"""Rows made by hand, completed to what a store takes for rows."""
+"""Rows made by hand, completed to what a store takes for rows, and what a linear classifier of digits is made of."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
+from robench.data.dataset import open_dataset
 from robench.norms import NORMS
 from robench.results.rows import COLUMNS, broken
 
@@ -29,3 +32,10 @@ def whole(rows: pd.DataFrame) -> pd.DataFrame:
         found = found if name in found else found.assign(**{name: value})
     more = [name for name in rows if name not in COLUMNS and name not in NORMS]
     return found[[*COLUMNS, *NORMS, *more]]
+
+
+def means_of_digits() -> Tensor:
+    """The mean training image of each class of digits, [10, 64]."""
+    train = open_dataset("digits").train
+    x = train.pixels(slice(None)).flatten(1)
+    return torch.stack([x[train.labels == c].mean(0) for c in range(10)])

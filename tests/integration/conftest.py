@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robench.cli.app import main
+from robench.models import load_model
+from robench.store.runs import Store
+from tests.plain_net import tensors_of
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,19 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert main(["train", "standard", "--epochs", "3", "--name", "plain", "--runs", str(root)]) == 0
         evaluate = ["evaluate", "plain", "-a", "fgsm", "-n", "20", "--eps", "0.1", "--runs", str(root)]
         assert main(evaluate) == 0
+    torch.save(tensors_of(load_model("plain", Store(root)).module), root.with_name("plain.pt"))
     yield root
     shutil.rmtree(root)
 
 
 @pytest.fixture
 def store(_store: Path, tmp_path: Path) -> Path:
-    """A runs folder, runs/ in the working folder, with the model "plain" on digits and one evaluation of it."""
+    """A runs folder, runs/ in the working folder, with the model "plain" on digits and one evaluation of it.
+
+    Beside it is plain.pt, of which `plain_net` makes the same model.
+    """
     shutil.copytree(_store, tmp_path / "runs")
+    shutil.copy(_store.with_name("plain.pt"), tmp_path)
     return tmp_path / "runs"
 
 

@@ -22,6 +22,7 @@ from robench.results.accuracy import worst_case
 from robench.results.statistics import mcnemar
 from robench.store.files import digest
 from robench.store.runs import Store
+from tests import plain_net
 from tests.integration.conftest import Outcome, Run, assert_refused
 
 ROOT = Path(__file__).parents[2]
@@ -29,14 +30,12 @@ EVALUATE = ("evaluate", "plain", "-a", "pgd,fgsm", "--eps", "0.1", "-n", "200", 
 # models made of the store's "plain": as it is, with its weights shaken, and some that cannot be compared or trusted
 VERSIONS = """
 import torch
-from pathlib import Path
 from torch import nn
-from robench.models import load_model
-from robench.store.runs import Store
+from plain_net import plain_net
 
 
 def plain():
-    return load_model("plain", Store(Path("runs"))).module.eval()
+    return plain_net()
 
 
 def worse():
@@ -86,6 +85,8 @@ def _prepared(_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main([*EVALUATE, *runs]) == 0
         assert main(["baseline", "plain", "-o", str(folder / "b.json"), *runs]) == 0
     (folder / "versions.py").write_text(VERSIONS)
+    shutil.copy(plain_net.__file__, folder)
+    shutil.copy(_store.with_name("plain.pt"), folder)
     return folder
 
 
@@ -313,7 +314,7 @@ def test_what_a_baseline_refuses(baseline: Path, robench: Run) -> None:
     assert "1 of plain's evaluations are left out" in left.err
     evaluate = ("evaluate", "-a", "fgsm", "-n", "50", "--eps", "0.1", "--dataset", "digits", "--json")
     first = robench(*evaluate, "versions.py:plain").json["rows"][0]["evaluation"]
-    loads = 'return load_model("plain", Store(Path("runs"))).module.eval()'
+    loads = "return plain_net()"
     Path("versions.py").write_text(
         VERSIONS.replace(loads, f"module = {loads[7:]}\n    module.tag = 1\n    return module")
     )

@@ -18,6 +18,7 @@ from robench.regression.baseline import read
 from robench.regression.own_store import finish, own_store
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder, Store
+from tests import plain_net
 from tests.integration.conftest import Outcome, Run, assert_refused, run_module, start_module, wait_for
 
 # a model whose defense is in another file, which the model's digest does not see
@@ -25,9 +26,7 @@ DEFENDED = """
 import sys
 from pathlib import Path
 from torch import nn
-from robench.models import load_model
-from robench.errors import disk_error
-from robench.store.runs import Store
+from plain_net import plain_net
 
 sys.modules.pop("helper", None)
 import helper
@@ -36,7 +35,7 @@ import helper
 class Defended(nn.Module):
     def __init__(self):
         super().__init__()
-        self.inner = load_model("plain", Store(Path("runs"))).module.eval()
+        self.inner = plain_net()
 
     def forward(self, x):
         return self.inner(helper.defend(x))
@@ -47,13 +46,11 @@ def load():
 """
 OWN = """
 import helper
-from pathlib import Path
-from robench.models import load_model
-from robench.store.runs import Store
+from plain_net import plain_net
 
 
 def load():
-    return load_model("plain", Store(Path("runs"))).module.eval()
+    return plain_net()
 """
 ROUNDS = "def defend(x):\n    return (x * 16).round() / 16  # digits have 17 shades\n"
 NOTHING = "def defend(x):\n    return x\n"
@@ -76,6 +73,7 @@ def baseline(store: Path, robench: Run) -> str:
     """b.json of a model that defended.py makes with helper.py, both in the working folder."""
     assert store == Path.cwd() / "runs"
     Path("defended.py").write_text(DEFENDED)
+    shutil.copy(plain_net.__file__, ".")
     Path("helper.py").write_text(ROUNDS)
     evaluation = robench(*EVALUATE, "--json").json["rows"][0]["evaluation"]
     assert robench("baseline", evaluation, "-o", "b.json").code == 0
@@ -126,6 +124,7 @@ def test_a_check_survives_being_stopped(sent: int, store: Path, robench: Run) ->
     assert robench("evaluate", *SLOW).code == 0
     assert robench("baseline", "plain", "-o", "b.json").code == 0
     Path("own.py").write_text(OWN)
+    shutil.copy(plain_net.__file__, ".")
     Path("helper.py").write_text("")
     check = ("check", "b.json", "--model", "own.py:load", "--shard-size", "6", "--max-drop", "0")
     stop(check, store, sent)

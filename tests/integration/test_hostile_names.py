@@ -148,12 +148,15 @@ def check_commands(robench: Run, references: list[str]) -> None:
     assert sorted(found) == sorted(references)
 
 
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
 def test_factories_by_every_name(robench: Run, factories: list[str]) -> None:
     out = clean(robench("evaluate", *factories, *SMALL))
     assert all(shown(reference) in flat(out) for reference in factories)
     rows = robench("evaluate", *factories, *SMALL, "--json").json["rows"]
     assert [row["model"] for row in rows] == factories
     check_everything(robench, factories)
+    check_again(robench, factories)
+    clean(robench("figure", "curve", *Store(Path("runs")).evaluation_ids(), "--out", "all.png"))
 
 
 def test_files_and_folders_by_every_name(robench: Run, files: list[str]) -> None:
@@ -163,13 +166,6 @@ def test_files_and_folders_by_every_name(robench: Run, files: list[str]) -> None
     assert [row["model"] for row in rows] == names
     check_everything(robench, names)
     check_commands(robench, files)
-
-
-@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
-def test_evaluations_of_factories_by_every_name_again(robench: Run, factories: list[str]) -> None:
-    clean(robench("evaluate", *factories, *SMALL))
-    check_again(robench, factories)
-    clean(robench("figure", "curve", *Store(Path("runs")).evaluation_ids(), "--out", "all.png"))
 
 
 def image(path: Path, level: int) -> None:

@@ -16,7 +16,6 @@ from robench.attack.judge import Examples, attack_shard
 from robench.evaluation.battery import battery
 from robench.evaluation.request import Request
 from robench.evaluation.summaries import Evaluated
-from robench.models import load_model
 from robench.results.rows import correct
 from robench.results.summary import evaluation_flags
 from robench.store.runs import Store
@@ -24,6 +23,7 @@ from robench.tables.report import Report
 from robench.trust.gates import AttackRun, diagnose
 from tests.integration.conftest import Run
 from tests.liars.zoo import SCALES, TRUTH, ZOO
+from tests.plain_net import plain_net
 
 COUNT, EPS = 40, {"linf": "0.2", "l2": "1.5"}  # at which the honest model keeps no image
 FLAT = "logits too small for a cross-entropy"
@@ -84,7 +84,7 @@ def diagnosed(module: nn.Module, folder: Path, norm: str = "linf") -> Diagnosis:
 @pytest.fixture
 def base(store: Path) -> nn.Module:
     """An honest model, trained for a few seconds."""
-    return load_model("plain", Store(store)).module
+    return plain_net()
 
 
 def test_every_liar_has_its_line() -> None:

@@ -248,7 +248,7 @@ CLOSED = [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"]
 
 
 @pytest.mark.parametrize("streams", CLOSED)
-def test_closed_streams_do_not_hinder(streams: str, store: Path, tmp_path: Path) -> None:
+def test_closed_streams_do_not_hinder(streams: str, store: Path, robench: Run) -> None:
     """Nor does what is printed get into a file that has the number of one."""
     train = f"{sys.executable} -m robench train standard --epochs 1 --name fresh {streams}"
     evaluate = f"{sys.executable} -m robench evaluate fresh -a pgd -n 10 -o steps=2 --eps 0.1 {streams}"
@@ -257,8 +257,7 @@ def test_closed_streams_do_not_hinder(streams: str, store: Path, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
     assert (store / "models" / "fresh" / "DONE").is_file()
-    checked = subprocess.run([sys.executable, "-m", "robench", "verify"], capture_output=True, timeout=600, check=False)
-    assert checked.returncode == 0
+    assert robench("verify").code == 0
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])

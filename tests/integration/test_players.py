@@ -12,13 +12,13 @@ from torch import nn
 from robench import BadInput, ThreatModel
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
-from robench.models import load_model
 from robench.results.summary import DIFFERS, UNSTABLE
 from robench.store.runs import Store
 from robench.tables.report import Report
 from tests.liars.cheats import CHEATS, Keeping, KeepingInAFile
 from tests.liars.players import PLAYERS, Remembering, ToDisk
 from tests.liars.zoo import SCALES
+from tests.plain_net import plain_net
 
 # at which the honest model keeps no image
 EPS, COUNT = "0.2", 40
@@ -56,7 +56,7 @@ EVERYBODY = PLAYERS | CHEATS
 @pytest.fixture
 def base(store: Path) -> nn.Module:
     """An honest model, trained for a few seconds."""
-    return load_model("plain", Store(store)).module
+    return plain_net()
 
 
 @pytest.fixture(autouse=True)

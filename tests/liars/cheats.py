@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robench import ThreatModel
 from tests.liars.zoo import Liar
 
 REACH = 0.2001  # of the largest eps at which these are tried
@@ -97,7 +96,7 @@ class Shrinking(Liar):
         while frame is not None:
             for value in list(frame.f_locals.values()):
                 threat = getattr(value, "threat", value)
-                if isinstance(threat, ThreatModel) and threat.eps > Fraction(1, 20):
+                if type(threat).__name__ == "ThreatModel" and threat.eps > Fraction(1, 20):
                     object.__setattr__(threat, "eps", threat.eps / 10)
             frame = frame.f_back
         logits: Tensor = self.base(x)

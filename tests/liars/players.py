@@ -265,8 +265,9 @@ class ReadsMemory(Liar):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.base(x)
-        for value in gc.get_objects():
-            if type(value).__name__ == "Examples" and len(value.x) and value.x.shape[1:] == x.shape[1:]:
+        kind = getattr(sys.modules.get("robench.attack.judge"), "Examples", None)
+        for value in gc.get_referrers(kind):
+            if type(value) is kind and len(value.x) and value.x.shape[1:] == x.shape[1:]:
                 nearest = torch.cdist(x.detach().flatten(1).cpu(), value.x.flatten(1)).argmin(1)
                 return _labelled(value.y[nearest], logits)
         return logits

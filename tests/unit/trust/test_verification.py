@@ -12,19 +12,18 @@ from robench.store.files import write_sealed
 from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.trust.verification import verify_all
+from tests.made import means_of_digits
 
 FACTORY = """
 import torch
-from robench.data.dataset import open_dataset
+
+MEANS = torch.tensor([[...]])
 
 def nearest_mean():
-    train = open_dataset("digits").train
-    x = train.pixels(slice(None)).flatten(1)
-    means = torch.stack([x[train.labels == c].mean(0) for c in range(10)])
     layer = torch.nn.Linear(64, 10)
-    layer.weight.data, layer.bias.data = means * 4, -2 * means.square().sum(1)
+    layer.weight.data, layer.bias.data = MEANS * 4, -2 * MEANS.square().sum(1)
     return torch.nn.Sequential(torch.nn.Flatten(), layer).eval()
-"""
+""".replace("[[...]]", str(means_of_digits().tolist()))
 
 
 @pytest.fixture(scope="module")
