@@ -186,7 +186,8 @@ def load():
 
 def test_folders_of_data_by_every_name(robench: Run, tmp_path: Path) -> None:
     (tmp_path / "flat.py").write_text(FLAT.replace("CLASSES", "2"))
-    for place, name in enumerate(FILES):
+    names = [name for name in LOUD if name in FILES]
+    for place, name in enumerate(names):
         for part in ("train", "test"):
             for level, label in enumerate("ab"):
                 image(tmp_path / name / part / label / "x.png", 100 + place + level)
@@ -197,12 +198,12 @@ def test_folders_of_data_by_every_name(robench: Run, tmp_path: Path) -> None:
         assert (row["dataset"], row["n"]) == (data, 2)
         assert f"data: {visible(data)}, test images 0-1 (n = 2)" in clean(robench("show", row["evaluation"]))
     out = flat(clean(robench("leaderboard", "--out", "boards")))
-    assert all(shown(f"folder:{name}, linf eps 0.1") in out for name in FILES)
+    assert all(shown(f"folder:{name}, linf eps 0.1") in out for name in names)
     paths = list(Path("boards").iterdir())
-    assert len(paths) == 4 * len(FILES)
+    assert len(paths) == 4 * len(names)
     assert all(path.name.isascii() and path.name[0].isalnum() and on_lines(path.read_text()) for path in paths)
     verified = robench("verify", "--json").json["evaluations"]
-    assert [check["holds"] for check in verified] == [True] * len(FILES)
+    assert [check["holds"] for check in verified] == [True] * len(names)
 
 
 def test_classes_and_files_of_images_by_every_name(robench: Run, tmp_path: Path) -> None:
