@@ -1,4 +1,4 @@
-"""Where a figure is computed: the choice of a device, and float32 that is float32."""
+"""Where a figure is computed: the choice of a device, float32 that is float32, and random numbers left as they were."""
 
 from __future__ import annotations
 
@@ -52,6 +52,23 @@ def usual() -> Iterator[None]:
         if device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@contextmanager
+def numbers_apart() -> Iterator[None]:
+    """torch's random numbers are afterwards as they were, on the CPU and on every GPU that this process uses.
+
+    A GPU that it does not use is not started for that, which takes seconds and memory, and sets variables.
+    """
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(used):
+        yield
+
+
+def spare_memory(device: str) -> None:
+    """Give back the memory of a GPU that torch keeps for later, so that another process can have it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def check_device(name: object) -> str:
