@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
 from robench.errors import BadInput, shown
+
+in_use: Callable[[], bool] = torch.cuda.is_initialized  # untyped there
 
 # one processor, however many cores; up to a hundred GPUs
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
@@ -60,7 +62,7 @@ def numbers_apart() -> Iterator[None]:
 
     A GPU that it does not use is not started for that, which takes seconds and memory, and sets variables.
     """
-    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    used = range(torch.cuda.device_count()) if in_use() else ()
     with torch.random.fork_rng(used):
         yield
 

@@ -100,6 +100,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            precision="bf16-mixed" if plan.recipe.precision == "bfloat16" else "32-true",
             gradient_clip_val=(plan.recipe.clip or None) if defense.automatic_optimization else None,
             plugins=[_WholeFiles()],
         )

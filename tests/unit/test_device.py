@@ -35,7 +35,7 @@ def test_a_gpu_that_nobody_uses_is_not_started(
         asked.append(list(devices))
         return nullcontext()
 
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
+    monkeypatch.setattr(device, "in_use", lambda: in_use)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.random, "fork_rng", fork)
     with numbers_apart():
