@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch
 
 from robench import device
-from robench.device import numbers_apart, spare_memory
+from robench.attack.guard import Guard
+from robench.device import full_precision, numbers_apart, precisions, spare_memory
 
 
 def test_numbers_are_as_they_were() -> None:
@@ -49,3 +51,55 @@ def test_memory_of_a_gpu_alone_is_given_back(monkeypatch: pytest.MonkeyPatch, na
     monkeypatch.setattr(device.torch.cuda, "empty_cache", lambda: calls.append(1))
     spare_memory(name)
     assert len(calls) == emptied
+
+
+def everything() -> None:
+    torch.backends.fp32_precision = "tf32"
+
+
+def products() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def convolutions() -> None:
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def older() -> None:
+    torch.set_float32_matmul_precision("medium")
+
+
+WAYS = [everything, products, convolutions, older]
+
+
+@pytest.fixture
+def before() -> Iterator[tuple[Any, ...]]:
+    """The settings as they are, and are again after the test."""
+    values = precisions()
+    yield values
+    device.set_precisions(values)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_float32_is_float32_whichever_way_a_program_has_said_otherwise(
+    way: Callable[[], None], before: tuple[Any, ...]
+) -> None:
+    """torch has two sets of settings, and refuses to read the older one where the newer contradicts it."""
+    way()
+    theirs = precisions()
+    with full_precision():
+        assert set(precisions()[2:]) == {"ieee"}
+        assert precisions()[:2] == (False, "highest")
+    assert precisions() == theirs
+    assert theirs != before
+
+
+@pytest.mark.parametrize("way", [*WAYS, lambda: setattr(torch.backends.cudnn, "allow_tf32", True)])
+def test_a_model_that_says_otherwise_is_told_of_and_undone(way: Callable[[], None], before: tuple[Any, ...]) -> None:
+    with full_precision():
+        guard, strict = Guard(), precisions()
+        with guard:
+            way() if way is not convolutions else setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+        assert precisions() == strict
+        assert guard.settings == ["matmul precision"]
+    assert precisions() == before
