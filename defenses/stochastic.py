@@ -149,9 +149,12 @@ class GaussianEncoder(Defense):
     def encode(self, x: Tensor) -> Posterior:
         """mu and log sigma, [B, D] each, of images [B, C, H, W]."""
         h = self.backbone(x)
-        rho = self.spread(h)
-        log_sigma = functional.logsigmoid(rho) if self.code.sigma == "sigmoid" else functional.softplus(rho - 5).log()
-        return self.mean(h), log_sigma
+        with _full_precision(h):
+            h = _wide(h)
+            rho = self.spread(h)
+            sigmoid = self.code.sigma == "sigmoid"
+            log_sigma = functional.logsigmoid(rho) if sigmoid else functional.softplus(rho - 5).log()
+            return self.mean(h), log_sigma
 
     def embed(self, x: Tensor) -> Tensor:
         """The posterior's mean mu [B, D] of images [B, C, H, W]: the code that detectors look at."""

@@ -1,14 +1,20 @@
-"""Where a figure is computed: the choice of a device, and float32 that is float32."""
+"""Where a figure is computed: the choice of a device, float32 that is float32, and random numbers left as they were."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
 from robench.errors import BadInput, shown
+
+in_use: Callable[[], bool] = torch.cuda.is_initialized  # untyped there
+
+# where torch keeps precisions: of everything, of a library, of an operation of it
+_PLACES = [("generic", "all")] + [(kind, op) for kind in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn")]
 
 # one processor, however many cores; up to a hundred GPUs
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
@@ -20,15 +26,39 @@ def full_precision() -> Iterator[None]:
 
     All else is as in a new process, whatever the program around has set: see `usual`.
     """
-    before, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    before = precisions()
+    set_precisions((False, "highest", *["ieee"] * len(before[2:])))
     try:
         with usual():
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        set_precisions(before)
+
+
+def precisions() -> tuple[Any, ...]:
+    """In what float32 may be multiplied: torch's older settings, None where its newer ones contradict them so that it
+    does not say, and the newer ones."""
+    older = [_said(torch.backends.cudnn, "allow_tf32"), _said(torch, "get_float32_matmul_precision")]
+    return (*older, *(torch._C._get_fp32_precision_getter(*place) for place in _PLACES))
+
+
+def set_precisions(values: tuple[Any, ...]) -> None:
+    """Set what `precisions` told. The older settings come first, as they change the newer ones along."""
+    allowed, precision, *newer = values
+    if allowed is not None:
+        torch.backends.cudnn.allow_tf32 = allowed
+    if precision is not None:
         torch.set_float32_matmul_precision(precision)
+    for place, value in zip(_PLACES, newer, strict=True):
+        torch._C._set_fp32_precision_setter(*place, value)
+
+
+def _said(owner: object, name: str) -> Any:
+    try:
+        found = getattr(owner, name)
+        return found() if callable(found) else found
+    except RuntimeError:
+        return None
 
 
 @contextmanager
@@ -52,6 +82,23 @@ def usual() -> Iterator[None]:
         if device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@contextmanager
+def numbers_apart() -> Iterator[None]:
+    """torch's random numbers are afterwards as they were, on the CPU and on every GPU that this process uses.
+
+    A GPU that it does not use is not started for that, which takes seconds and memory, and sets variables.
+    """
+    used = range(torch.cuda.device_count()) if in_use() else ()
+    with torch.random.fork_rng(used):
+        yield
+
+
+def spare_memory(device: str) -> None:
+    """Give back the memory of a GPU that torch keeps for later, so that another process can have it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def check_device(name: object) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robench.attack.reaching import listen
 from robench.attack.surroundings import Functions, Numbers, Settings
+from robench.device import numbers_apart
 from robench.errors import BadInput, contained
 
 # how many changed things a flag names
@@ -102,7 +103,7 @@ class Guard:
         """A whole shard: what takes too long to be looked at in every call, and a generator of torch's that is seeded
         with `seed` and tells where it is seeded again. Outside, it is as it was."""
         far, before = Functions.far(), Settings.now()
-        with torch.random.fork_rng():
+        with numbers_apart():
             torch.manual_seed(seed)
             mark_seed()
             try:
@@ -124,7 +125,7 @@ def making() -> Iterator[list[nn.Module]]:
     that are in the list at the end. The generators of torch are as they were; numpy's and Python's may have moved."""
     made: list[nn.Module] = []
     far, before = Functions.far(), Settings.now()
-    with torch.random.fork_rng():
+    with numbers_apart():
         try:
             yield made
         finally:

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robench.device import precisions, set_precisions
+
 Owner = ModuleType | type
 
 # packages whose modules and classes are the judge's and the attacks' own
@@ -186,12 +188,12 @@ def _set_deterministic(values: tuple[bool, bool]) -> None:
 
 def _cudnn() -> tuple[bool, ...]:
     backend = torch.backends.cudnn
-    return backend.enabled, backend.benchmark, backend.deterministic, backend.allow_tf32
+    return backend.enabled, backend.benchmark, backend.deterministic
 
 
 def _set_cudnn(values: tuple[bool, ...]) -> None:
     backend: Any = torch.backends.cudnn
-    backend.enabled, backend.benchmark, backend.deterministic, backend.allow_tf32 = values
+    backend.enabled, backend.benchmark, backend.deterministic = values
 
 
 def _autocast() -> tuple[Any, ...]:
@@ -285,8 +287,8 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
     ("default device or modes", _modes, _set_modes),
     ("autocast", _autocast, _set_autocast),
-    ("matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     ("cudnn", _cudnn, _set_cudnn),
+    ("matmul precision", precisions, set_precisions),
     ("deterministic algorithms",
      lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
      _set_deterministic),

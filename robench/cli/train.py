@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from robench.cli import options as shared
 from robench.text.terminal import tell, tell_json
+
+if TYPE_CHECKING:
+    from robench.defense.recipe import Precision
 
 
 def train(
@@ -22,6 +25,10 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", parser=shared.whole, metavar="N", help="Instead of the recipe's.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="float32 or bfloat16, of the networks while they are trained: twice as fast."),
     ] = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -43,7 +50,19 @@ def train(
     if backbone is not None:
         options["backbone"] = backbone
     request = TrainRequest(
-        defense, dataset, recipe, options, epochs, batch_size, seed, device, name, data, classes, fresh
+        defense,
+        dataset,
+        recipe,
+        options,
+        epochs,
+        batch_size,
+        seed,
+        device,
+        name,
+        data,
+        classes,
+        fresh,
+        cast("Precision | None", precision),
     )
     card = run(request, Store(runs_root(runs)))
     if as_json:

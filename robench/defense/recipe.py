@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from robench.data.dataset import DataInfo
 from robench.errors import BadInput
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -22,7 +24,9 @@ class Recipe:
     lr: the (peak) learning rate. schedule: "constant"; "steps", times `factor` at each epoch of `milestones`;
     "exponential", times `factor` every `every` epochs; "onecycle", up for 30% of the steps, then down to nearly 0.
     ema: decay of a running average of the weights that replaces them at the end, 0 for none. clip: largest gradient
-    norm, 0 for none. options: the defense's options under this recipe. source: where the values come from.
+    norm, 0 for none. precision: "bfloat16" computes the networks of training steps in it where torch's autocast does;
+    weights, and everything after the training, are float32. options: the defense's options under this recipe. source:
+    where the values come from.
     """
 
     epochs: int
@@ -40,14 +44,24 @@ class Recipe:
     augment: str = "none"
     ema: float = 0.0
     clip: float = 0.0
+    precision: Precision = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = "ours"
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe without its options, which are recorded with the defense's."""
+        """The recipe without its options, which are recorded with the defense's; and without the usual precision, so
+        that trainings keep their identities."""
         values = asdict(self)
         del values["options"]
+        if self.precision == "float32":
+            del values["precision"]
         return values
+
+    def lasting(self, epochs: int) -> Recipe:
+        """The same recipe for another number of epochs, with its milestones at the same shares of the training."""
+        share = epochs / self.epochs
+        milestones = tuple(round(share * epoch) for epoch in self.milestones)
+        return replace(self, epochs=epochs, milestones=milestones, every=max(1, round(share * self.every)))
 
     def with_options(self, **options: Any) -> Recipe:
         """The same recipe with these options over its own."""

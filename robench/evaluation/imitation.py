@@ -10,6 +10,7 @@ from torch.nn import functional
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
 from robench.data.dataset import Split
+from robench.device import numbers_apart
 from robench.evaluation.jobs import Target
 from robench.progress import bar
 from robench.randomness import generator
@@ -48,7 +49,7 @@ def imitation(target: Target, device: str, batch_size: int = 250) -> nn.Module:
         answers = predictions(clean_logits(model, x, batch_size))
     finally:
         model.release()
-    with torch.random.fork_rng(), torch.enable_grad():
+    with numbers_apart(), torch.enable_grad():
         torch.manual_seed(0)
         return _taught(Imitation(target.shape, target.dataset.classes), x, answers, torch.device(device)).eval()
 

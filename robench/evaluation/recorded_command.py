@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -66,7 +67,8 @@ def train_command_of(card: Mapping[str, Any]) -> str:
         recipe = find_recipe(plugin.recipes, card["defense"], DataInfo.from_json(card["data"]), card["recipe_name"])
         options = _differing(plugin, card["options"], recipe.options)
         own = {name: card["recipe"][name] for name in ("epochs", "batch_size")}
-        if json.loads(json.dumps({**recipe.to_json(), **own})) != card["recipe"]:
+        whole = replace(recipe.lasting(own["epochs"]), **own, precision=card["recipe"].get("precision", "float32"))
+        if json.loads(json.dumps(whole.to_json())) != card["recipe"]:
             raise _Unwritable
     except (BadInput, KeyError, TypeError, ValueError, _Unwritable):
         return portable(str(card.get("command", "")))
@@ -76,6 +78,7 @@ def train_command_of(card: Mapping[str, Any]) -> str:
     words += _pairs("-o", options)
     for name, flag in (("epochs", "--epochs"), ("batch_size", "--batch-size")):
         words += [flag, str(card["recipe"][name])] if card["recipe"][name] != getattr(recipe, name) else []
+    words += ["--precision", whole.precision] if whole.precision != recipe.precision else []
     words += ["--seed", str(card["seed"])] if card.get("seed") else []
     return command_line([*words, "--name", card["name"]])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import TOLERANCE, first_answers, predictions
-from robench.device import choose_device, full_precision
+from robench.device import choose_device, full_precision, numbers_apart
 from robench.errors import Changed
 from robench.evaluation.address import How
 from robench.evaluation.jobs import Job
@@ -121,7 +121,7 @@ def _ask(job: Job, how: How, images: Tensor, draw: int = 0) -> Tensor:
     device = choose_device(how.device)
     model = Classifier(job.model.module.to(device), job.classes, device=device)
     try:
-        with full_precision(), torch.random.fork_rng():
+        with full_precision(), numbers_apart():
             torch.manual_seed(draw)
             return first_answers(model, images, how.batch_size) if len(images) else torch.zeros(0, job.classes)
     finally:

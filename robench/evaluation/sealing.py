@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robench.attack.inspection import firm, predictions
+from robench.device import spare_memory
 from robench.evaluation.jobs import Job, Target
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import bar, say
@@ -77,6 +78,7 @@ def _ask_twice(target: Target, packed: Envelope, parts: Sequence[_Part], device:
     """Ask, and once more from the beginning where the process was ended by somebody. Raises Unsealed."""
     for last in (False, True):
         try:
+            spare_memory(device)
             with sealed(packed, device) as process, bar(f"{target.name}  sealed verdict") as shown:
                 for i, (start, stop) in enumerate(chunks := _chunks(parts)):
                     _ask(process, parts, start, stop, size)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, default_collate
 from robench.data.dataset import Dataset, Split
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe
+from robench.device import full_precision
 from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
 from robench.store.files import write_file
@@ -100,6 +101,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            precision="bf16-mixed" if plan.recipe.precision == "bfloat16" else "32-true",
             gradient_clip_val=(plan.recipe.clip or None) if defense.automatic_optimization else None,
             plugins=[_WholeFiles()],
         )
@@ -149,14 +151,14 @@ def _kept(folder: Path) -> str:
     return "no epoch had finished, so there is no checkpoint."
 
 
-@torch.no_grad()
 def accuracy(module: nn.Module, split: Split, device: str = "cpu", batch_size: int = 500) -> float:
     """Clean accuracy as a fraction; the module is moved to the device and back to the CPU."""
     module.eval().to(device)
     right = 0
-    for start in range(0, len(split), batch_size):
-        part = slice(start, min(start + batch_size, len(split)))
-        right += int((module(split.pixels(part).to(device)).argmax(1).cpu() == split.labels[part]).sum())
+    with full_precision(), torch.no_grad():
+        for start in range(0, len(split), batch_size):
+            part = slice(start, min(start + batch_size, len(split)))
+            right += int((module(split.pixels(part).to(device)).argmax(1).cpu() == split.labels[part]).sum())
     module.cpu()
     return right / max(len(split), 1)
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 
@@ -16,7 +16,7 @@ from robench import registry
 from robench.data.dataset import Dataset, open_dataset
 from robench.data.sources import sized_folder
 from robench.defense.base import Defense
-from robench.defense.recipe import Recipe, find_recipe
+from robench.defense.recipe import Precision, Recipe, find_recipe
 from robench.device import check_device, choose_device
 from robench.environment import command, environment
 from robench.errors import BadInput, disk_error, require
@@ -36,8 +36,8 @@ LONGEST = 100
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `robench train` was asked for; `epochs` and `batch_size` None mean the recipe's; `classes` as labelled.
-    `fresh` trains what is trained already again."""
+    """What `robench train` was asked for; `epochs`, `batch_size` and `precision` None mean the recipe's; `classes` as
+    labelled. `fresh` trains what is trained already again."""
 
     defense: str
     dataset: str
@@ -51,11 +51,14 @@ class TrainRequest:
     data_root: Path | None = None
     classes: int | None = None
     fresh: bool = False
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         hold(self, epochs="--epochs?", batch_size="--batch-size?")
         object.__setattr__(self, "seed", whole("--seed", self.seed, TRAINING_SEED))
         check_device(self.device)
+        require(self.precision in (None, *get_args(Precision)), "--precision", self.precision,
+                " or ".join(get_args(Precision)))  # fmt: skip
         for what in ("defense", "dataset", "recipe"):
             value = getattr(self, what)
             require(isinstance(value, str) and bool(value), what, value, "a name")
@@ -92,7 +95,9 @@ def plan(request: TrainRequest) -> TrainJob:
     plugin.options(request.options)  # wrong options first: they cost nothing to find
     recipe = find_recipe(plugin.recipes, request.defense, dataset.info, request.recipe)
     recipe = dataclasses.replace(
-        recipe, epochs=request.epochs or recipe.epochs, batch_size=request.batch_size or recipe.batch_size
+        recipe.lasting(request.epochs or recipe.epochs),
+        batch_size=request.batch_size or recipe.batch_size,
+        precision=request.precision or recipe.precision,
     )
     options = plugin.options({**recipe.options, **request.options})
     spec = TrainSpec(
@@ -202,6 +207,7 @@ def _default_name(request: TrainRequest, job_id: str) -> str:
     parts += [f"e{request.epochs}"] if request.epochs else []
     parts += [f"b{request.batch_size}"] if request.batch_size else []
     parts += [f"s{request.seed}"] if request.seed else []
+    parts += [request.precision] if request.precision else []
     told = "-".join(parts)
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in told)
     return name if name == told and len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{job_id[:8]}"

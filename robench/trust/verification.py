@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, inspect, predictions
-from robench.device import choose_device, full_precision
+from robench.device import choose_device, full_precision, numbers_apart
 from robench.errors import BadInput, first_line
 from robench.norms import NORMS
 from robench.ranges import Range, whole
@@ -117,7 +117,7 @@ def verify_all(
 def _try(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     """The check, or why there is none."""
     try:
-        with full_precision(), torch.random.fork_rng():
+        with full_precision(), numbers_apart():
             torch.manual_seed(int.from_bytes(secret()[:6], "big"))  # for models that draw noise: the same every time
             return verify(store, folder, how)
     except BadInput as error:
