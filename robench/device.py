@@ -16,6 +16,9 @@ in_use: Callable[[], bool] = torch.cuda.is_initialized  # untyped there
 # where torch keeps precisions: of everything, of a library, of an operation of it
 _PLACES = [("generic", "all")] + [(kind, op) for kind in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn")]
 
+# what gradients of a search may be taken in; "auto" is bfloat16 on a GPU that has units for it
+PRECISIONS = ("fp32", "bf16", "auto")
+
 # one processor, however many cores; up to a hundred GPUs
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
 
@@ -106,6 +109,14 @@ def check_device(name: object) -> str:
     if not isinstance(name, str) or not KNOWN.fullmatch(name):
         raise BadInput(f"There is no device {shown(name)}; choose auto, cpu, cuda or cuda:N.")
     return name
+
+
+def precision_on(name: str, device: str) -> str:
+    """What one of PRECISIONS comes to on a device: "fp32" or "bf16". Raises BadInput for a device that there is not."""
+    if name != "auto":
+        return name
+    gpu = torch.device(choose_device(device)).type == "cuda"
+    return "bf16" if gpu and torch.cuda.get_device_capability(choose_device(device)) >= (8, 0) else "fp32"
 
 
 def choose_device(name: str) -> str:

@@ -120,8 +120,9 @@ class Attack(ABC):
     of code changes figures. An attack that stops where an image is broken, or returns one that it could not break as it
     was, says so by `transfers = False`; one whose outcome for an image depends on which others share its batch, by
     `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
-    True`: in some norms a figure that no such attack tried is an upper bound. `expected` is about how many forward
-    passes a trial takes where `passes` knows no bound; only the progress shown depends on it.
+    True`: in some norms a figure that no such attack tried is an upper bound; one whose gradients may be in bfloat16,
+    from `model.gradient(..., rough=True)`, by `rough = True`. `expected` is about how many forward passes a trial takes
+    where `passes` knows no bound; only the progress shown depends on it.
     """
 
     version: ClassVar[int] = 1
@@ -132,6 +133,7 @@ class Attack(ABC):
     transfers: ClassVar[bool] = True
     batched: ClassVar[bool] = False
     boundary: ClassVar[bool] = False
+    rough: ClassVar[bool] = False
     expected: ClassVar[int | None] = None
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +22,15 @@ Objective = Callable[[Tensor], Tensor]
 # the class of models behind a detector, which answer with one logit more, the largest where the image is rejected; the
 # harness alone makes such models, and that some module has an attribute or a logit of that kind says nothing
 REJECTING: list[type[nn.Module]] = []
+
+
+@dataclass(frozen=True)
+class Rough:
+    """What gradients are taken from in bfloat16, and how it wants its images laid out; own: it is a copy."""
+
+    module: nn.Module
+    own: bool
+    layout: torch.memory_format = torch.contiguous_format
 
 
 class Classifier:
@@ -50,6 +61,7 @@ class Classifier:
         self.unsquash = False  # whether attacks see through the sigmoid that the model ends in
         self.guard = Guard(module)
         self.heartbeat: Callable[[], None] = lambda: None  # called after every pass that is charged
+        self.rough: Rough | None = None  # what an attack's gradients are taken from, if not the module in float32
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
         self.witness = Witness(0)
         self._passed: list[nn.Module] = []
@@ -114,6 +126,14 @@ class Classifier:
         """
         with self.guard:
             answer = self.check_answer(self.module(x.clone()), len(x))
+        return plain_tensor(answer)
+
+    def ask_roughly(self, x: Tensor, rough: Rough) -> Tensor:
+        """The same of a model in bfloat16, for its gradient alone. Raises as `ask`."""
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False), self.guard:
+            # a copy of the pixels, whatever their layout
+            given = x.clone(memory_format=rough.layout)
+            answer = self.check_answer(rough.module(given), len(x))
         return plain_tensor(answer)
 
     def check_answer(self, answer: object, batch: int) -> Tensor:
@@ -257,6 +277,11 @@ class BatchModel:
         """Whether the images are meant for another model: then an attack goes on after it has broken this one."""
         return self._classifier.crafting
 
+    @property
+    def rough(self) -> bool:
+        """Whether `gradient` can be had in bfloat16."""
+        return self._classifier.rough is not None
+
     def select(self, keep: Tensor) -> BatchModel:
         """The same for the rows at positions `keep` (int64); a position may come more than once."""
         return BatchModel(self._classifier, self.examples[keep])
@@ -281,22 +306,24 @@ class BatchModel:
         register(lambda _: self._charge(self._classifier.backwards, count))
         return logits
 
-    def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def gradient(self, x: Tensor, objective: Objective, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached.
 
         Of a randomised model, their means over as many passes as the user asked for (Athalye et al., 2018: EOT).
+        rough: both in bfloat16 where the user asked for it (`--search-precision`). Such logits are off by about a
+        hundredth; whether an image is broken, an answer of `model(x)` must say.
         """
-        logits, grad = self._gradient(x, objective)
+        logits, grad = self._gradient(x, objective, rough)
         draws = self._classifier.draws if self.randomised else 1
         for _ in range(draws - 1):
-            more = self._gradient(x, objective)
+            more = self._gradient(x, objective, rough)
             logits, grad = logits + more[0], grad + more[1]
         return (logits / draws, grad / draws) if draws > 1 else (logits, grad)
 
-    def _gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def _gradient(self, x: Tensor, objective: Objective, rough: bool) -> tuple[Tensor, Tensor]:
         with torch.enable_grad(), self._classifier.substitutes():
             x = x.detach().requires_grad_(True)
-            logits = self._forward(x).float()
+            logits = self._forward(x, rough=rough).float()
             total = objective(logits).sum()
             with self._classifier.guard:  # backwards too runs what the model brings along
                 grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
@@ -314,9 +341,10 @@ class BatchModel:
         """Record the examples of the rows marked in `rows` (bool [B]), where some logit was NaN or infinite."""
         self._classifier.nonfinite[self.examples[rows.cpu()]] = True
 
-    def _forward(self, x: Tensor) -> Tensor:
-        asked = x.requires_grad and torch.is_grad_enabled()
-        answer = self._classifier.witness.see(x, self._classifier.ask) if asked else self._classifier.ask(x)
+    def _forward(self, x: Tensor, *, rough: bool = False) -> Tensor:
+        asked, copied = x.requires_grad and torch.is_grad_enabled(), self._classifier.rough
+        ask = partial(self._classifier.ask_roughly, rough=copied) if rough and copied else self._classifier.ask
+        answer = self._classifier.witness.see(x, ask) if asked else ask(x)
         self._charge(self._classifier.forwards, len(x))
         self._classifier.heartbeat()
         if self._classifier.unsquash and not self.rejects:

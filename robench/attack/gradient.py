@@ -68,10 +68,12 @@ class GradientAttack(Attack):
 
     The loop computes one forward and one backward per row and step. A row leaves the batch when its example has been
     broken by a firm margin, together with the example's other rows. A find with a smaller margin is kept, in case no
-    firmer one follows; a row without a find proposes its last iterate.
+    firmer one follows; a row without a find proposes its last iterate. Where gradients are in bfloat16, so are the
+    logits beside them: an image that may be a find by those is asked about in float32, which decides.
     """
 
     aims_at_goal: bool = False
+    rough = True
 
     @abstractmethod
     def search(self, threat: ThreatModel) -> Search:
@@ -84,7 +86,7 @@ class GradientAttack(Attack):
     def perturb(self, model: BatchModel, batch: Batch) -> Proposal:
         """Run the search on every row."""
         search = self.search(batch.threat)
-        return _Loop(self, search, model, batch).run()
+        return (_RoughLoop if model.rough else _Loop)(self, search, model, batch).run()
 
     def passes(self, threat: ThreatModel, classes: int) -> Cost:
         """One of each kind per step, and a forward pass for the last image where any step counts."""
@@ -134,11 +136,11 @@ class _Loop:
         last = self.search.success == "last" or self.model.randomised or self.model.crafting
         whole, any_step = self.model, not last
         for step, size in enumerate(self.search.sizes):
-            logits, grad = self.model.gradient(self.x, self._objective)
+            logits, grad = self.model.gradient(self.x, self._objective, rough=True)
             if step == 0:
                 self.model.note_zero_gradient(grad)
             if any_step:
-                self._record(logits, step)
+                self._see(logits, step)
                 keep = self._compact() if step % self.interval == 0 else None
                 if keep is not None:
                     if not len(keep):
@@ -150,7 +152,7 @@ class _Loop:
             self.x = self.project(self.rule.move(self.x, grad, size))
         else:
             if any_step:
-                self._record(self.model(self.x), len(self.search.sizes))
+                self._last()
         self._write()
         whole.note_nonfinite((self.nonfinite > 0)[self.groups])
         return Proposal(self.out, self.out_step.cpu())
@@ -158,13 +160,25 @@ class _Loop:
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)
 
-    def _record(self, logits: Tensor, step: int) -> None:
-        """Keep the finds with the largest margins so far, and count the finds of every example."""
+    def _see(self, logits: Tensor, step: int) -> None:
+        """Look at the answers that came with the gradients of a step."""
+        self._record(logits, step)
+
+    def _last(self) -> None:
+        """Look at the last images."""
+        self._record(self.model(self.x), len(self.search.sizes))
+
+    def _margins(self, logits: Tensor, y: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """How far past success rows are, and whether their answers are finite."""
         finite = logits.isfinite().all(1)
         # a model that answers with NaN has given no right answer: a find, for the judge to confirm, unless a goal is
         # to be reached
         invalid = -torch.inf if self.attack.aims_at_goal else torch.inf
-        margins = torch.where(finite, self.attack.succeeded(logits, self.y, self.goal), invalid)
+        return torch.where(finite, self.attack.succeeded(logits, y, goal), invalid), finite
+
+    def _record(self, logits: Tensor, step: int) -> None:
+        """Keep the finds with the largest margins so far, and count the finds of every example."""
+        margins, finite = self._margins(logits, self.y, self.goal)
         better = margins > self.best_margin
         if self.interval == 1 and not bool(better.any()):
             return
@@ -191,3 +205,60 @@ class _Loop:
         self.rule.select(keep)
         self.project = self.threat.projection(self.x0)
         self.model = self.model.select(keep.cpu())
+
+
+# an image may be a find where its margin in bfloat16 is above minus this share of the largest logit
+MAYBE = 2.0**-6
+
+
+class _RoughLoop(_Loop):
+    """The loop where the logits beside gradients are in bfloat16.
+
+    Between two looks at who still stands it keeps of every row the image that is furthest past success by these logits,
+    if it may be a find; then it asks about those in float32.
+    """
+
+    def __init__(self, attack: GradientAttack, search: Search, model: BatchModel, batch: Batch) -> None:
+        super().__init__(attack, search, model, batch)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.maybe, self.maybe_step = self.x, torch.full_like(self.live, -1)
+        self.maybe_margin = torch.full_like(self.best_margin, -torch.inf)
+
+    def _see(self, logits: Tensor, step: int) -> None:
+        margins, finite = self._margins(logits, self.y, self.goal)
+        # bfloat16 overflows where float32 does, but for what is said of a model, float32 alone counts
+        margins = torch.where(finite, margins, torch.inf)
+        near = ~finite | (margins > -MAYBE * logits.abs().amax(1))
+        better = near & (margins >= self.maybe_margin)
+        self.maybe = torch.where(expand(better, self.x), self.x, self.maybe)
+        self.maybe_margin = torch.where(better, margins, self.maybe_margin)
+        self.maybe_step = self.maybe_step.masked_fill(better, step)
+
+    def _compact(self) -> Tensor | None:
+        self._confirm()
+        return super()._compact()
+
+    def _last(self) -> None:
+        self._confirm()
+        super()._last()
+
+    def _confirm(self) -> None:
+        """Ask in float32 about the images that may be finds, and keep those that are, as `_record` does."""
+        at = (self.maybe_step >= 0).nonzero()[:, 0]
+        if len(at):
+            images = self.maybe[at]
+            logits = self.model.select(at.cpu())(images)
+            margins, finite = self._margins(logits, self.y[at], self.goal[at])
+            better = margins > self.best_margin[at]
+            self.best = self.best.index_copy(0, at[better], images[better])
+            self.best_margin = self.best_margin.index_copy(0, at[better], margins[better])
+            self.step = self.step.index_copy(0, at[better], self.maybe_step[at[better]])
+            self.found.index_add_(0, self.group[at], firm_margin(margins, logits).to(self.found.dtype))
+            self.nonfinite.index_add_(0, self.group[at], (~finite).to(self.found.dtype))
+        self._forget()
+
+    def _select(self, keep: Tensor) -> None:
+        super()._select(keep)
+        self._forget()  # it was asked about just before

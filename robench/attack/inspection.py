@@ -111,7 +111,7 @@ def firm_margin(margin: Tensor, logits: Tensor) -> Tensor:
 
 def _median_gap(logits: Tensor) -> Tensor:
     """How far the median of the others lies below a row's largest logit, [n]; of three classes, the last."""
-    gaps = _below_top(logits).sort(1).values
+    gaps = below_top(logits).sort(1).values
     return gaps[:, min((logits.shape[1] + 1) // 2, logits.shape[1] - 1)].nan_to_num(0.0, posinf=0.0)
 
 
@@ -124,7 +124,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     if not bool(b.isfinite().all()):
         return False
     allowed = TOLERANCE * median_spread(a)[:, None] + torch.maximum(rounding(a), rounding(b))
-    lost = _below_top(a) - _below_top(b)
+    lost = below_top(a) - below_top(b)
     return bool((lost.abs() <= allowed).all())
 
 
@@ -142,7 +142,8 @@ def extreme(logits: Tensor, usual: float) -> bool:
     return bool((hidden & finite).sum() > FEW * len(logits))
 
 
-def _below_top(logits: Tensor) -> Tensor:
+def below_top(logits: Tensor) -> Tensor:
+    """How far each logit lies below the largest of its row, [n, classes]."""
     return logits.amax(1, keepdim=True) - logits
 
 

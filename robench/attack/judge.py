@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.base import Attack, Batch, Proposal, Trials
+from robench.attack.before import Before
 from robench.attack.classifier import Classifier, check_gradients
 from robench.attack.guard import staying
 from robench.attack.inspection import (
@@ -28,6 +28,7 @@ from robench.attack.inspection import (
 )
 from robench.attack.objectives import misclassified_margin
 from robench.attack.repeating import repeated
+from robench.attack.rough import rough_of
 from robench.attack.slopes import misleading
 from robench.attack.witness import WRONG, Witness
 from robench.device import full_precision
@@ -56,7 +57,8 @@ class Settings:
 
     crafting: every example is attacked to the end, whatever the model makes of it, since the images are for others.
     draws: passes whose mean is the gradient of a randomised model (expectation over transformation). bpda: submodules
-    whose gradient is replaced by the identity's in the search, for steps without useful gradients.
+    whose gradient is replaced by the identity's in the search, for steps without useful gradients. precision: "bf16"
+    takes the gradients of attacks that say so in bfloat16; every verdict stays float32.
     """
 
     seed: int = 0
@@ -66,6 +68,7 @@ class Settings:
     crafting: bool = False
     draws: int = 1
     bpda: tuple[str, ...] = ()
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,15 @@ class Examples:
 class ShardOutcome:
     """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model.
 
-    logits: the model's to the "clean" and the "adversarial" images, each [n, classes].
+    logits: the model's to the "clean" and the "adversarial" images, each [n, classes]. search: how gradients were taken
+    where they were to be in bfloat16.
     """
 
     rows: pd.DataFrame
     images: Tensor
     flags: tuple[str, ...]
     logits: Mapping[str, Tensor] = field(default_factory=dict)
+    search: str = ""
 
 
 def attack_shard(
@@ -128,34 +133,13 @@ def attack_shard(
             model.guard.keep(threat, examples, settings)
             model.pass_through(settings.bpda)
             with model.guard.shard(settings.seed), staying():  # the seed is for models that draw noise
-                before = _Before(_state(module), _copy(module))
+                before = Before.of(module)
                 judge = _Judge(model, attack, threat, examples, settings, progress or (lambda share: None))
                 shard = judge.run(before)
             told = model.guard.flags(randomised="randomised" in shard.flags)
             return replace(shard, flags=(*shard.flags, *told))
         finally:
             model.release()
-
-
-def _state(module: nn.Module) -> list[Tensor]:
-    return [buffer.detach().clone() for buffer in nn.Module.buffers(module)]
-
-
-def _copy(module: nn.Module) -> nn.Module | None:
-    """The model as it is before its first call, or None for one that cannot be copied."""
-    try:
-        made = copy.deepcopy(module)
-    except Exception:  # whatever a user's model holds
-        return None
-    return None if made is module else made
-
-
-@dataclass(frozen=True)
-class _Before:
-    """A model before the attack: copies of its buffers, and of itself where that is possible."""
-
-    buffers: list[Tensor]
-    module: nn.Module | None
 
 
 class _Judge:
@@ -176,19 +160,21 @@ class _Judge:
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.invalid = torch.zeros(len(examples), dtype=torch.bool)
 
-    def run(self, before: _Before) -> ShardOutcome:
+    def run(self, before: Before) -> ShardOutcome:
         """The clean verdict, the attack, the final verdict, the rows."""
         x, y = self.examples.x, self.examples.y
         clean = first_answers(self.model, x, self.settings.batch_size)
         flags = repeated(lambda: inspect(self.model, x, clean, self.settings.batch_size))
         self.model.randomised, self.model.crafting = "randomised" in flags, self.settings.crafting
+        search = self._search(clean)
         clean_pred = predictions(clean)
         plan = self._plan(clean)
         everyone = self.targeted or self.settings.crafting
         attacked = torch.ones_like(y, dtype=torch.bool) if everyone else clean_pred == y
         final = self._attack(plan, attacked)
         self.model.check_mode()
-        if any(not torch.equal(a, b) for a, b in zip(before.buffers, _state(self.model.module), strict=True)):
+        searched = self.model.rough.module if self.model.rough else self.model.module
+        if before.moved(self.model.module) or self.copied.moved(searched):
             flags.append("changes-its-state")
         if not self.model.randomised:
             misled = self._misled(predictions(final))
@@ -207,7 +193,18 @@ class _Judge:
         rows = self._rows(clean_pred, predictions(final), attacked)
         if self._unmoved(rows, attacked):
             flags.append("moved-nothing")
-        return ShardOutcome(rows, self.images, tuple(flags), {"clean": clean, "adversarial": final})
+        return ShardOutcome(rows, self.images, tuple(flags), {"clean": clean, "adversarial": final}, search)
+
+    def _search(self, clean: Tensor) -> str:
+        """Prepare gradients in bfloat16 where that is asked for; what came of it, in words."""
+        self.copied = Before()
+        if self.settings.precision != "bf16" or not self.attack.rough or self.model.rejects:
+            return ""
+        taken = rough_of(self.model, self.examples.x, clean, whole=bool(self.settings.bpda))
+        self.model.rough = taken.rough
+        if taken.rough is not None and taken.rough.own:
+            self.copied = Before.of(taken.rough.module, copied=False)
+        return taken.told
 
     def _plan(self, clean: Tensor) -> Trials:
         """The trials for the clean answers [n, classes], and the goals of a targeted attack."""

@@ -45,6 +45,10 @@ Layers = Annotated[
     list[str] | None,
     typer.Option("--bpda", metavar="LAYER", help="A submodule that gradients pass unchanged (BPDA); repeatable."),
 ]
+Precision = Annotated[
+    str,
+    typer.Option("--search-precision", help="What attacks take gradients in: fp32, bf16 or auto; verdicts are fp32."),
+]
 Cascade = Annotated[
     bool,
     typer.Option("--cascade", help="Each attack only sees what those before it left standing; figures are of all."),
@@ -93,6 +97,7 @@ def evaluate(
     option: shared.Options = None,
     eot: Draws = 1,
     bpda: Layers = None,
+    search_precision: Precision = "fp32",
     cascade: Cascade = False,
     fresh: shared.Fresh = False,
     surrogate: Surrogates = None,
@@ -150,6 +155,7 @@ def evaluate(
         fresh=fresh,
         eot=eot,
         bpda=bpda or [],
+        search_precision=search_precision,
         guard=DetectorRequest(
             detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive
         )

@@ -291,7 +291,7 @@ def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:
 
 def plain(settings: Settings) -> Settings:
     """Without what an evaluation's own attacks do about the model's gradients."""
-    return replace(settings, bpda=(), draws=1)
+    return replace(settings, bpda=(), draws=1, precision="fp32")
 
 
 def _shuffled(split: Split) -> Split:

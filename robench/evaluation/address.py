@@ -63,7 +63,8 @@ class Address:
     """One model under one attack.
 
     options: those that were given for the attack, which are not the detector's. count: None means every test image.
-    classes: how many the data have, None for what their labels and the model say.
+    classes: how many the data have, None for what their labels and the model say. search_precision: what gradients are
+    taken in where the attack allows it, "fp32" or "bf16", wherever it is computed.
     surrogate: the model that the images are crafted on instead. guard: the detector that is attacked with the model,
     its own options among it; None for the model alone.
     """
@@ -81,6 +82,7 @@ class Address:
     bpda: tuple[str, ...] = ()
     after: After | None = None
     classes: int | None = None
+    search_precision: str = "fp32"
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:

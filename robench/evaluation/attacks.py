@@ -14,6 +14,7 @@ from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
 from robench.evaluation.address import Address, After
 from robench.evaluation.request import Request
+from robench.progress import say
 from robench.results.accuracy import Measure, entering
 from robench.results.summary import label
 from robench.store.evaluation_folder import EvaluationFolder
@@ -105,6 +106,7 @@ class Resolved:
             bpda=tuple(request.bpda),
             after=after,
             classes=request.classes,
+            search_precision=request.precision,
             how=request.how,
         )
 
@@ -117,6 +119,11 @@ def resolve(request: Request) -> Resolved:
         own = {name: value for name, value in request.options.items() if name in known}
         guard = replace(guard, options=own)
     attacks = attacks_of(request.attacks, request.options, request.threat, own)
+    exact = [named.name for named in attacks if not named.attack.rough]
+    if request.search_precision == "bf16" and exact:
+        say(f"--search-precision bf16 changes nothing for {', '.join(exact)}, whose gradients, if any, stay float32.")
+    if request.search_precision == "bf16" and guard is not None and guard.adaptive:
+        say("--search-precision bf16 changes nothing where model and detector are attacked together.")
     return Resolved(request, tuple(attacks), guard)
 
 

@@ -191,6 +191,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         eot=address.eot if address.eot > 1 else None,
         bpda=list(address.bpda) or None,
         after=address.after.job if address.after else None,
+        search_precision=_searched(address, target, named),
         **address.how.batches(named.attack),
     )
     about = _about(address, target, named, source)
@@ -203,6 +204,12 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     return Job(
         spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins
     )
+
+
+def _searched(address: Address, target: Target, named: NamedAttack) -> str | None:
+    """What gradients are taken in, None for float32: a detector's densities are no numbers for eight bits."""
+    rough = address.search_precision == "bf16" and named.attack.rough and target.watch is None
+    return address.search_precision if rough else None
 
 
 def _plugins(address: Address, target: Target, named: NamedAttack, source: Target | None) -> tuple[PluginName, ...]:
@@ -228,6 +235,8 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     against = f" + {watch.name}" if watch else f" from {surrogate}" if source else ""
     against += f" [eot {address.eot}]" if address.eot > 1 else ""
     against += f" [bpda {', '.join(address.bpda)}]" if address.bpda else ""
+    searched = _searched(address, target, named)
+    against += f" [search {searched}]" if searched else ""
     against += f" after {address.after.attacks}" if address.after else ""
     against += sizes_told(address.how.batches(named.attack))
     return About(
@@ -275,6 +284,7 @@ def _craft(address: Address, store: Store, source: Target, named: NamedAttack, s
         seed=spec.seed,
         eot=spec.eot,
         bpda=spec.bpda,
+        search_precision=spec.search_precision,
         batch_size=spec.batch_size,
         shard_size=spec.shard_size,
     )

@@ -50,6 +50,8 @@ def command_of(folder: EvaluationFolder) -> str:
     for name in ("batch_size", "shard_size"):
         sizes = [link.spec[name] for link in _chain(folder) if link.spec.get(name)]
         words += [f"--{name.replace('_', '-')}", str(sizes[0])] if sizes else []
+    searched = [link.spec["search_precision"] for link in _chain(folder) if link.spec.get("search_precision")]
+    words += ["--search-precision", searched[0]] if searched else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
     return command_line([*words, *surrogate, *detector])
 

@@ -12,7 +12,7 @@ from torch import nn
 from robench import registry
 from robench.attack.judge import Settings
 from robench.detector.request import DetectorRequest
-from robench.device import check_device
+from robench.device import PRECISIONS, check_device, precision_on
 from robench.errors import BadInput, require
 from robench.evaluation.address import How
 from robench.ranges import hold
@@ -32,8 +32,9 @@ class Request:
     An option goes to the attacks and the detector that have it. With `surrogates` the images are crafted on each of
     those models instead. With `guard` a detector is measured on every attack's images, and attacked together with the
     model if it says so. With `cascade` an attack only sees what the ones before it left standing, and its figure is
-    that of all of them. `classes` is how many the data have, where their labels and the model do not say so. `fresh`
-    computes anew what is in the store, `probe` marks it as no figure to rank.
+    that of all of them. `search_precision` is what gradients are taken in where an attack allows it: no verdict is, but
+    which images are found may depend on it. `classes` is how many the data have, where their labels and the model do
+    not say so. `fresh` computes anew what is in the store, `probe` marks it as no figure to rank.
     """
 
     models: Sequence[str | nn.Module]
@@ -51,6 +52,7 @@ class Request:
     guard: DetectorRequest | None = None
     eot: int = 1
     bpda: Sequence[str] = ()
+    search_precision: str = "fp32"
     cascade: bool = False
     classes: int | None = None
     fresh: bool = False
@@ -60,6 +62,8 @@ class Request:
         self._check_names()
         hold(self, count="-n?", eot="--eot", seed="--seed", batch_size="--batch-size", shard_size="--shard-size")
         check_device(self.device)
+        known = self.search_precision in PRECISIONS
+        require(known, "--search-precision", self.search_precision, f"one of {', '.join(PRECISIONS)}")
         if self.guard and self.surrogates:
             raise BadInput("--detector and --surrogate are given together; give one of them.")
         if self.cascade and (self.guard or self.surrogates):
@@ -90,6 +94,11 @@ class Request:
         require(named, "options", self.options, "a dictionary of options by name, such as {'steps': 100}")
         place = self.data_root
         require(place is None or isinstance(place, str | Path), "data", place, "a folder")
+
+    @property
+    def precision(self) -> str:
+        """What gradients are taken in, on the device where the request was made. Raises BadInput as `settings`."""
+        return precision_on(self.search_precision, self.device)
 
     @property
     def how(self) -> How:

@@ -14,6 +14,7 @@ import torch
 
 from robench.attack.judge import Examples, Progress, Settings, attack_shard
 from robench.attack.repeating import PASSING, lasting
+from robench.attack.rough import COPY
 from robench.environment import made_with
 from robench.errors import BadInput, Hindered, Permanent, RobenchError, crash, of_others
 from robench.evaluation.address import Address
@@ -22,6 +23,7 @@ from robench.evaluation.jobs import Job
 from robench.evaluation.origins import sources_of
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
+from robench.progress import say
 from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
@@ -220,13 +222,15 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
     crafted = None
     if job.craft:
         crafted = job.craft.images(task.start, task.stop, settings, show)
-        settings = replace(settings, bpda=(), draws=1)  # they were the crafting's
+        settings = replace(settings, bpda=(), draws=1, precision="fp32")  # they were the crafting's
     attack = crafted or job.attack
     prior = job.prior(task.start, task.stop)
     shard = attack_shard(
         module, job.classes, attack, job.threat, replace(examples, prior=prior), settings, None if crafted else show
     )
     shard = crafted.charge(shard) if crafted else shard
+    if shard.search and not shard.search.startswith(COPY) and task.start == job.spec.start:
+        say(f"{job.title}: gradients are in {shard.search}.")
     notes = {
         "flags": list(shard.flags),
         "seconds": round(time.monotonic() - began, 3),
@@ -234,13 +238,15 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
         "sources": sources_of(job.plugins),
         "answers": digest(shard.rows["clean_pred"].tolist()),
         "made_with": made_with(settings.device),
+        **({"search": shard.search} if shard.search else {}),
     }
     begin(job)
     job.folder.save_shard(task.start, task.stop, shard.rows, shard.images, notes, shard.logits)
 
 
 def _settings(job: Job, task: Task) -> Settings:
-    return replace(task.address.settings, channels_last=job.model.data is not None)
+    precision = job.spec.search_precision or "fp32"
+    return replace(task.address.settings, channels_last=job.model.data is not None, precision=precision)
 
 
 def begin(job: Job) -> None:

@@ -70,6 +70,7 @@ class Rerun:
             surrogate=kept.surrogate or None,
             eot=spec.eot or 1,
             bpda=tuple(spec.bpda or ()),
+            search_precision=spec.search_precision or "fp32",
             how=How(
                 batch_size=_first(self.batch_size, kept.batch_size, SIZE),
                 shard_size=_first(self.shard_size, kept.shard_size, SIZE),

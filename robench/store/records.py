@@ -71,6 +71,7 @@ class CraftRecord(Shape):
     seed: Seed
     eot: Images | None = None
     bpda: list[str] | None = None
+    search_precision: Literal["bf16"] | None = None
     batch_size: Images | None = None
     shard_size: Images | None = None
 

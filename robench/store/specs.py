@@ -64,7 +64,7 @@ class EvalSpec(Spec):
     images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
-    not the usual ones.
+    not the usual ones, `search_precision` what gradients were taken in where that is not float32.
     """
 
     harness: int = HARNESS
@@ -83,6 +83,7 @@ class EvalSpec(Spec):
     surrogate: str | None = None
     eot: int | None = None
     bpda: list[Name] | None = None
+    search_precision: str | None = None
     after: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
@@ -104,6 +105,7 @@ class CraftSpec(Spec):
     crafted: bool = True
     eot: int | None = None
     bpda: list[Name] | None = None
+    search_precision: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
 

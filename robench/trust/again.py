@@ -105,6 +105,7 @@ def _settings(opened: Opened, notes: Mapping[str, Any]) -> Settings:
         channels_last=opened.model.data is not None,
         draws=spec.get("eot") or 1,
         bpda=tuple(spec.get("bpda") or ()),
+        precision=spec.get("search_precision") or "fp32",
     )
 
 

@@ -30,7 +30,7 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
     """The run behind a complete evaluation of the store."""
     spec, about, result = folder.spec, folder.about, folder.result
     assert result is not None
-    how = {name: spec[name] for name in ("eot", "bpda") if spec.get(name)}
+    how = {name: spec[name] for name in ("eot", "bpda", "search_precision") if spec.get(name)}
     name = label(spec["attack"], {**about.given_options, **how}, about.against)
     threat, kind = ThreatModel.of(spec["norm"], spec["eps"]), about.kind
     options = {**spec["attack_options"], **how}

@@ -90,6 +90,7 @@ def _against(opened: Opened, surrogate: str) -> str:
     found = f" + {opened.watch.name}" if opened.watch else f" from {surrogate}" if surrogate else ""
     found += f" [eot {spec['eot']}]" if (spec.get("eot") or 1) > 1 else ""
     found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
+    found += f" [search {spec['search_precision']}]" if spec.get("search_precision") else ""
     if not spec.get("after"):
         return found + sizes_told(spec)
     try:
