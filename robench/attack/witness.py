@@ -13,12 +13,12 @@ from torch import Tensor
 # calls that are kept, images of each, and directions in which they are looked into
 KEPT, IMAGES, DIRECTIONS = 2, 24, 2
 # shares of the ball at which an answer's change is measured, each four times the one before. The square of a change
-# that has a slope grows sixteenfold, that of a staircase fourfold and that of noise not at all: where most of them grow
-# by much less or more than sixteen, they say nothing of slopes
+# that has a slope grows sixteenfold, that of a staircase fourfold and that of noise not at all: where most of them nowhere
+# grow by about sixteen, they say nothing of slopes
 RADII, GROWN = (1 / 4096, 1 / 1024, 1 / 256, 1 / 64, 1 / 16), (8, 32)
 # fewer images say nothing, and so does a change of fewer than so many roundings
 LEAST, ROUNDINGS = 4, 16
-# the share of the changes' energy from which on it is not what the gradients say; of honest models at most a tenth
+# the share of the changes' energy from which on it is not what the gradients say; of honest models at most a twentieth
 MISSED = 0.25
 # what is said of gradients
 WRONG, UNCHECKED = "wrong-gradients", "unchecked-gradients"
@@ -101,7 +101,7 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
     if _coarse(before):
         return -torch.inf
     floor = ROUNDINGS * torch.finfo(torch.float32).eps * before.abs().amax(1) * sight.above.abs().sum(1)
-    shares, last, hidden = [], torch.inf, False
+    shares, sloped, last, hidden = [torch.inf], False, torch.inf, False
     drawn = torch.randint(0, 2, (DIRECTIONS, *sight.x.shape), generator=generator)
     directions = drawn.to(sight.x) * 2 - 1
     for radius in RADII:  # each in the same directions: in others a change grows by chance too
@@ -117,8 +117,10 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
         seen = (change > DIRECTIONS * floor**2) & off.isfinite() & size.isfinite()
         if radius == RADII[-2]:  # two steps are needed to see whether a change grows
             hidden = int(((change > 0) & ~seen).sum()) >= max(LEAST, len(seen) / 2)
-        usual = float(change[seen].median()) if int(seen.sum()) >= LEAST else 0.0
-        if GROWN[0] * last < usual < GROWN[1] * last:
+        usual = 0.0
+        if int(seen.sum()) >= LEAST:
+            usual = float(change[seen].median())
             shares.append(float((off[seen] / size[seen]).median()))
+        sloped |= GROWN[0] * last < usual < GROWN[1] * last
         last = usual
-    return min(shares) if shares else -torch.inf if hidden else None
+    return min(shares) if sloped else -torch.inf if hidden else None
