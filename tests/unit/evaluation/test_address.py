@@ -44,6 +44,7 @@ DECIDES: dict[str, tuple[Any, str]] = {
     "eot": (2, "eot"),
     "bpda": (("backbone", "head"), "bpda"),
     "after": (After("0123456789ab", "fgsm, pgd"), "after"),
+    "search_precision": ("bf16", "search_precision"),
 }
 # a second value of what is only checked: the number of classes, which data and model have already
 CHECKED: dict[str, Any] = {"classes": 10}
