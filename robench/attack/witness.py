@@ -13,8 +13,8 @@ from torch import Tensor
 # calls that are kept, images of each, and directions in which they are looked into
 KEPT, IMAGES, DIRECTIONS = 2, 24, 2
 # shares of the ball at which an answer's change is measured, each four times the one before. The square of a change
-# that has a slope grows sixteenfold, that of a staircase fourfold and that of noise not at all: where most of them nowhere
-# grow by about sixteen, they say nothing of slopes
+# that has a slope grows sixteenfold, that of a staircase fourfold and that of noise not at all: where most of them grow
+# by about sixteen at no step, they say nothing of slopes
 RADII, GROWN = (1 / 4096, 1 / 1024, 1 / 256, 1 / 64, 1 / 16), (8, 32)
 # fewer images say nothing, and so does a change of fewer than so many roundings
 LEAST, ROUNDINGS = 4, 16

@@ -64,7 +64,7 @@ def _serve(talk: socket.socket) -> None:
     sys.path[:] = order["path"]
     sys.argv[:] = [""]
     torch.set_num_threads(order["threads"])
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     torch.set_float32_matmul_precision("highest")
     _files()  # for objects of classes that a model's file has
     module = _Unpickler(io.BytesIO(whole), order["reference"], packed).load().to(order["device"])

@@ -103,3 +103,10 @@ def test_a_model_that_says_otherwise_is_told_of_and_undone(way: Callable[[], Non
         assert precisions() == strict
         assert guard.settings == ["matmul precision"]
     assert precisions() == before
+
+
+def test_a_gpu_sums_in_one_order_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    with full_precision():
+        assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.deterministic
