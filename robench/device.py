@@ -27,8 +27,8 @@ KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
 def full_precision() -> Iterator[None]:
     """Float32 without TensorFloat-32, whose rounding to about 1e-3 would make verdicts depend on the batch.
 
-    A GPU's convolutions sum in one order, without which the same gradient differs from call to call. All else is as in a
-    new process, whatever the program around has set: see `usual`.
+    A GPU's convolutions sum in one order, without which the same gradient differs from call to call. All else is as in
+    a new process, whatever the program around has set: see `usual`.
     """
     before, order = precisions(), torch.backends.cudnn.deterministic
     set_precisions((False, "highest", *["ieee"] * len(before[2:])))
