@@ -354,7 +354,8 @@ def level(weight: Tensor, cap: Tensor, target: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """The product of each row of a with that of b: [B, d], [B, d] -> [B]."""
-    return (a[:, None] @ b[:, :, None])[:, 0, 0]
+    product: Tensor = (a[:, None] @ b[:, :, None])[:, 0, 0]
+    return product
 
 
 def unit(grad: Tensor) -> Tensor:
