@@ -327,7 +327,8 @@ def _shortened(size: Tensor, room: Tensor, reach: float) -> Tensor:
     target = size.new_full((len(size),), reach**2)
     move = room.minimum(size * level(size.square(), cap, target).sqrt()[:, None])
     length = torch.linalg.vector_norm(move, dim=1, dtype=torch.float64)
-    return move * (reach / length.clamp(min=1e-30)).clamp(max=1.0).to(move.dtype)[:, None]
+    shortened: Tensor = move * (reach / length.clamp(min=1e-30)).clamp(max=1.0).to(move.dtype)[:, None]
+    return shortened
 
 
 def level(weight: Tensor, cap: Tensor, target: Tensor) -> Tensor:
