@@ -44,6 +44,7 @@ from .detector.request import DetectorRequest as DetectorRequest
 from .environment import __version__ as __version__
 from .errors import BadInput as BadInput
 from .errors import require as require
+from .norms import PlaneNorm as PlaneNorm
 from .norms import expand as expand
 from .ranges import Range as Range
 from .ranges import Restarts as Restarts

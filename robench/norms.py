@@ -65,6 +65,22 @@ class Norm(ABC):
         return self.projection(x0, radius)(x)
 
 
+class PlaneNorm(Norm):
+    """A norm in which the nearest point of a hyperplane in the box is known, as attacks along a boundary ask for."""
+
+    @abstractmethod
+    def onto_plane(self, x: Tensor, slope: Tensor, gap: Tensor) -> Tensor:
+        """What takes x [B, ...] in the box to the nearest z of the box with <slope, z - x> = gap [B]: z - x, [B, ...].
+
+        Where no such z is in the box, to the corner that comes nearest to it; where `slope` is zero, nowhere. The
+        solution is exact but for rounding (Croce and Hein, 2020, "Minimally distorted adversarial examples", eq. 6).
+        """
+
+    @abstractmethod
+    def nearer(self, x0: Tensor, x: Tensor, share: Tensor) -> Tensor:
+        """The nearest point to x [B, ...] that is at most `share` [B] in [0, 1] of its distance from x0 [B, ...]."""
+
+
 class SteepestNorm(Norm):
     """A norm whose steepest step is known."""
 
@@ -92,7 +108,7 @@ class AdamNorm(Norm):
         """The length in pixels of a step of `size`."""
 
 
-class Linf(SteepestNorm, AdamNorm):
+class Linf(SteepestNorm, AdamNorm, PlaneNorm):
     """The largest change of a pixel. The ball is a cube, which meets the box in a cube."""
 
     name, default, largest, example, wide, directed = "linf", "8/255", 1, "8/255", "0.3", False
@@ -140,8 +156,20 @@ class Linf(SteepestNorm, AdamNorm):
         del radius
         return size
 
+    def onto_plane(self, x: Tensor, slope: Tensor, gap: Tensor) -> Tensor:
+        """Every pixel goes as far as the others, or to the wall: sum |s_i| min(t, room_i) = |gap|."""
+        slope, room, gap = _downhill(x, slope, gap)
+        pace = slope.abs()
+        reached = level(pace, room, gap)
+        return slope.sign().mul_(room.minimum(reached[:, None])).reshape_as(x)
 
-class L2(SteepestNorm, AdamNorm):
+    def nearer(self, x0: Tensor, x: Tensor, share: Tensor) -> Tensor:
+        """The changes that are larger, cut off."""
+        reach = expand((x - x0).flatten(1).abs().amax(1) * share.to(x.dtype), x)
+        return x.clamp(x0 - reach, x0 + reach)
+
+
+class L2(SteepestNorm, AdamNorm, PlaneNorm):
     """The Euclidean length of the perturbation over all pixels and channels."""
 
     name, default, largest, example, wide, directed = "l2", None, None, "0.5", "3", True
@@ -163,8 +191,7 @@ class L2(SteepestNorm, AdamNorm):
             delta = x - x0
             flat = delta.flatten(1)
             norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
-            # a hair inside, so that float32 rounding of every pixel cannot carry the result out of the ball
-            reach = max(radius * (1 - 2e-7) - math.sqrt(flat.shape[1]) * 2.0**-25, 0.0)
+            reach = _reach(radius, flat.shape[1])
             factor = torch.where(norms <= radius, 1.0, reach / norms.clamp(min=1e-30)).to(delta.dtype)
             return (x0 + delta * expand(factor, delta)).clamp_(0.0, 1.0)
 
@@ -205,6 +232,33 @@ class L2(SteepestNorm, AdamNorm):
         """Sizes are in tenths of the radius: 0.1 moves by one radius."""
         return size * 10 * radius
 
+    def onto_plane(self, x: Tensor, slope: Tensor, gap: Tensor) -> Tensor:
+        """Every pixel goes by its share of the slope, or to the wall: sum s_i^2 min(t, room_i / |s_i|) = |gap|."""
+        slope, room, gap = _downhill(x, slope, gap)
+        pace = slope.abs()
+        reached = level(slope.square(), room / pace.clamp(min=TINY), gap)
+        return slope.sign().mul_(room.minimum(pace.mul_(reached[:, None]))).reshape_as(x)
+
+    def nearest(self, x0: Tensor, x: Tensor, radius: float) -> Tensor:
+        """The point of the ball and the box nearest to x, [B, ...]: as near as rounding allows, and never outside.
+
+        It is x0 + clip(t (x - x0)) with the largest t up to 1 that stays in the ball (Karush-Kuhn-Tucker), and so
+        uses what clipping gives back, which `projection` leaves.
+        """
+        import torch
+
+        start, delta = x0.flatten(1), (x - x0).flatten(1)
+        room = torch.where(delta > 0, 1 - start, start).clamp_(min=0.0)
+        move = delta.abs().minimum(room)
+        beyond = (torch.linalg.vector_norm(move, dim=1, dtype=torch.float64) > radius).nonzero()[:, 0]
+        if len(beyond):
+            move[beyond] = _shortened(delta[beyond].abs(), room[beyond], _reach(radius, start.shape[1]))
+        return (x0 + delta.sign().mul_(move).reshape_as(x0)).clamp_(0.0, 1.0)
+
+    def nearer(self, x0: Tensor, x: Tensor, share: Tensor) -> Tensor:
+        """All changes times `share`."""
+        return x0 + expand(share.to(x.dtype), x) * (x - x0)
+
 
 # by name, in the order of the columns of rows; the first two were there from the start, so add at the end
 NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2())}
@@ -241,6 +295,68 @@ def default_eps() -> str:
 def expand(per_example: Tensor, like: Tensor) -> Tensor:
     """[B] -> [B, 1, 1, ...], to broadcast against `like` [B, ...]."""
     return per_example.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+# below this share of a row's largest entry nothing moves
+TINY = 1e-15
+
+
+def _downhill(x: Tensor, slope: Tensor, gap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For a move by <slope, z - x> = gap: its direction [B, d], largest entry 1, every pixel's way to the wall [B, d],
+    and the length of the gap [B] in the direction's scale."""
+    import torch
+
+    scale = unit(slope)
+    towards = (slope.flatten(1) * (scale * torch.where(gap < 0, -1.0, 1.0).to(scale))[:, None]).to(x.dtype)
+    flat = x.flatten(1)
+    room = torch.where(towards > 0, 1 - flat, flat).clamp_(min=0.0)
+    return towards, room, (gap.abs() * scale).to(x.dtype)
+
+
+def _reach(radius: float, pixels: int) -> float:
+    """A hair inside an L2 ball, so that float32 rounding of every pixel cannot carry a point out of it."""
+    return max(radius * (1 - 2e-7) - math.sqrt(pixels) * 2.0**-25, 0.0)
+
+
+def _shortened(size: Tensor, room: Tensor, reach: float) -> Tensor:
+    """min(t * size, room) with the t that makes its length `reach`, where the length at t = 1 is more: [B, d]."""
+    import torch
+
+    size = size * unit(size)[:, None]
+    cap = (room / size.clamp(min=TINY)).square()
+    target = size.new_full((len(size),), reach**2)
+    move = room.minimum(size * level(size.square(), cap, target).sqrt()[:, None])
+    length = torch.linalg.vector_norm(move, dim=1, dtype=torch.float64)
+    shortened: Tensor = move * (reach / length.clamp(min=1e-30)).clamp(max=1.0).to(move.dtype)[:, None]
+    return shortened
+
+
+def level(weight: Tensor, cap: Tensor, target: Tensor) -> Tensor:
+    """The t >= 0 with sum_i weight_i min(t, cap_i) = target, per row: [B, d], [B, d], [B] -> [B].
+
+    The left side is concave and linear between caps, so t = (target - what the capped give) / the others' weight rises
+    from cap to cap (Newton's method) and is exact once no more caps are met, after three or four rounds as a rule;
+    sorting the caps takes longer. Where the target cannot be met, a number above all caps of entries that have weight.
+    """
+    import torch
+
+    filled = weight * cap
+    reached, count = target / weight.sum(1).clamp(min=1e-37), None
+    for _ in range(weight.shape[1] + 1):
+        free = (cap > reached[:, None]).to(weight.dtype)
+        now = free.sum(1)
+        if count is not None and bool((now == count).all()):
+            break
+        count = now
+        rest, left = _dot(free, weight), target - _dot(1 - free, filled)
+        reached = torch.where(rest > 0, reached.maximum(left / rest.clamp(min=1e-37)), reached.new_tensor(1e30))
+    return reached
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The product of each row of a with that of b: [B, d], [B, d] -> [B]."""
+    product: Tensor = (a[:, None] @ b[:, :, None])[:, 0, 0]
+    return product
 
 
 def unit(grad: Tensor) -> Tensor:

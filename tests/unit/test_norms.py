@@ -18,7 +18,7 @@ from robench import Attack, Batch, BatchModel, ThreatModel, randomness, registry
 from robench.attack.judge import Examples, ShardOutcome, attack_shard
 from robench.attack.step_rules import RULES
 from robench.errors import BadInput
-from robench.norms import NORMS, AdamNorm, Norm, SteepestNorm, any_of, default_eps, expand, parse_norm, unit
+from robench.norms import L2, NORMS, AdamNorm, Norm, SteepestNorm, any_of, default_eps, expand, parse_norm, unit
 from robench.suites.schema import Column, validated
 from robench.threat import TOLERANCE
 
@@ -78,6 +78,31 @@ def test_a_projection_is_inside_idempotent_and_leaves_alone_what_is_inside(norm:
     inside = x0 + 0.5 * (once - x0)
     assert torch.allclose(norm.project(x0, inside, radius), inside, rtol=0, atol=1e-6)
     assert torch.equal(norm.project(x0, far, 0.0), x0)
+
+
+@pytest.mark.parametrize("size", [0.05, 1.0, 100.0])
+def test_the_nearest_point_of_ball_and_box_in_l2_is_found_by_bisection_too(size: float) -> None:
+    """min |z - x| over the ball and the box is x0 + clip(t (x - x0)) for one t (Karush-Kuhn-Tucker)."""
+    x0 = ((draw(0) - 0.2) / 0.6).clamp(0, 1)
+    x, norm = x0 + size * gaussian(1), NORMS["l2"]
+    assert isinstance(norm, L2)
+    start, delta = x0.double(), x.double() - x0.double()
+    low, high = torch.zeros(COUNT, 1, 1, 1, dtype=torch.float64), torch.ones(COUNT, 1, 1, 1, dtype=torch.float64)
+    whole = (start + delta).clamp(0, 1)
+    for _ in range(80):
+        middle = (low + high) / 2
+        inside = expand(length((start + middle * delta).clamp(0, 1) - start, 2) <= 0.7, x)
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    already = expand(length(whole - start, 2) <= 0.7, x)
+    expected = torch.where(already, whole, (start + low * delta).clamp(0, 1))
+    found = norm.nearest(x0, x, 0.7)
+    assert torch.allclose(found.double(), expected, atol=2e-6)
+    assert (length(found.double() - start, 2) <= 0.7 + TOLERANCE).all()
+    assert torch.equal(norm.nearest(x0, found, 0.7), found)
+    # nearer to x than a point that is scaled and then clipped, wherever the box is met
+    gain = norm.distance(x, norm.project(x0, x, 0.7)) - norm.distance(x, found)
+    assert (gain >= -1e-5).all()
+    assert size < 1 or (gain > 1e-3).float().mean() > 0.9
 
 
 @every
