@@ -155,7 +155,7 @@ class _Loop:
                 logits = self.model(self.x)
                 self._record(logits, len(self.search.sizes))
                 if isinstance(self.rule, AutoStep):
-                    self.rule.turn(self.x, self.x, self._objective(logits))
+                    self.rule.turn(self.x, self.x, self._values(logits))
         self._write()
         whole.note_nonfinite((self.nonfinite > 0)[self.groups])
         return Proposal(self.out, self.out_step.cpu())
@@ -163,7 +163,7 @@ class _Loop:
     def _advance(self, logits: Tensor, grad: Tensor, size: float) -> None:
         """One step from x, whose logits and gradient these are."""
         if isinstance(self.rule, AutoStep):
-            self.x, grad = self.rule.turn(self.x, grad, self._objective(logits))
+            self.x, grad = self.rule.turn(self.x, grad, self._values(logits))
             moved = self.project(self.rule.move(self.x, grad, size))
             self.x = self.project(self.rule.carry(self.x, moved))
         else:
@@ -171,6 +171,10 @@ class _Loop:
 
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)
+
+    def _values(self, logits: Tensor) -> Tensor:
+        """The objective, [B], by float64: in float32 the cross-entropy of a sure answer is 0, whatever the image."""
+        return self._objective(logits.double()).to(logits.dtype)
 
     def _record(self, logits: Tensor, step: int) -> None:
         """Keep the finds with the largest margins so far, and count the finds of every example."""
