@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from robench import GradientAttack, Restarts, Search, Steps, ThreatModel, check_count, parse_schedule
+from typing import Annotated, ClassVar
+
+from torch import Tensor
+
+from robench import (
+    ADDED,
+    GradientAttack,
+    Restarts,
+    Search,
+    Steps,
+    ThreatModel,
+    check_count,
+    objective_named,
+    parse_schedule,
+)
 
 DECAY = "0.1,0.01@100,0.001@150"
 
@@ -19,7 +33,10 @@ class AdamPGD(GradientAttack):
     restarts: random starts per trial. schedule: step sizes, each with the step it starts
     at, in pixels (in L2, 0.1 is one eps); the papers' is stretched to `steps`. rule: "adam"
     or "steepest". success: "any" step counts, or only the "last", as the papers read it.
+    loss: the objective; one with a goal where the attack is `targeted`.
     """
+
+    targeted: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -29,10 +46,11 @@ class AdamPGD(GradientAttack):
         schedule: str = DECAY,
         rule: str = "adam",
         success: str = "any",
+        loss: Annotated[str, ADDED] = "targeted-margin",
     ) -> None:
         check_count("steps", steps)
         check_count("restarts", restarts)
-        self.restarts = restarts
+        self.restarts, self.loss, self._objective = restarts, loss, objective_named(loss, self.targeted)
         sizes = decay(steps) if schedule == DECAY else parse_schedule(schedule, steps)
         self._search = Search(sizes, rule, success=success)
 
@@ -40,3 +58,7 @@ class AdamPGD(GradientAttack):
         """The same schedule under every threat model."""
         del threat
         return self._search
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        """The objective that `loss` names."""
+        return self._objective.value(logits, y, goal)

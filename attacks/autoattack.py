@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from robench import Batch, Cost, Kind, Range, Restarts, Steps, ThreatModel, check_count
-from robench_attacks.libraries import CountedModel, LibraryAttack, library_of
+from robench_attacks.libraries import CountedModel, LibraryAttack, library_of, option
 
 LIBRARY = library_of("pyautoattack")
 NORMS = {"linf": "Linf", "l2": "L2"}
@@ -16,6 +17,19 @@ LOGITS = {"apgd-t": 4, "apgd-dlr": 3}  # how many the losses of these need
 # the library keeps nothing per query or target; a search of the upper ends takes days, but ends
 Queries = Annotated[int, Range(1, 1_000_000)]
 Targets = Annotated[int, Range(1, 1000)]
+SETTINGS: dict[str, tuple[Any, int]] = {
+    "steps": (Steps, 100),
+    "restarts": (Restarts, 1),
+    "targets": (Targets, 9),
+    "queries": (Queries, 5000),
+}
+PARTS = {
+    "apgd-ce": ("steps", "restarts"),
+    "apgd-dlr": ("steps", "restarts"),
+    "apgd-t": ("steps", "targets", "restarts"),
+    "fab-t": ("steps", "targets"),
+    "square": ("queries", "restarts"),
+}
 WEAKER = {"apgd-t": "apgd-dlr", "apgd-dlr": "apgd-ce"}
 
 
@@ -43,7 +57,7 @@ class Ensemble(LibraryAttack):
 
     package: ClassVar[str] = "pyautoattack"
     logger: ClassVar[str] = "auto-attack"
-    part: ClassVar[str] = ""
+    part: str = ""
     norms: ClassVar[tuple[str, ...]] = tuple(NORMS)
     transfers: ClassVar[bool] = False
 
@@ -141,40 +155,27 @@ class AutoAttack(Ensemble):
         super().__init__(version, Work(steps, queries), library)
 
 
-class APGDCE(Ensemble):
-    """PGD with steps that halve by themselves, on the cross-entropy (Croce and Hein, 2020)."""
+class Part(Ensemble):
+    """One of AutoAttack's parts as pyautoattack has it, named library:apgd-t, beside our own of the same name.
 
-    part: ClassVar[str] = "apgd-ce"
+    A part whose loss is not defined for so few classes is replaced as in `Ensemble`.
+    """
 
-    def __init__(self, *, steps: Steps = 100, restarts: Restarts = 1, library: str = LIBRARY) -> None:
-        super().__init__("custom", Work(steps, restarts=restarts), library)
+    family: ClassVar[bool] = True
 
+    @classmethod
+    def members(cls) -> list[str]:
+        """Names of the parts that every version of AutoAttack consists of."""
+        return list(PARTS)
 
-class APGDT(Ensemble):
-    """APGD on the targeted DLR loss, towards the likeliest wrong classes in turn (Croce and Hein, 2020)."""
+    @classmethod
+    def member_options(cls, member: str) -> dict[str, inspect.Parameter]:
+        """The options of a part, with the settings that AutoAttack has."""
+        found = {name: option(name, *SETTINGS[name]) for name in PARTS[member]}
+        return found | {"library": option("library", str, LIBRARY)}
 
-    part: ClassVar[str] = "apgd-t"
-
-    def __init__(
-        self, *, steps: Steps = 100, targets: Targets = 9, restarts: Restarts = 1, library: str = LIBRARY
-    ) -> None:
-        super().__init__("custom", Work(steps, targets=targets, restarts=restarts), library)
-
-
-class FABT(Ensemble):
-    """The fast adaptive boundary attack, towards the likeliest wrong classes in turn (Croce and Hein, 2019)."""
-
-    part: ClassVar[str] = "fab-t"
-
-    def __init__(self, *, steps: Steps = 100, targets: Targets = 9, library: str = LIBRARY) -> None:
-        super().__init__("custom", Work(steps, targets=targets), library)
-
-
-class Square(Ensemble):
-    """Random search with square patches; needs no gradient (Andriushchenko et al., 2020)."""
-
-    kind: ClassVar[Kind] = "query"
-    part: ClassVar[str] = "square"
-
-    def __init__(self, *, queries: Queries = 5000, restarts: Restarts = 1, library: str = LIBRARY) -> None:
-        super().__init__("custom", Work(queries=queries, restarts=restarts), library)
+    def __init__(self, member: str, *, library: str, **options: int) -> None:
+        self.part = member
+        super().__init__("custom", Work(**options), library)
+        self.name = f"library:{member}"
+        self.kind = "query" if member == "square" else "iterative"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Annotated
+
 from torch import Tensor
 
-from robench import Restarts, Steps, Trials, require, targeted_margin
+from robench import ADDED, Restarts, Steps, Trials
 from robench_attacks.adam_pgd import AdamPGD
-
-# trials of one image; the plan of a shard holds all of them
-MOST = 100_000
+from robench_attacks.targets import targeted_trials
 
 
 class MultiTargeted(AdamPGD):
@@ -27,24 +26,11 @@ class MultiTargeted(AdamPGD):
         schedule: str = "0.1",
         rule: str = "adam",
         success: str = "any",
+        loss: Annotated[str, ADDED] = "targeted-margin",
     ) -> None:
-        super().__init__(restarts=restarts, steps=steps, schedule=schedule, rule=rule, success=success)
+        super().__init__(restarts=restarts, steps=steps, schedule=schedule, rule=rule, success=success, loss=loss)
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """One trial per wrong class and restart."""
         del example_id, seed
-        classes = logits.shape[1]
-        require(
-            self.restarts * classes <= MOST,
-            "restarts",
-            self.restarts,
-            f"at most {MOST // classes:,} with {classes} classes",
-        )
-        wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : classes - 1]
-        goal = wrong.repeat(1, self.restarts)
-        restart = torch.arange(self.restarts).repeat_interleave(classes - 1)
-        return Trials(restart * classes + goal, goal)
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """f_i - f_y."""
-        return targeted_margin(logits, y, goal)
+        return targeted_trials(y, logits, self.restarts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from torch import Tensor
 
 from robench import (
+    ADDED,
     GradientAttack,
     Restarts,
     Search,
@@ -14,7 +16,7 @@ from robench import (
     ThreatModel,
     Trials,
     check_count,
-    cross_entropy,
+    objective_named,
     read_fraction,
     require,
 )
@@ -27,7 +29,8 @@ class PGD(GradientAttack):
     """Steepest steps on the cross-entropy from a random start (Madry et al., 2018).
 
     step: length of a step in pixels ("0.01", "2/255") or a part of eps; by default eps/4, as Madry et al. use on
-    CIFAR-10 (2/255 of 8/255); on MNIST they use 40 steps of 0.01 at eps 0.3.
+    CIFAR-10 (2/255 of 8/255); on MNIST they use 40 steps of 0.01 at eps 0.3. loss: "ce", or another objective without
+    a goal.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class PGD(GradientAttack):
         restarts: Restarts = 1,
         random_start: bool = True,
         success: str = "any",
+        loss: Annotated[str, ADDED] = "ce",
     ) -> None:
         check_count("steps", steps)
         check_count("restarts", restarts)
         self.steps, self.step, self.restarts, self.random_start, self.success = (
             steps, step, restarts, random_start, success,
         )  # fmt: skip
+        self.loss, self._objective = loss, objective_named(loss, targeted=False)
         step_length(step, 1.0)
         require(success in ("any", "last"), "success", success, "'any' or 'last'")
 
@@ -58,9 +63,8 @@ class PGD(GradientAttack):
         return Search(sizes, random_start=self.random_start, success=self.success)
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """Cross-entropy."""
-        del goal
-        return cross_entropy(logits, y)
+        """The objective that `loss` names: by default the cross-entropy."""
+        return self._objective.value(logits, y, goal)
 
 
 def step_length(step: str, radius: float) -> float:

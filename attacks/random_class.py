@@ -9,7 +9,17 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from robench import GradientAttack, Range, Search, ThreatModel, Trials, Variant, check_count, targeted_cross_entropy
+from robench import (
+    ADDED,
+    GradientAttack,
+    Range,
+    Search,
+    ThreatModel,
+    Trials,
+    Variant,
+    check_count,
+    objective_named,
+)
 from robench_attacks.pgd import step_length
 from robench_attacks.random_targeted import random_goals
 
@@ -22,6 +32,7 @@ class RandomClass(GradientAttack):
 
     step: length of a step in pixels ("0.01", "1/255"), "eps" or "eps/4". steps: how many; 0 stands for Kurakin et
     al.'s min(eps + 4, 1.25 eps) with eps in 1/255, rounded up. success: "any" step counts, or only the "last".
+    loss: "targeted-ce", or another objective with a goal.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf",)
@@ -33,10 +44,12 @@ class RandomClass(GradientAttack):
         step: str = "eps/4",
         random_start: bool = True,
         success: str = "any",
+        loss: Annotated[str, ADDED] = "targeted-ce",
     ) -> None:
         check_count("steps", steps, least=0)
         step_length(step, 1.0)
         self.steps, self.step, self.random_start, self.success = steps, step, random_start, success
+        self.loss, self._objective = loss, objective_named(loss, targeted=True)
         self.search(ThreatModel.of("linf", 1))  # refuses what a search cannot be
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
@@ -51,9 +64,8 @@ class RandomClass(GradientAttack):
         return Search(sizes, random_start=self.random_start, success=self.success)
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """log softmax(logits)_goal."""
-        del y
-        return targeted_cross_entropy(logits, goal)
+        """The objective that `loss` names: by default log softmax(logits)_goal."""
+        return self._objective.value(logits, y, goal)
 
 
 step_rand = Variant(

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robench import Metric, Trials, randomness, targeted_margin
+from robench import Metric, Trials, randomness
 from robench_attacks.adam_pgd import AdamPGD
 
 
@@ -25,10 +25,6 @@ class RandomTargeted(AdamPGD):
         goal = random_goals(y, logits.shape[1], example_id, seed)
         key = torch.arange(self.restarts).expand(len(y), self.restarts)
         return Trials(key, goal[:, None].expand_as(key))
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """f_r - f_y."""
-        return targeted_margin(logits, y, goal)
 
 
 def random_goals(y: Tensor, classes: int, example_id: Tensor, seed: int) -> Tensor:

@@ -5,7 +5,8 @@ python benchmarks/parity.py standard-mnist --eps 0.1 --data ~/datasets -n 1000
 Robust accuracy over all images (correct and not broken), each library called directly and judged by the model itself;
 for C&W also the median L2 distance over the images that both broke. `--autoattack` adds AutoAttack and our worst case.
 With `--kept FOLDER` the libraries' images are kept by parts of 250, and the same command goes on from there.
-The last column has the seconds that the attacks took, in this run or an earlier one.
+The last two columns have the seconds that the attacks took, in this run or an earlier one, and the forward and backward
+passes of those under our judge. Our own APGD stands beside the library's under the same judge, at equal settings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from robench.store.runs import Store, runs_root
 STEPS = 40
 CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}
 PART = 250
+NATIVE = ("apgd-ce", "apgd-dlr", "apgd-t")
 Crafted = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -39,7 +41,7 @@ class Bench:
     """One model on the first n test images of its data."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.seconds = arguments, 0.0
+        self.arguments, self.seconds, self.passes = arguments, 0.0, ""
         self.store = Store(runs_root(arguments.runs))
         loaded = load_model(arguments.model, self.store)
         self.module: nn.Module = loaded.module
@@ -56,6 +58,7 @@ class Bench:
             count=self.arguments.n, runs=self.arguments.runs, data=self.arguments.data,
         )  # fmt: skip
         self.seconds += sum(row["seconds"] for row in report.rows)
+        self.passes = " + ".join(f"{sum(row[kind] for row in report.rows):,}" for kind in ("forwards", "backwards"))
         rows = self.store.evaluation(report.rows[0]["evaluation"]).rows()
         return report.worst[0]["robust_accuracy"], rows
 
@@ -151,11 +154,25 @@ def lines(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
         "ART pgd",
         art_attack(bench, "ProjectedGradientDescent", eps_step=bench.eps / 10, max_iter=STEPS, num_random_init=1,
                    verbose=False))[0]  # fmt: skip
-    yield "apgd-ce", "ours", lambda: bench.ours("apgd-ce", restarts=5)[0]  # as many as the library's part alone has
-    yield "apgd-ce", "pyautoattack", lambda: bench.peer("pyautoattack apgd-ce", autoattack(bench, "apgd-ce"))[0]
+    yield from native(bench)
+    # as many restarts as the library's part alone has
+    yield "apgd-ce x 5", "ours", lambda: bench.ours("apgd-ce", restarts=5)[0]
+    yield "apgd-ce x 5", "pyautoattack", lambda: bench.peer("pyautoattack apgd-ce", autoattack(bench, "apgd-ce"))[0]
     if bench.arguments.autoattack:
         yield "worst case", "pyautoattack standard", lambda: bench.peer("pyautoattack standard", autoattack(bench))[0]
         yield "worst case", "ours, set standard", lambda: bench.ours("standard")[0]
+
+
+def native(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
+    """Our own APGD beside the library's, both under our judge, in linf and, at the radius of --l2, in L2."""
+    for norm, eps in (("linf", None), ("l2", bench.arguments.l2)):
+        for name in NATIVE:
+            for who in (name, f"library:{name}"):
+                yield (
+                    f"{name} {norm}",
+                    f"ours, {who}",
+                    lambda who=who, norm=norm, eps=eps: bench.ours(who, norm, eps)[0],
+                )
 
 
 def carlini_wagner(bench: Bench, radius: str) -> Iterator[tuple[str, str, float, float]]:
@@ -180,7 +197,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path)
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--eps", default="0.1")
-    parser.add_argument("--l2", default="3", help="L2 radius for C&W")
+    parser.add_argument("--l2", default="3", help="L2 radius for C&W and APGD")
     parser.add_argument("--autoattack", action="store_true")
     parser.add_argument("--only", help="only the lines of these attacks, with commas between")
     parser.add_argument("--out", type=Path, help="a csv file that the lines are added to")
@@ -190,12 +207,12 @@ def main() -> None:
     found: list[tuple[str, ...]] = []
     for attack, who, run in lines(bench):
         if wanted in ([""], []) or attack in wanted:
-            bench.seconds = 0.0
-            found.append((arguments.model, attack, who, f"{100 * run():.1f}", "", f"{bench.seconds:.0f}"))
+            bench.seconds, bench.passes = 0.0, ""
+            found.append((arguments.model, attack, who, f"{100 * run():.1f}", "", f"{bench.seconds:.0f}", bench.passes))
             print(" | ".join(found[-1]), flush=True)
     if wanted in ([""], []) or "cw" in wanted:
         for attack, who, value, median in carlini_wagner(bench, arguments.l2):
-            found.append((arguments.model, attack, who, f"{100 * value:.1f}", f"{median:.4f}", ""))
+            found.append((arguments.model, attack, who, f"{100 * value:.1f}", f"{median:.4f}", "", ""))
             print(" | ".join(found[-1]), flush=True)
     if arguments.out:
         with arguments.out.open("a", newline="") as handle:

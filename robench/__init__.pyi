@@ -19,10 +19,15 @@ from .attack.gradient import parse_schedule as parse_schedule
 from .attack.inspection import firm_margin as firm_margin
 from .attack.objectives import FIRM as FIRM
 from .attack.objectives import cross_entropy as cross_entropy
+from .attack.objectives import dlr as dlr
 from .attack.objectives import margin as margin
 from .attack.objectives import misclassified_margin as misclassified_margin
+from .attack.objectives import objective_named as objective_named
+from .attack.objectives import probability_margin as probability_margin
 from .attack.objectives import targeted_cross_entropy as targeted_cross_entropy
+from .attack.objectives import targeted_dlr as targeted_dlr
 from .attack.objectives import targeted_margin as targeted_margin
+from .attack.objectives import targeted_probability_margin as targeted_probability_margin
 from .attack.step_rules import Adam as Adam
 from .data.dataset import DataInfo as DataInfo
 from .data.dataset import Split as Split
@@ -50,6 +55,7 @@ from .ranges import Range as Range
 from .ranges import Restarts as Restarts
 from .ranges import Steps as Steps
 from .ranges import read_fraction as read_fraction
+from .registry import ADDED as ADDED
 from .registry import AttackSet as AttackSet
 from .registry import Variant as Variant
 from .threat import ThreatModel as ThreatModel

@@ -20,6 +20,9 @@ from robench.errors import BadInput, first_line, shown, unknown
 from robench.ranges import INT64, Range, plain, read_number
 
 KINDS = ("defense", "attack", "detector", "set")
+# in a type hint's notes: the option came after figures had been stored, and while it has its default it is left out of
+# what is recorded, so that they are found as before
+ADDED = "added later"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Plugin:
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option with its value: the constructor's defaults, the preset, then `given`, validated by type hint.
 
+        One whose hint says `ADDED` is left out where it has the constructor's default.
         Raises BadInput for an unknown option, a value of the wrong type and a number out of the hint's range.
         """
         parameters = self.parameters()
@@ -78,7 +82,7 @@ class Plugin:
                     f"Option {name} of {self.kind} {self.name!r} is {shown(value)}, but must be {allowed_by(hint)} "
                     f"(the default is {values.get(name)!r})."
                 ) from None
-        return values
+        return {name: value for name, value in values.items() if not _left_out(parameters.get(name), value)}
 
     def build(self, options: Mapping[str, Any], *arguments: Any) -> Any:
         """An instance with the given options over the defaults.
@@ -86,10 +90,15 @@ class Plugin:
         Raises BadInput as `options` does, and for an option that has no default and is not given.
         """
         values = self.options(options)
-        absent = next((name for name in self.parameters() if name not in values), None)
+        absent = next((k for k, p in self.parameters().items() if k not in values and p.default is p.empty), None)
         if absent is not None:
             raise BadInput(f"The {self.kind} {self.name!r} needs a value for {absent}; give one, -o {absent}=VALUE.")
         return self.base(*(() if self.member is None else (self.member,)), *arguments, **values)
+
+
+def _left_out(parameter: inspect.Parameter | None, value: Any) -> bool:
+    added = parameter is not None and ADDED in getattr(parameter.annotation, "__metadata__", ())
+    return added and parameter is not None and bool(value == parameter.default)
 
 
 @cache

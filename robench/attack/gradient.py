@@ -14,7 +14,7 @@ from robench.attack.base import Attack, Batch, Cost, Proposal
 from robench.attack.classifier import BatchModel
 from robench.attack.inspection import firm_margin
 from robench.attack.objectives import misclassified_margin
-from robench.attack.step_rules import RULES, StepRule
+from robench.attack.step_rules import RULES, AutoStep, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
 from robench.threat import ThreatModel
@@ -48,7 +48,8 @@ def parse_schedule(text: str, steps: int) -> list[float]:
 class Search:
     """How a gradient attack searches: `sizes` holds the step size of every step.
 
-    rule: "steepest" or "adam". random_start: begin at a random point of the ball, else at the image.
+    rule: "steepest", "adam" or "apgd", which halves each row's size by itself. random_start: begin at a random point of
+    the ball, else at the image.
     success: "any" counts an adversarial example at whatever step it is found; "last" only the last iterate.
     """
 
@@ -68,8 +69,9 @@ class GradientAttack(Attack):
 
     The loop computes one forward and one backward per row and step. A row leaves the batch when its example has been
     broken by a firm margin, together with the example's other rows. A find with a smaller margin is kept, in case no
-    firmer one follows; a row without a find proposes its last iterate. Where gradients are in bfloat16, so are the
-    logits beside them: an image that may be a find by those is asked about in float32, which decides.
+    firmer one follows; a row without a find proposes its last iterate, or under the rule "apgd" its best one. Where
+    gradients are in bfloat16, so are the logits beside them: an image that may be a find by those is asked about in
+    float32, which decides.
     """
 
     aims_at_goal: bool = False
@@ -120,7 +122,7 @@ class _Loop:
         device = self.x0.device
         self.group = batch.group.to(device)
         self.x = batch.start() if search.random_start else batch.x.clone()
-        self.rule: StepRule = RULES[search.rule](self.x, batch.threat)
+        self.rule: StepRule = RULES[search.rule](self.x, batch.threat, len(search.sizes))
         self.live = torch.arange(len(batch), device=device)
         self.best, self.step = self.x, torch.full_like(self.live, -1)
         self.best_margin = torch.zeros(len(batch), device=device)
@@ -128,6 +130,7 @@ class _Loop:
         self.project = self.threat.projection(self.x0)
         self.groups, self.found, self.nonfinite = self.group, torch.zeros_like(self.live), torch.zeros_like(self.live)
         self.interval = 1 if device.type == "cpu" else 8
+        self.keeps_best = search.success == "any" and not model.randomised
 
     def run(self) -> Proposal:
         """Ascend for every step of the schedule, then propose."""
@@ -146,10 +149,10 @@ class _Loop:
                     if not len(keep):
                         break
                     self._select(keep)
-                    grad = grad[keep]
+                    logits, grad = logits[keep], grad[keep]
             if self.interval > 1 or not bool(grad.sum().isfinite()):
                 grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
-            self.x = self.project(self.rule.move(self.x, grad, size))
+            self._advance(logits, grad, size)
         else:
             if any_step:
                 self._last()
@@ -157,8 +160,21 @@ class _Loop:
         whole.note_nonfinite((self.nonfinite > 0)[self.groups])
         return Proposal(self.out, self.out_step.cpu())
 
+    def _advance(self, logits: Tensor, grad: Tensor, size: float) -> None:
+        """One step from x, whose logits and gradient these are."""
+        if isinstance(self.rule, AutoStep):
+            self.x, grad = self.rule.turn(self.x, grad, self._values(logits))
+            moved = self.project(self.rule.move(self.x, grad, size))
+            self.x = self.project(self.rule.carry(self.x, moved))
+        else:
+            self.x = self.project(self.rule.move(self.x, grad, size))
+
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)
+
+    def _values(self, logits: Tensor) -> Tensor:
+        """The objective, [B], by float64: in float32 the cross-entropy of a sure answer is 0, whatever the image."""
+        return self._objective(logits.double()).to(logits.dtype)
 
     def _see(self, logits: Tensor, step: int) -> None:
         """Look at the answers that came with the gradients of a step."""
@@ -166,7 +182,10 @@ class _Loop:
 
     def _last(self) -> None:
         """Look at the last images."""
-        self._record(self.model(self.x), len(self.search.sizes))
+        logits = self.model(self.x)
+        self._record(logits, len(self.search.sizes))
+        if isinstance(self.rule, AutoStep):
+            self.rule.turn(self.x, self.x, self._values(logits))
 
     def _margins(self, logits: Tensor, y: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """How far past success rows are, and whether their answers are finite."""
@@ -194,7 +213,8 @@ class _Loop:
         return None if bool(going.all()) else going.nonzero()[:, 0]
 
     def _write(self) -> None:
-        self.out[self.live] = torch.where(expand(self.best_margin > 0, self.x), self.best, self.x)
+        last = self.rule.best if isinstance(self.rule, AutoStep) and self.keeps_best else self.x
+        self.out[self.live] = torch.where(expand(self.best_margin > 0, last), self.best, last)
         self.out_step[self.live] = self.step
 
     def _select(self, keep: Tensor) -> None:

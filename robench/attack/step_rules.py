@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Protocol
 
 import torch
@@ -33,8 +34,8 @@ class Steepest:
     Raises BadInput for a norm whose steepest step nobody has said.
     """
 
-    def __init__(self, x: Tensor, threat: ThreatModel) -> None:
-        del x
+    def __init__(self, x: Tensor, threat: ThreatModel, steps: int = 1) -> None:
+        del x, steps
         norm = threat.geometry
         if not isinstance(norm, SteepestNorm):
             raise BadInput(f"The rule 'steepest' does not know norm {norm.name}; choose another norm or attack.")
@@ -59,7 +60,8 @@ class Adam:
 
     beta1, beta2, tiny = 0.9, 0.999, 1e-9
 
-    def __init__(self, x: Tensor, threat: ThreatModel) -> None:
+    def __init__(self, x: Tensor, threat: ThreatModel, steps: int = 1) -> None:
+        del steps
         norm = threat.geometry
         if not isinstance(norm, AdamNorm):
             raise BadInput(f"The rule 'adam' does not know norm {norm.name}; choose another norm, rule or attack.")
@@ -86,4 +88,81 @@ class Adam:
         self.first, self.second, self.unit = self.first[keep], self.second[keep], self.unit[keep]
 
 
-RULES: dict[str, type[Steepest] | type[Adam]] = {"steepest": Steepest, "adam": Adam}
+class AutoStep:
+    """APGD: steepest steps with momentum, whose length a row halves where its objective says so.
+
+    Croce and Hein (2020), algorithm 1, with their momentum of 0.75, rho of 0.75 and checkpoints; no row looks at
+    another. At a checkpoint a row that rose in fewer than rho of the steps since the last one, or that kept its length
+    there and has not been higher since, halves it and goes on from its best point. The loop asks `turn` where to go on
+    from, projects what `move` makes of it, and projects again what `carry` adds. Raises BadInput for a norm whose
+    steepest step nobody has said.
+    """
+
+    keep, rho = 0.75, 0.75
+
+    def __init__(self, x: Tensor, threat: ThreatModel, steps: int = 1) -> None:
+        norm = threat.geometry
+        if not isinstance(norm, SteepestNorm):
+            raise BadInput(f"The rule 'apgd' does not know norm {norm.name}; choose another norm, rule or attack.")
+        self.norm, self.count, self.looked = norm, 0, 0
+        self.checkpoints = checkpoints(steps)
+        self.share = x.new_ones(len(x))
+        self.best, self.slope, self.before = x, torch.zeros_like(x), x
+        self.top, self.last, self.then = x.new_full((3, len(x)), -torch.inf)
+        self.rises, self.halved = torch.zeros_like(self.top), torch.zeros_like(self.top, dtype=torch.bool)
+
+    def turn(self, x: Tensor, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the rows go on from, and the gradient there: x [B, ...], of value `values` [B], or their best point."""
+        values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        better = values > self.top
+        self.best = torch.where(expand(better, x), x, self.best)
+        self.slope = torch.where(expand(better, x), grad, self.slope)
+        self.top = torch.where(better, values, self.top)
+        self.rises += values > self.last
+        self.last, at = values, self.count
+        self.count += 1
+        if at not in self.checkpoints:
+            self.rises *= float(at > 0)  # the first value is no rise
+            return x, grad
+        halve = (self.rises < self.rho * (at - self.looked)) | (~self.halved & (self.top <= self.then))
+        self.share = torch.where(halve, self.share / 2, self.share)
+        self.last = torch.where(halve, self.top, self.last)
+        self.halved, self.then, self.looked = halve, self.top, at
+        self.rises.zero_()
+        back = expand(halve, x)
+        return torch.where(back, self.best, x), torch.where(back, self.slope, grad)
+
+    def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + the steepest step of `size` times each row's share."""
+        return torch.addcmul(x, self.norm.steepest(torch.zeros_like(x), grad, size), expand(self.share, x))
+
+    def carry(self, x: Tensor, moved: Tensor) -> Tensor:
+        """x + 0.75 (moved - x) + 0.25 (x - the one before x); the first step is taken whole."""
+        before, self.before = self.before, x
+        if self.count == 1:
+            return moved
+        return torch.lerp(x, moved, self.keep).add_(x - before, alpha=1 - self.keep)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep the state of the rows at positions `keep`."""
+        self.share, self.rises, self.halved = self.share[keep], self.rises[keep], self.halved[keep]
+        self.top, self.last, self.then = self.top[keep], self.last[keep], self.then[keep]
+        self.best, self.slope, self.before = self.best[keep], self.slope[keep], self.before[keep]
+
+
+def checkpoints(steps: int) -> frozenset[int]:
+    """The steps of so many after which APGD looks back (Croce and Hein, 2020, section 3.2).
+
+    ceil(p_j steps) with p_1 = 0.22 and p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06), below 1.
+    """
+    found, share, span = set(), Fraction(22, 100), Fraction(22, 100)
+    while share < 1:
+        found.add(-int(-share * steps // 1))
+        span = max(span - Fraction(3, 100), Fraction(6, 100))
+        share += span
+    return frozenset(found)
+
+
+RULES: dict[str, type[Steepest] | type[Adam] | type[AutoStep]] = {
+    "steepest": Steepest, "adam": Adam, "apgd": AutoStep,
+}  # fmt: skip

@@ -12,6 +12,8 @@ from robench.norms import NORMS
 from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
+    import inspect
+
     from robench.store.runs import EvaluationFolder, Store
 
 # shares of the broken images whose values are shown
@@ -59,10 +61,18 @@ def _plugin(kind: str, name: str) -> dict[str, Any]:
         kind: name,
         "summary": registry.summaries(kind).get(name, ""),
         "options": {
-            option: {"default": values.get(option), "allowed": registry.allowed_by(parameter.annotation)}
+            option: {
+                "default": values.get(option, _usual(parameter)),
+                "allowed": registry.allowed_by(parameter.annotation),
+            }
             for option, parameter in parameters.items()
         },
     }
+
+
+def _usual(parameter: inspect.Parameter) -> Any:
+    """The default of an option that is not recorded while it has it; None where there is none."""
+    return None if parameter.default is parameter.empty else parameter.default
 
 
 def _option(default: Any, allowed: str) -> str:

@@ -51,7 +51,7 @@ class NamedAttack:
             raise BadInput(
                 f"The attack {plugin.name!r} does not support norm {threat.norm}; it supports {attack.norms}."
             )
-        return cls(plugin.name, attack, unusual(plugin, {name: options[name] for name in given}), options)
+        return cls(plugin.name, attack, unusual(plugin, {k: options[k] for k in given if k in options}), options)
 
 
 def unusual(plugin: registry.Plugin, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def attacks_of(
     found, used = list[NamedAttack](), set(taken)
     for name, preset in registry.expand(names):
         plugin = registry.load("attack", name)
-        known, alone = plugin.options({}), list(names) == [name]
+        known, alone = plugin.parameters(), list(names) == [name]
         chosen = {k: v for k, v in options.items() if k in known or (alone and k not in used)}
         used |= set(chosen)
         named = NamedAttack.of(plugin, {**preset, **chosen}, threat)

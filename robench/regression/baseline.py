@@ -331,10 +331,12 @@ def _batches(folder: EvaluationFolder, spec: EvalSpec) -> dict[str, int]:
 
 
 def _batched(spec: EvalSpec) -> bool:
+    if "library" in spec.attack_options:  # whatever goes by its name today, if anything does
+        return True
     try:
         return bool(registry.load("attack", spec.attack).base.batched)
-    except BadInput:  # it is not installed here: one of a library has that among its options
-        return "library" in spec.attack_options
+    except BadInput:  # it is not installed here
+        return False
 
 
 def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:

@@ -14,6 +14,7 @@ from robench.data.dataset import DataInfo
 MEMBERS = {
     "foolbox": ["foolbox:LinfPGD", "foolbox:L2CarliniWagnerAttack"],
     "art": ["art:ProjectedGradientDescent"],
+    "library": ["library:apgd-ce", "library:apgd-dlr", "library:apgd-t", "library:fab-t", "library:square"],
 }
 DEFENSES, DETECTORS = registry.names("defense"), registry.names("detector")
 ATTACKS = [member for name in registry.names("attack") for member in MEMBERS.get(name, [name])]

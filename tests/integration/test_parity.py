@@ -13,7 +13,6 @@ from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
 from robench.results.accuracy import attack_figure
 from robench.store.runs import Store
-from robench_attacks import autoattack
 
 EPS, STEP, STEPS = 0.1, 0.01, 40
 
@@ -62,17 +61,17 @@ def test_cw_is_as_near_as_foolbox(store: Path) -> None:
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.1"), ("l2", "0.6")])
-@pytest.mark.parametrize(
-    ("name", "peer", "options"),
-    [("fab-t", autoattack.FABT, {"steps": 20}), ("square", autoattack.Square, {"queries": 200})],
-)
+@pytest.mark.parametrize(("name", "options"), [("fab-t", {"steps": 20}), ("square", {"queries": 200})])
 def test_the_boundary_and_the_queries_find_what_pyautoattacks_do(
-    store: Path, name: str, peer: type[autoattack.Ensemble], options: dict[str, int], norm: str, eps: str
+    store: Path, name: str, options: dict[str, int], norm: str, eps: str
 ) -> None:
     module = load_model("plain", Store(store)).module
     test = open_dataset("digits").test
     examples, threat = Examples(test.pixels(slice(150)), test.labels[:150], test.ids[:150]), ThreatModel.of(norm, eps)
-    attacks = (registry.load("attack", name).build(options), peer(**options))  # type: ignore[call-arg]
+    attacks = []
+    for each in (name, f"library:{name}"):
+        plugin = registry.load("attack", each)
+        attacks.append(plugin.build(plugin.options(options)))
     ours, theirs = (attack_shard(module, 10, attack, threat, examples, Settings()).rows for attack in attacks)
     figures = [attack_figure(rows, "robust accuracy").value for rows in (ours, theirs)]
     assert 0.02 < figures[1] < ours["clean_correct"].mean() - 0.1  # the comparison says something

@@ -112,6 +112,20 @@ def test_ten_classes(name, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t"])
+def test_auto_pgd_on_ten_classes(name, norm):
+    check(name, 10, norm, (0.5, 0.999, 1.001, 2.0))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("name", "classes"), [("apgd-ce", 2), ("apgd-dlr", 2), ("apgd-dlr", 3), ("apgd-t", 2), ("apgd-t", 3)]
+)
+def test_auto_pgd_on_few_classes(name, classes, norm):
+    check(name, classes, norm, (0.999, 1.001))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(
     ("name", "classes"), [("pgd", 2), ("pgd", 3), ("multi-targeted", 2), ("multi-targeted", 3), ("untargeted", 3)]
 )
@@ -120,13 +134,14 @@ def test_few_classes(name, classes, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_multi_targeted_needs_no_clear_runner_up(norm):
+@pytest.mark.parametrize("name", ["multi-targeted", "apgd-t"])
+def test_targets_need_no_clear_runner_up(name, norm):
     noise = torch.Generator().manual_seed(5)
     weight = torch.randn(10, PIXELS, generator=noise) * 3
     model, x = Linear(weight, -0.5 * weight.sum(1)).eval(), 0.4 + 0.2 * torch.rand(40, *SHAPE, generator=noise)
     y, distance = boundary(model, x, norm)
     eps = float(distance.median()) * 1.0005
-    rows = judged(model, 10, "multi-targeted", norm, eps, x, y)
+    rows = judged(model, 10, name, norm, eps, x, y)
     assert_exact(rows, norm, distance, eps)
 
 
@@ -141,7 +156,7 @@ def test_fgsm_is_exact_on_two_classes(ratio):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", ["pgd", "multi-targeted"])
+@pytest.mark.parametrize("name", ["pgd", "multi-targeted", "apgd-ce"])
 def test_quadratic(name, norm):
     noise = torch.Generator().manual_seed(2)
     offset = torch.rand(30, *SHAPE, generator=noise) * 0.05 + 0.05

@@ -107,7 +107,7 @@ def test_scaled_probabilities_are_found_too(factor: float, offset: float) -> Non
 
 
 @pytest.mark.parametrize("offset", [3e4, -3e4])
-@pytest.mark.parametrize("attack", ["pgd", "untargeted", "min-fgsm", "apgd-t"])
+@pytest.mark.parametrize("attack", ["pgd", "untargeted", "min-fgsm", "apgd-t", "library:apgd-t"])
 def test_an_offset_changes_no_figure_of_an_honest_model(attack: str, offset: float) -> None:
     def clearly(x: Tensor, logits: Tensor) -> Tensor:
         return 20 * logits

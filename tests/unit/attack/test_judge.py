@@ -16,7 +16,7 @@ from robench.results.summary import evaluation_flags, summarise
 from robench.threat import ThreatModel
 
 SHAPE, CLASSES = (1, 4, 4), 3
-LIBRARIES = ("foolbox", "art", "autoattack", "apgd-ce", "apgd-t", "fab-t", "square")  # see test_libraries.py
+LIBRARIES = ("foolbox", "art", "autoattack", "library", "fab-t", "square")  # see test_libraries.py
 ATTACKS = [name for name in registry.names("attack") if name not in LIBRARIES]
 NORMS = {name: registry.load("attack", name).base.norms for name in ATTACKS}
 CASES = [(name, norm) for name in ATTACKS for norm in NORMS[name]]

@@ -23,10 +23,10 @@ SMALL = 0.015  # at which the honest linear model keeps some images and loses ot
 QUICK = {
     "untargeted": {"restarts": 2, "steps": 30, "schedule": "0.1"}, "multi-targeted": {"steps": 30},
     "random-targeted": {"steps": 30, "schedule": "0.1"}, "square": {"queries": 200},
-    "apgd-ce": {"steps": 20}, "apgd-t": {"steps": 20},
+    "apgd-ce": {"steps": 20}, "apgd-dlr": {"steps": 20}, "apgd-t": {"steps": 20},
 }  # fmt: skip
 
-LIBRARIES = ("foolbox", "art", "autoattack", "apgd-ce", "apgd-t", "fab-t", "square")  # see test_libraries.py
+LIBRARIES = ("foolbox", "art", "autoattack", "library", "fab-t", "square")  # see test_libraries.py
 ATTACKS = [name for name in registry.names("attack") if name not in LIBRARIES]
 
 

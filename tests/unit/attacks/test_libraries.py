@@ -25,7 +25,7 @@ from tests import liars
 CHEAP = {"steps": 8, "queries": 30, "max_iter": 8, "binary_search_steps": 2}
 EACH = [
     ("foolbox:LinfPGD", "linf"), ("foolbox:L2DeepFoolAttack", "l2"), ("art:ProjectedGradientDescent", "linf"),
-    ("art:DeepFool", "l2"), ("autoattack", "linf"), ("autoattack", "l2"), ("apgd-t", "l2"), ("square", "linf"),
+    ("art:DeepFool", "l2"), ("autoattack", "linf"), ("autoattack", "l2"), ("library:apgd-t", "l2"), ("square", "linf"),
 ]  # fmt: skip
 each = pytest.mark.parametrize(("name", "norm"), EACH)
 
@@ -119,20 +119,28 @@ def test_foolbox_called_directly_breaks_the_same_images(name: str, norm: str, ep
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.004"), ("l2", "0.03")])
-@pytest.mark.parametrize("version", ["standard", "plus", "rand", "apgd-ce"])
+@pytest.mark.parametrize("version", ["standard", "plus", "rand", "library:apgd-ce"])
 def test_pyautoattack_called_directly_makes_the_same_images(norm: str, eps: str, version: str) -> None:
     module = Levels(8, classes=10)
     x = module.images()
     y = module(x).argmax(1)
     batch = batch_of(x, y, norm, eps)
     short = {"version": version, "steps": 20, "queries": 40}
-    attack = registry.load("attack", "autoattack").build(short) if version != "apgd-ce" else built(version, steps=100)
+    attack = (
+        registry.load("attack", "autoattack").build(short)
+        if not version.startswith("library:")
+        else built(version, steps=100)
+    )
     ours = attack.perturb(Classifier(module, 10, 8).rows(torch.arange(8)), batch)
     with own_randomness(batch) as seed:
-        chosen = {"version": version} if version != "apgd-ce" else {"version": "custom", "attacks": [version]}
+        chosen = (
+            {"version": version}
+            if not version.startswith("library:")
+            else {"version": "custom", "attacks": [version.partition(":")[2]]}
+        )
         lp = {"linf": "Linf", "l2": "L2"}[norm]
         peer = pyautoattack.AutoAttack(module, norm=lp, eps=float(eps), seed=seed, **chosen)
-        if version == "apgd-ce":
+        if version.startswith("library:"):
             peer.apgd.n_restarts = 1
         else:
             peer.fab.n_iter, peer.square.n_queries = 20, 40
@@ -269,7 +277,7 @@ def test_the_seed_and_the_batch_decide(name: str, norm: str) -> None:
 )
 def test_few_classes_run_what_is_defined(classes: int, runs: list[str]) -> None:
     assert built("autoattack").defined(["apgd-ce", "apgd-t", "fab-t", "square"], classes) == runs
-    for name in ("autoattack", "apgd-t", "fab-t"):
+    for name in ("autoattack", "library:apgd-t", "library:fab-t"):
         module = Levels(5, classes)
         x = module.images()
         shard = attack_shard(
@@ -346,7 +354,10 @@ def test_unknown_names_are_refused_with_what_is_near(name: str, says: str) -> No
         ("art:ShadowAttack", {}, "one image at a time"),
         ("autoattack", {"version": "fast"}, "'fast'"),
         ("autoattack", {"steps": "0"}, "steps of attack 'autoattack' is '0'"),
-        ("apgd-ce", {"restarts": "0"}, "restarts of attack 'apgd-ce' is '0'"),
+        ("library:apgd-ce", {"restarts": "0"}, "restarts of attack 'library:apgd-ce' is '0'"),
+        ("library:apgd-ce", {"targets": "3"}, "no option of attack 'library:apgd-ce' named 'targets'"),
+        ("library:apgd", {}, "did you mean 'apgd-t'"),
+        ("library", {}, "name one of them after a colon, such as library:apgd-ce"),
         ("square", {"library": "pyautoattack 9"}, "library is 'pyautoattack 9'"),
     ],
 )

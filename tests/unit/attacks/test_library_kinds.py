@@ -175,7 +175,7 @@ def test_no_attack_keeps_an_interrupt_to_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["autoattack", "apgd-t", "fab-t", "foolbox:LinfPGD", "foolbox:LinfDeepFoolAttack",
+    "name", ["autoattack", "library:apgd-t", "library:fab-t", "foolbox:LinfPGD", "foolbox:LinfDeepFoolAttack",
              "art:ProjectedGradientDescent", "art:AutoProjectedGradientDescent"],
 )  # fmt: skip
 def test_a_model_that_cuts_the_graph_has_a_gradient_of_zero(name: str) -> None:

@@ -289,7 +289,7 @@ def test_tables_and_baselines_say_that_code_was_edited(plugins: Plugins, tmp_pat
 
 def test_a_library_s_attack_is_known_by_its_batches(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    usual, other = run(store, "apgd-ce"), run(store, "apgd-ce", batch_size=7, shard_size=20)
+    usual, other = run(store, "library:apgd-ce"), run(store, "library:apgd-ce", batch_size=7, shard_size=20)
     spec = folder_of(store, other).spec
     assert (spec["batch_size"], spec["shard_size"]) == (7, 20)
     assert not {"batch_size", "shard_size"} & folder_of(store, usual).spec.keys()
@@ -308,8 +308,8 @@ def test_robench_s_own_attacks_are_not(tmp_path: Path, capsys: pytest.CaptureFix
 def test_old_rows_of_other_batches_are_made_again(tmp_path: Path) -> None:
     """Before batches were part of the id, all sizes had the id that the usual one has."""
     store = Store(tmp_path / "runs")
-    renote(folder_of(store, run(store, "apgd-ce")), lambda notes: notes.update(batch_size=40))
-    run(store, "apgd-ce")
+    renote(folder_of(store, run(store, "library:apgd-ce")), lambda notes: notes.update(batch_size=40))
+    run(store, "library:apgd-ce")
     assert (store.root / "superseded").is_dir()
 
 
