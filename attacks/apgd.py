@@ -75,6 +75,12 @@ class APGDDLR(APGD):
     ) -> None:
         super().__init__("dlr", False, steps, restarts, random_start, success)
 
+    def flat(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        """Where the label is the third likeliest: the ratio is 1 there."""
+        if logits.shape[1] < self._objective.classes:
+            return None
+        return logits.topk(3, dim=1).indices[:, 2] == y
+
 
 class APGDT(APGD):
     """APGD on the targeted DLR loss, towards the likeliest wrong classes in turn (Croce and Hein, 2020).

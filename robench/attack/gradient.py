@@ -96,6 +96,11 @@ class GradientAttack(Attack):
         search = self.search(threat)
         return Cost(len(search.sizes), len(search.sizes) + (search.success == "any"))
 
+    def flat(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        """Rows whose objective is the same wherever the logits move a little, bool [B]; None where there are none."""
+        del logits, y
+        return None
+
     def succeeded(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
         """How far past success each row is, [B]; by the goal only if the attack must reach it."""
         return misclassified_margin(logits, y, goal if self.aims_at_goal else None)
@@ -141,7 +146,7 @@ class _Loop:
         for step, size in enumerate(self.search.sizes):
             logits, grad = self.model.gradient(self.x, self._objective, rough=True)
             if step == 0:
-                self.model.note_zero_gradient(grad)
+                self._note(logits, grad)
             if any_step:
                 self._see(logits, step)
                 keep = self._compact() if step % self.interval == 0 else None
@@ -168,6 +173,15 @@ class _Loop:
             self.x = self.project(self.rule.carry(self.x, moved))
         else:
             self.x = self.project(self.rule.move(self.x, grad, size))
+
+    def _note(self, logits: Tensor, grad: Tensor) -> None:
+        """What the first gradients are, but where the objective has none to give."""
+        flat = self.attack.flat(logits, self.y)
+        if flat is None or not bool(flat.any()):
+            self.model.note_zero_gradient(grad)
+        else:
+            at = (~flat).nonzero()[:, 0]
+            self.model.select(at.cpu()).note_zero_gradient(grad[at])
 
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)

@@ -25,7 +25,8 @@ from tests import liars
 CHEAP = {"steps": 8, "queries": 30, "max_iter": 8, "binary_search_steps": 2}
 EACH = [
     ("foolbox:LinfPGD", "linf"), ("foolbox:L2DeepFoolAttack", "l2"), ("art:ProjectedGradientDescent", "linf"),
-    ("art:DeepFool", "l2"), ("autoattack", "linf"), ("autoattack", "l2"), ("library:apgd-t", "l2"), ("square", "linf"),
+    ("art:DeepFool", "l2"), ("autoattack", "linf"), ("autoattack", "l2"), ("library:apgd-t", "l2"),
+    ("library:square", "linf"),
 ]  # fmt: skip
 each = pytest.mark.parametrize(("name", "norm"), EACH)
 
@@ -188,7 +189,7 @@ def test_counts_are_those_of_an_instrumented_model(name: str, norm: str, count: 
     assert classifier.forwards.tolist() == module.forwards.tolist()
     assert classifier.backwards.tolist() == module.backwards.tolist()
     assert (classifier.forwards > 0).all()
-    assert bool(classifier.backwards.any()) == (name != "square")
+    assert bool(classifier.backwards.any()) == (name != "library:square")
     assert not classifier.zero_gradient.any()
 
 
@@ -358,7 +359,7 @@ def test_unknown_names_are_refused_with_what_is_near(name: str, says: str) -> No
         ("library:apgd-ce", {"targets": "3"}, "no option of attack 'library:apgd-ce' named 'targets'"),
         ("library:apgd", {}, "did you mean 'apgd-t'"),
         ("library", {}, "name one of them after a colon, such as library:apgd-ce"),
-        ("square", {"library": "pyautoattack 9"}, "library is 'pyautoattack 9'"),
+        ("library:square", {"library": "pyautoattack 9"}, "library is 'pyautoattack 9'"),
     ],
 )
 def test_bad_options_are_refused_in_a_sentence(name: str, options: dict[str, str], says: str) -> None:

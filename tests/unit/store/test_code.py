@@ -66,10 +66,10 @@ def test_what_it_does_not_import_does_not_count(package: Path) -> None:
 def test_robench_s_own_plugins_are_told_apart_by_their_modules() -> None:
     found = {
         name: code.plugin_digest(registry.load("attack", name).base)
-        for name in ("pgd", "fgsm", "library:apgd-ce", "square")
+        for name in ("pgd", "fgsm", "library:apgd-ce", "library:square")
     }
     assert len(set(found.values())) == 3
-    assert found["library:apgd-ce"] == found["square"]
+    assert found["library:apgd-ce"] == found["library:square"]
 
 
 def test_a_function_is_what_runs_and_not_what_its_file_says_by_now(tmp_path: Path) -> None:

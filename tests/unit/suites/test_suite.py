@@ -297,7 +297,7 @@ PLUGINS = {
     "eps": ("eps = 0.1\n", "eps = 8\n", "column 'PGD': eps is 8, but pixels are in [0, 1]"),
     "norm": ('["fgsm", "r-fgsm"]', '["fgsm", "r-fgsm"]\nnorm = "l2"', "'r-fgsm' does not support norm l2"),
     "size": ("eps = 0.1\n", 'eps = 9\nnorm = "l2"\n', "no two images of shape (1, 8, 8)"),
-    "transfer": ('["fgsm", "r-fgsm"]', '"square"', "column 'Transfer': The attack 'square' says nothing"),
+    "transfer": ('["fgsm", "r-fgsm"]', '"library:square"', "The attack 'library:square' says nothing"),
     "metrics": ('["fgsm", "r-fgsm"]', '["fgsm", "random-targeted"]', "of which there is no smallest one"),
     "detector": ("eps = 0.1\n", 'eps = 0.1\ndetector = "kid"\n', "column 'PGD': There is no detector named 'kid'"),
     "detector's option": (
