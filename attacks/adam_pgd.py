@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from torch import Tensor
-
 from robench import (
     ADDED,
-    GradientAttack,
+    LossAttack,
     Restarts,
     Search,
     Steps,
     ThreatModel,
     check_count,
-    objective_named,
     parse_schedule,
 )
 
@@ -27,7 +24,7 @@ def decay(steps: int) -> list[float]:
     return [0.1] * first + [0.01] * (second - first) + [0.001] * (steps - second)
 
 
-class AdamPGD(GradientAttack):
+class AdamPGD(LossAttack):
     """Adam-PGD, no sign, on logit margins (Hoang et al., 2020, supplement; optimiser of Qin et al., 2019).
 
     restarts: random starts per trial. schedule: step sizes, each with the step it starts
@@ -50,7 +47,8 @@ class AdamPGD(GradientAttack):
     ) -> None:
         check_count("steps", steps)
         check_count("restarts", restarts)
-        self.restarts, self.loss, self._objective = restarts, loss, objective_named(loss, self.targeted)
+        super().__init__(loss, targeted=self.targeted)
+        self.restarts = restarts
         sizes = decay(steps) if schedule == DECAY else parse_schedule(schedule, steps)
         self._search = Search(sizes, rule, success=success)
 
@@ -58,7 +56,3 @@ class AdamPGD(GradientAttack):
         """The same schedule under every threat model."""
         del threat
         return self._search
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """The objective that `loss` names."""
-        return self._objective.value(logits, y, goal)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from robench import (
-    GradientAttack,
+    LossAttack,
     Range,
     Restarts,
     Search,
@@ -15,14 +15,13 @@ from robench import (
     ThreatModel,
     Trials,
     check_count,
-    objective_named,
 )
 from robench_attacks.targets import targeted_trials
 
 Targets = Annotated[int, Range(1, 100_000)]
 
 
-class APGD(GradientAttack):
+class APGD(LossAttack):
     """What the three have in common: the first step is 2 eps long, and each row halves it by itself.
 
     Croce and Hein (2020), algorithm 1, with their settings; see robench's step rule "apgd". Starts at a random point of
@@ -34,7 +33,7 @@ class APGD(GradientAttack):
     def __init__(self, loss: str, targeted: bool, steps: int, restarts: int, random_start: bool, success: str) -> None:
         check_count("steps", steps)
         check_count("restarts", restarts)
-        self._objective = objective_named(loss, targeted)
+        super().__init__(loss, targeted=targeted)
         self.steps, self.restarts, self.random_start, self.success = steps, restarts, random_start, success
         self.search(ThreatModel.of("linf", 1))  # refuses what a search cannot be
 
@@ -46,10 +45,6 @@ class APGD(GradientAttack):
     def search(self, threat: ThreatModel) -> Search:
         """`steps` steps, of 2 eps at first."""
         return Search([2 * threat.radius] * self.steps, "apgd", self.random_start, self.success)
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """The objective of the attack's name."""
-        return self._objective.value(logits, y, goal)
 
 
 class APGDCE(APGD):
@@ -75,12 +70,6 @@ class APGDDLR(APGD):
     ) -> None:
         super().__init__("dlr", False, steps, restarts, random_start, success)
 
-    def flat(self, logits: Tensor, y: Tensor) -> Tensor | None:
-        """Where the label is the third likeliest: the ratio is 1 there."""
-        if logits.shape[1] < self._objective.classes:
-            return None
-        return logits.topk(3, dim=1).indices[:, 2] == y
-
 
 class APGDT(APGD):
     """APGD on the targeted DLR loss, towards the likeliest wrong classes in turn (Croce and Hein, 2020).
@@ -105,7 +94,7 @@ class APGDT(APGD):
     ) -> None:
         check_count("targets", targets)
         super().__init__(loss, True, steps, restarts, random_start, success)
-        self.targets, self.loss = targets, loss
+        self.targets = targets
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """One trial per target and restart; per restart where too few classes leave the objective without a goal."""

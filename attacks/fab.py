@@ -25,16 +25,15 @@ from robench import (
     expand,
     firm_margin,
     misclassified_margin,
-    require,
     targeted_margin,
 )
+from robench_attacks.targets import likeliest, targeted_trials
 
 ALPHA_MAX = 0.1  # the largest weight of the original's own projection
 ETA = 1.05  # how far beyond the linear boundary a step goes
 BETA = 0.9  # what is left of a find's perturbation before the next step
 HALVINGS = 12  # of the ways from the original to the nearest find, at the end
 BEYOND = 1.1  # how far beyond the boundary that is linear at the find such a way begins
-MOST = 100_000  # trials of one image; the plan of a shard holds all of them
 
 
 class FAB(Attack):
@@ -66,7 +65,6 @@ class FAB(Attack):
         check_count("steps", steps)
         check_count("targets", targets)
         check_count("restarts", restarts)
-        require(restarts * targets <= MOST, "restarts", restarts, f"at most {MOST // targets:,} with {targets} targets")
         self.steps, self.targets, self.restarts, self.nearest = steps, targets, restarts, nearest
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
@@ -74,15 +72,7 @@ class FAB(Attack):
         del example_id, seed
         if self.nearest:
             return Trials.untargeted(len(y), 1)
-        goal = self.goals(y, logits)
-        restart = torch.arange(self.restarts).repeat_interleave(goal.shape[1])
-        goal = goal.repeat(1, self.restarts)
-        return Trials(restart * logits.shape[1] + goal, goal)
-
-    def goals(self, y: Tensor, logits: Tensor) -> Tensor:
-        """The wrong classes to try, the likeliest first: int64 [B, at most targets]."""
-        wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-        return wrong[:, : min(self.targets, logits.shape[1] - 1)]
+        return targeted_trials(y, logits, self.restarts, self.targets)
 
     def passes(self, threat: ThreatModel, classes: int) -> Cost:
         """A gradient and an answer per step; with `nearest`, for all targets, and what orders them and refines."""
@@ -100,7 +90,7 @@ class FAB(Attack):
             beside = _beside(batch, "start", batch.threat.radius) if bool(start.any()) else batch.x
             _walk(finds, batch.goal, torch.where(start, beside, batch.x), self.steps)
         else:
-            goals = self.goals(batch.y, model(batch.x).nan_to_num())
+            goals = likeliest(batch.y, model(batch.x).nan_to_num(), min(self.targets, model.classes - 1))
             for restart in range(self.restarts):
                 for rank, goal in enumerate(goals.unbind(1)):
                     radius = finds.distance.clamp(max=batch.threat.radius)

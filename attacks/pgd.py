@@ -9,14 +9,13 @@ from torch import Tensor
 
 from robench import (
     ADDED,
-    GradientAttack,
+    LossAttack,
     Restarts,
     Search,
     Steps,
     ThreatModel,
     Trials,
     check_count,
-    objective_named,
     read_fraction,
     require,
 )
@@ -25,7 +24,7 @@ from robench import (
 LONGEST = 1000
 
 
-class PGD(GradientAttack):
+class PGD(LossAttack):
     """Steepest steps on the cross-entropy from a random start (Madry et al., 2018).
 
     step: length of a step in pixels ("0.01", "2/255") or a part of eps; by default eps/4, as Madry et al. use on
@@ -48,7 +47,7 @@ class PGD(GradientAttack):
         self.steps, self.step, self.restarts, self.random_start, self.success = (
             steps, step, restarts, random_start, success,
         )  # fmt: skip
-        self.loss, self._objective = loss, objective_named(loss, targeted=False)
+        super().__init__(loss, targeted=False)
         step_length(step, 1.0)
         require(success in ("any", "last"), "success", success, "'any' or 'last'")
 
@@ -61,10 +60,6 @@ class PGD(GradientAttack):
         """`steps` steps of one length."""
         sizes = [step_length(self.step, threat.radius)] * self.steps
         return Search(sizes, random_start=self.random_start, success=self.success)
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """The objective that `loss` names: by default the cross-entropy."""
-        return self._objective.value(logits, y, goal)
 
 
 def step_length(step: str, radius: float) -> float:

@@ -11,20 +11,19 @@ from torch import Tensor
 
 from robench import (
     ADDED,
-    GradientAttack,
+    LossAttack,
     Range,
     Search,
     ThreatModel,
     Trials,
     Variant,
     check_count,
-    objective_named,
 )
 from robench_attacks.pgd import step_length
 from robench_attacks.random_targeted import random_goals
 
 
-class RandomClass(GradientAttack):
+class RandomClass(LossAttack):
     """Sign steps that lower the cross-entropy of a random wrong class, from a random start (Hoang et al., 2020).
 
     Any wrong answer is a success. The paper gives the names only; this reads them as Kurakin et al.'s (2017) step to
@@ -49,7 +48,7 @@ class RandomClass(GradientAttack):
         check_count("steps", steps, least=0)
         step_length(step, 1.0)
         self.steps, self.step, self.random_start, self.success = steps, step, random_start, success
-        self.loss, self._objective = loss, objective_named(loss, targeted=True)
+        super().__init__(loss, targeted=True)
         self.search(ThreatModel.of("linf", 1))  # refuses what a search cannot be
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
@@ -62,10 +61,6 @@ class RandomClass(GradientAttack):
         steps = self.steps or iterations(threat.eps)
         sizes = [step_length(self.step, threat.radius)] * steps
         return Search(sizes, random_start=self.random_start, success=self.success)
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """The objective that `loss` names: by default log softmax(logits)_goal."""
-        return self._objective.value(logits, y, goal)
 
 
 step_rand = Variant(

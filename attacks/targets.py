@@ -11,6 +11,11 @@ from robench import Trials, require
 MOST = 100_000
 
 
+def likeliest(y: Tensor, logits: Tensor, count: int) -> Tensor:
+    """The wrong classes with the largest logits [B, classes], the likeliest first: int64 [B, count]."""
+    return logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
 def targeted_trials(y: Tensor, logits: Tensor, restarts: int, targets: int | None = None) -> Trials:
     """A trial per wrong class and restart, from labels [B] and clean logits [B, classes].
 
@@ -22,7 +27,7 @@ def targeted_trials(y: Tensor, logits: Tensor, restarts: int, targets: int | Non
     count = min(targets or classes, classes - 1)
     allowed = f"at most {MOST // classes:,} with {classes} classes"
     require(restarts * classes <= MOST, "restarts", restarts, allowed)
-    wrong = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
+    wrong = likeliest(y, logits, count)
     restart = torch.arange(restarts).repeat_interleave(count)
     goal = wrong.repeat(1, restarts)
     return Trials(restart * classes + goal, goal)

@@ -14,6 +14,7 @@ from .attack.base import Trials as Trials
 from .attack.base import check_count as check_count
 from .attack.classifier import BatchModel as BatchModel
 from .attack.gradient import GradientAttack as GradientAttack
+from .attack.gradient import LossAttack as LossAttack
 from .attack.gradient import Search as Search
 from .attack.gradient import parse_schedule as parse_schedule
 from .attack.inspection import firm_margin as firm_margin

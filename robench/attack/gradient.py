@@ -13,7 +13,7 @@ from torch import Tensor
 from robench.attack.base import Attack, Batch, Cost, Proposal
 from robench.attack.classifier import BatchModel
 from robench.attack.inspection import firm_margin
-from robench.attack.objectives import misclassified_margin
+from robench.attack.objectives import misclassified_margin, objective_named
 from robench.attack.step_rules import RULES, AutoStep, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
@@ -96,14 +96,32 @@ class GradientAttack(Attack):
         search = self.search(threat)
         return Cost(len(search.sizes), len(search.sizes) + (search.success == "any"))
 
-    def flat(self, logits: Tensor, y: Tensor) -> Tensor | None:
-        """Rows whose objective is the same wherever the logits move a little, bool [B]; None where there are none."""
-        del logits, y
-        return None
+    def level(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Rows whose objective is the same wherever the logits move a little, bool [B]: none."""
+        del logits
+        return torch.zeros_like(y, dtype=torch.bool)
 
     def succeeded(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
         """How far past success each row is, [B]; by the goal only if the attack must reach it."""
         return misclassified_margin(logits, y, goal if self.aims_at_goal else None)
+
+
+class LossAttack(GradientAttack):
+    """A gradient attack whose objective has a name, which users choose with an option `loss`.
+
+    targeted: whether the objective asks for a goal. Raises BadInput for an unknown name or one of the other kind.
+    """
+
+    def __init__(self, loss: str, *, targeted: bool) -> None:
+        self.loss, self._objective = loss, objective_named(loss, targeted)
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        """The objective of that name."""
+        return self._objective.value(logits, y, goal)
+
+    def level(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Rows where that is level, bool [B]."""
+        return self._objective.level(logits, y)
 
 
 def kind_of(attack: Attack, threat: ThreatModel, access: str) -> str:
@@ -176,12 +194,8 @@ class _Loop:
 
     def _note(self, logits: Tensor, grad: Tensor) -> None:
         """What the first gradients are, but where the objective has none to give."""
-        flat = self.attack.flat(logits, self.y)
-        if flat is None or not bool(flat.any()):
-            self.model.note_zero_gradient(grad)
-        else:
-            at = (~flat).nonzero()[:, 0]
-            self.model.select(at.cpu()).note_zero_gradient(grad[at])
+        at = (~self.attack.level(logits, self.y)).nonzero()[:, 0]
+        self.model.select(at.cpu()).note_zero_gradient(grad[at])
 
     def _objective(self, logits: Tensor) -> Tensor:
         return self.attack.objective(logits, self.y, self.goal)

@@ -82,27 +82,40 @@ def targeted_probability_margin(logits: Tensor, y: Tensor, goal: Tensor) -> Tens
     return targeted_margin(logits.softmax(1), y, goal)
 
 
+def _level_dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Where the label is the third likeliest: there the ratio is 1."""
+    if logits.shape[1] < 3:
+        return torch.zeros_like(y, dtype=torch.bool)
+    return logits.topk(3, dim=1).indices[:, 2] == y
+
+
+def _level_targeted_dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Where the untargeted one stands in and is level."""
+    return _level_dlr(logits, y) & (logits.shape[1] < 4)
+
+
 @dataclass(frozen=True)
 class NamedObjective:
     """An objective under a name: `value(logits [B, C], y [B], goal [B])` is [B].
 
     targeted: whether it asks for a goal. classes: how many it needs to be what it says; with fewer, what stands in for
-    it asks for no goal.
+    it asks for no goal. level: from logits and y, the rows where it is the same wherever the logits move a little, [B].
     """
 
     value: Callable[[Tensor, Tensor, Tensor], Tensor]
     targeted: bool = False
     classes: int = 2
+    level: Callable[[Tensor, Tensor], Tensor] = lambda logits, y: torch.zeros_like(y, dtype=torch.bool)
 
 
 OBJECTIVES: dict[str, NamedObjective] = {
     "ce": NamedObjective(lambda logits, y, _: cross_entropy(logits, y)),
     "margin": NamedObjective(lambda logits, y, _: margin(logits, y)),
-    "dlr": NamedObjective(lambda logits, y, _: dlr(logits, y), classes=3),
+    "dlr": NamedObjective(lambda logits, y, _: dlr(logits, y), False, 3, _level_dlr),
     "pma": NamedObjective(lambda logits, y, _: probability_margin(logits, y)),
     "targeted-ce": NamedObjective(lambda logits, _, goal: targeted_cross_entropy(logits, goal), True),
     "targeted-margin": NamedObjective(targeted_margin, True),
-    "targeted-dlr": NamedObjective(targeted_dlr, True, 4),
+    "targeted-dlr": NamedObjective(targeted_dlr, True, 4, _level_targeted_dlr),
     "targeted-pma": NamedObjective(targeted_probability_margin, True),
 }
 

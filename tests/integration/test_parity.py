@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import foolbox
 import pytest
 import torch
+from torch import Tensor
 
 from robench import ThreatModel, open_dataset, registry
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
 from robench.results.accuracy import attack_figure
 from robench.store.runs import Store
+from robench_attacks import square
 
 EPS, STEP, STEPS = 0.1, 0.01, 40
 
@@ -68,8 +71,12 @@ def test_cw_is_as_near_as_foolbox(store: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_boundary_and_the_queries_find_what_pyautoattacks_do(
-    store: Path, name: str, options: dict[str, int], norm: str, eps: str
+    store: Path, name: str, options: dict[str, int], norm: str, eps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Square as pyautoattack has it: its squares never reach the last row and column, and shrink as if it asked 10,000
+    times. On images of eight by eight each makes it much weaker than the paper's."""
+    monkeypatch.setattr(square.Square, "side", _unstretched)
+    monkeypatch.setattr(square, "_interval", _inside)
     module = load_model("plain", Store(store)).module
     test = open_dataset("digits").test
     examples, threat = Examples(test.pixels(slice(150)), test.labels[:150], test.ids[:150]), ThreatModel.of(norm, eps)
@@ -81,6 +88,16 @@ def test_the_boundary_and_the_queries_find_what_pyautoattacks_do(
     figures = [attack_figure(rows, "robust accuracy").value for rows in (ours, theirs)]
     assert 0.02 < figures[1] < ours["clean_correct"].mean() - 0.1  # the comparison says something
     assert figures[0] <= figures[1] + 0.02
-    # much lower would mean that the two do not attack the same thing; but pyautoattack's squares never reach the last
-    # row and column, which of eight are a quarter
-    assert name == "square" or figures[0] >= figures[1] - 0.06
+    # much lower would mean that the two do not attack the same thing; in L2 ours stays a tenth below, nobody knows why
+    assert figures[0] >= figures[1] - (0.15 if (name, norm) == ("square", "l2") else 0.06)
+
+
+def _unstretched(attack: square.Square, query: int, height: int, width: int) -> int:
+    halvings = sum(query > after for after in square.HALVED)
+    return round(math.sqrt(attack.p_init / 2**halvings * height * width))
+
+
+def _inside(place: Tensor, length: int, side: int) -> Tensor:
+    first = (place * max(length - side, 1)).long().clamp(max=max(length - side - 1, 0))[:, None]
+    at = torch.arange(length)
+    return (at >= first) & (at < first + side)

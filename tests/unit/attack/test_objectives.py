@@ -130,3 +130,14 @@ def test_margins_of_a_class_are_those_of_the_best_class() -> None:
     best = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
     assert torch.allclose(targeted_margin(logits, y, best), margin(logits, y))
     assert torch.allclose(targeted_probability_margin(logits, y, best), probability_margin(logits, y))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_an_objective_is_level_just_where_it_says(name: str, classes: int) -> None:
+    draw = torch.Generator().manual_seed(classes)
+    logits = torch.randn(200, classes, generator=draw, dtype=torch.float64).requires_grad_(True)
+    y = torch.randint(classes, (200,), generator=draw)
+    goal = (y + 1) % classes
+    (slope,) = torch.autograd.grad(OBJECTIVES[name].value(logits, y, goal).sum(), logits)
+    assert torch.equal(slope.abs().amax(1) < 1e-6, OBJECTIVES[name].level(logits.detach(), y))
