@@ -27,6 +27,7 @@ from robench.evaluation.attacks import resolve
 from robench.evaluation.jobs import Job, make_job, open_target
 from robench.evaluation.request import Request
 from robench.models import build_defense
+from robench.results.rows import passes
 from robench.results.summary import summarise
 from robench.store.files import checksum
 from robench.store.runs import Store
@@ -73,13 +74,14 @@ def random_rows(split: Split, start: int, stop: int, noise: np.random.Generator)
     correct = noise.random(n) < 0.9
     success = correct & (noise.random(n) < 0.5)
     wrong = (label + 1) % 10
+    forwards, backwards = noise.integers(1, 40, n), noise.integers(1, 40, n)
     return pd.DataFrame({
         "example_id": np.arange(start, stop), "label": label, "goal": np.full(n, -1),
         "clean_pred": np.where(correct, label, wrong), "adv_pred": np.where(correct & ~success, label, wrong),
         "clean_correct": correct, "success": success, "trial": np.where(correct, 0, -1),
         "step": np.where(correct, noise.integers(1, 40, n), -1), "linf": noise.random(n) * 0.1, "l2": noise.random(n),
-        "forwards": noise.integers(1, 40, n), "backwards": noise.integers(1, 40, n),
-        "zero_pixels": noise.random(n), "flags": np.full(n, ""),
+        "forwards": forwards, "backwards": backwards, "passes": passes(forwards, backwards),
+        "zero_pixels": noise.random(n), "stages": np.full(n, ""), "flags": np.full(n, ""),
     })  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robench.data.dataset import open_dataset
 from robench.norms import NORMS
-from robench.results.rows import COLUMNS, broken
+from robench.results.rows import COLUMNS, broken, spent
 
 
 def whole(rows: pd.DataFrame) -> pd.DataFrame:
@@ -28,8 +28,9 @@ def whole(rows: pd.DataFrame) -> pd.DataFrame:
     if "success" not in found:
         found["success"] = broken(found)
     usual = {"trial": 0, "step": -1, "zero_pixels": np.nan, **dict.fromkeys(NORMS, 0.0), "forwards": 2, "backwards": 1}
-    for name, value in {**usual, "flags": ""}.items():
+    for name, value in {**usual, "stages": "", "flags": ""}.items():
         found = found if name in found else found.assign(**{name: value})
+    found = found if "passes" in found else found.assign(passes=spent(found))
     more = [name for name in rows if name not in COLUMNS and name not in NORMS]
     return found[[*COLUMNS, *NORMS, *more]]
 

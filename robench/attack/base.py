@@ -12,6 +12,7 @@ from torch import Tensor
 from robench import randomness
 from robench.attack.classifier import BatchModel
 from robench.ranges import INT64, Range, whole
+from robench.results.rows import passes
 from robench.threat import ThreatModel
 
 # what a row's figure is called and how success is decided
@@ -57,7 +58,7 @@ class Cost:
     @property
     def spent(self) -> int:
         """All passes in forward passes, 0 where nobody knows; a backward pass takes about two."""
-        return (self.forwards or 0) + 2 * (self.backwards or 0)
+        return int(passes(self.forwards or 0, self.backwards or 0))
 
     def times(self, count: int) -> Cost:
         """The passes of `count` such pieces of work."""
@@ -107,10 +108,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Images an attack proposes, float32 [B, C, H, W], and the step at which each was found (int64 [B], -1: last)."""
+    """Images an attack proposes, float32 [B, C, H, W], and the step at which each was found (int64 [B], -1: last).
+
+    stages: of an attack made of several, which of them were run on each row, int64 [B]: bit k for `Attack.stages[k]`.
+    """
 
     x: Tensor
     step: Tensor
+    stages: Tensor | None = None
 
 
 class Attack(ABC):
@@ -122,7 +127,8 @@ class Attack(ABC):
     `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
     True`: in some norms a figure that no such attack tried is an upper bound; one whose gradients may be in bfloat16,
     from `model.gradient(..., rough=True)`, by `rough = True`. `expected` is about how many forward passes a trial takes
-    where `passes` knows no bound; only the progress shown depends on it.
+    where `passes` knows no bound; only the progress shown depends on it. An attack made of several ones names them in
+    `stages`, at most 62, in their order, and tells in each `Proposal` which were run.
     """
 
     version: ClassVar[int] = 1
@@ -135,6 +141,7 @@ class Attack(ABC):
     boundary: ClassVar[bool] = False
     rough: ClassVar[bool] = False
     expected: ClassVar[int | None] = None
+    stages: tuple[str, ...] = ()
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """The trials for B examples, from their labels [B] and clean logits [B, classes]; one without goal by default.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robench.attack.guard import Guard, plain_tensor
 from robench.attack.witness import Witness
 from robench.errors import BadInput, unknown
+from robench.results.rows import passes
 
 # maps logits [B, C] to the values [B] an attack maximises
 Objective = Callable[[Tensor], Tensor]
@@ -72,7 +73,8 @@ class Classifier:
     @property
     def spent(self) -> Tensor:
         """The work on every example in forward passes, int64 [n]; a backward pass takes about two."""
-        return self.forwards + 2 * self.backwards
+        found: Tensor = passes(self.forwards, self.backwards)
+        return found
 
     def pass_through(self, names: Sequence[str]) -> None:
         """Let gradients pass the named submodules as if they did nothing (Athalye et al., 2018: BPDA).

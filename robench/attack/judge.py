@@ -35,7 +35,7 @@ from robench.device import full_precision
 from robench.errors import BadInput
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
-from robench.results.rows import success_of
+from robench.results.rows import passes, success_of
 from robench.threat import ThreatModel
 
 # called with the share of a shard's work that is done, in [0, 1]
@@ -220,6 +220,7 @@ class _Judge:
         self.model.witness = Witness(self.settings.seed)
         self.images, self.margin = self.examples.x.clone(), torch.full((n,), -torch.inf)
         self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
+        self.stages = torch.zeros(n, dtype=torch.int64)
         self.standing = attacked.clone()
         if self.examples.prior is not None:
             self._take_over(self.examples.prior)
@@ -318,6 +319,7 @@ class _Judge:
         )
         answer = self.attack.perturb(self.model.rows(rows), batch)
         proposal = answer if isinstance(answer, Proposal) else Proposal(answer, torch.full_like(rows, -1))
+        self._note_stages(proposal.stages, part)
         images = self._valid(x0, proposal.x.detach().float().cpu(), rows)
         logits = self.model.fold(clean_logits(self.model, images, self.settings.batch_size), rows)
         margin = self._margin(logits, rows)
@@ -329,6 +331,15 @@ class _Judge:
         # one wrong answer of a random model does not end the attack, nor does a surrogate's
         if not (self.model.randomised or self.model.crafting):
             self.standing[part[firm_margin(margin[best], logits[best])]] = False
+
+    def _note_stages(self, stages: Tensor | None, part: Tensor) -> None:
+        """Add the stages that were run on the rows of the examples `part`, a whole number of rows for each."""
+        if stages is None:
+            return
+        if int(stages.min()) < 0 or int(stages.max()) >> len(self.attack.stages):
+            raise ValueError(f"{type(self.attack).__name__} tells of stages beside {self.attack.stages}")
+        for run in stages.cpu().reshape(len(part), -1).unbind(1):
+            self.stages[part] |= run
 
     def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         """The proposals inside the threat model; one with NaN pixels is replaced by the original image and flagged."""
@@ -381,9 +392,15 @@ class _Judge:
             **{name: norm.distance(x, self.images).numpy() for name, norm in NORMS.items()},
             "forwards": self.model.forwards.numpy(),
             "backwards": self.model.backwards.numpy(),
+            "passes": passes(self.model.forwards, self.model.backwards).numpy(),
+            "stages": [";".join(self._run_on(i)) for i in range(len(y))],
             "flags": flags,
         }
         return verdict.assign(**found)
+
+    def _run_on(self, example: int) -> list[str]:
+        """The names of the stages that were run on an example."""
+        return [name for k, name in enumerate(self.attack.stages) if int(self.stages[example]) >> k & 1]
 
 
 def _waves(trials: int) -> Iterator[range]:

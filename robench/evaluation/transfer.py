@@ -13,11 +13,15 @@ from robench.attack.base import Attack, Batch, Metric, Trials
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Progress, Settings, ShardOutcome, attack_shard
 from robench.data.dataset import Split
+from robench.results.rows import spent
 from robench.store.about import About
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder
 from robench.store.specs import CraftSpec
 from robench.threat import ThreatModel
+
+# columns that are told of the crafting, not of what the target made of its images
+CRAFTED = ("forwards", "backwards", "zero_pixels", "stages")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Replay(Attack):
     def charge(self, shard: ShardOutcome) -> ShardOutcome:
         """What a target made of the images, with the passes that crafting took and what it flagged on the surrogate."""
         rows, flags = shard.rows, tuple(f"surrogate {flag}" for flag in self.flags)
-        charged = rows.assign(**{name: self.rows[name].to_numpy() for name in ("forwards", "backwards", "zero_pixels")})
+        kept = {name: self.rows[name].to_numpy() for name in CRAFTED if name in self.rows}
+        charged = rows.assign(**kept, passes=spent(self.rows))
         pairs = zip(rows["flags"], self.rows["flags"], strict=True)
         marks = [";".join(dict.fromkeys(filter(None, [*a.split(";"), *b.split(";")]))) for a, b in pairs]
         return replace(shard, rows=charged.assign(flags=marks), flags=(*shard.flags, *flags))

@@ -27,6 +27,8 @@ COLUMNS = {
     "zero_pixels": "the share of pixels without a gradient at the first step, NaN where nobody looked",
     "forwards": "forward passes spent on it",
     "backwards": "backward passes spent on it",
+    "passes": "both in forward passes, a backward pass counted as two",
+    "stages": "the attack's stages that were run on it, with semicolons between; empty where the attack has none",
     "flags": "marks of this image, with semicolons between",
 }
 # columns of rows whose verdict was taken a second time, beside the stored ones
@@ -39,6 +41,17 @@ SEALED = {
 LISTED = 5
 # those that clean accuracy, an attack's figure and the worst case are computed from
 COUNTED = ("example_id", "label", "goal", "adv_pred", "clean_correct", "success", *SEALED)
+
+
+def passes(forwards: Any, backwards: Any) -> Any:
+    """Passes of both kinds in forward passes, of numbers, arrays or columns; a backward pass takes about two."""
+    return forwards + 2 * backwards
+
+
+def spent(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """What was spent on each image in forward passes, int64 [n], also of rows from before that was a column."""
+    found: NDArray[np.int64] = passes(rows["forwards"].to_numpy(), rows["backwards"].to_numpy())
+    return found
 
 
 def correct(rows: pd.DataFrame) -> Marks:
@@ -107,6 +120,8 @@ def contradictory(rows: pd.DataFrame, *, guarded: bool) -> Marks:
     due = np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), broken(rows))
     won = succeeded(rows)
     found: Marks = won & ~due if guarded else won != due
+    if "passes" in rows:
+        found = found | (rows["passes"].to_numpy() != spent(rows))
     if "clean_pred" in rows:
         found = found | (correct(rows) != (rows["clean_pred"] == rows["label"]).to_numpy())
     return found

@@ -13,16 +13,18 @@ from robench.store.files import Damaged
 # whole numbers in rows, and the least that each can be
 LEAST = {
     "example_id": 0, "label": 0, "goal": -1, "clean_pred": -1, "adv_pred": -1, "trial": -2, "step": -1, "forwards": 0,
-    "backwards": 0, "sealed_clean": -1, "sealed_adv": -1,
+    "backwards": 0, "passes": 0, "sealed_clean": -1, "sealed_adv": -1,
 }  # fmt: skip
 # ... and more than any can be
 MOST = 2**53
+TEXTS = ("flags", "stages")
 TRUTHS = ("clean_correct", "success", "sealed_success")
 # columns that rows of before they were recorded lack
-LATER = ("zero_pixels",)
+LATER = ("zero_pixels", "passes", "stages")
 KNOWN = (*of.COLUMNS, *NORMS)
 # the column that decides whether rows contradict themselves, and those that it follows from
 JUDGED = ("success", "goal", "adv_pred", "label", "clean_correct")
+SPENT = ("passes", "forwards", "backwards")
 # float32 pixels round
 TOLERANCE = 1e-5
 # the name and the type of a shard's images, and the names of the logits that may stand beside them
@@ -136,7 +138,7 @@ def _column(name: str, column: Any) -> Any:
     elif name in TRUTHS:
         if not types.is_boolean(kind) or column.null_count:
             raise _Unfit(f"the column {name!r} is of {kind}")
-    elif name == "flags":
+    elif name in TEXTS:
         if not (types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)):
             raise _Unfit(f"the column {name!r} is of {kind}")
     elif name not in (*NORMS, *LATER):
@@ -159,7 +161,8 @@ def _check_meaning(table: Any, expected: Expected) -> None:
         raise _Unfit("they are of other examples")
     if not set(JUDGED) <= set(names):
         return
-    found = table.select([name for name in names if name in (*JUDGED, "clean_pred", expected.norm)]).to_pandas()
+    judged = (*JUDGED, "clean_pred", expected.norm, *(SPENT if set(SPENT) <= set(names) else ()))
+    found = table.select([name for name in names if name in judged]).to_pandas()
     wrong = of.contradictory(found, guarded=expected.guarded)
     if expected.norm in found and expected.radius is not None:
         far = found[expected.norm].to_numpy() > expected.radius + TOLERANCE * max(1.0, expected.radius)

@@ -105,7 +105,7 @@ def trials(subject: Subject) -> None:
 
 
 def shape(subject: Subject) -> None:
-    """Proposals are float32 [B, C, H, W], one image for each it was given, and a Proposal's step is [B]."""
+    """Proposals are float32 [B, C, H, W], one image for each it was given; a Proposal's step and stages are [B]."""
     for asked in _asked(subject):
         images, rows = asked.images, asked.before.x
         expect(
@@ -115,6 +115,9 @@ def shape(subject: Subject) -> None:
         if isinstance(asked.answer, Proposal):
             step = asked.answer.step
             expect(step.shape == (len(rows),), f"the proposal's step is {described(step)} {asked.where}")
+            stages = asked.answer.stages
+            fit = stages is None or (stages.shape == (len(rows),) and stages.dtype == torch.int64)
+            expect(fit, f"the proposal's stages are {described(stages)} {asked.where}")
 
 
 def finite_pixels(subject: Subject) -> None:

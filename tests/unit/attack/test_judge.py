@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robench import registry
-from robench.attack.base import Attack, Trials
+from robench.attack.base import Attack, Proposal, Trials
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.errors import BadInput, Permanent
 from robench.results.accuracy import attack_figure, clean_figure
@@ -358,3 +358,35 @@ def test_a_find_that_the_final_verdict_does_not_share_is_borderline():
     rows = judge(Says(lambda batch: batch.x), data, Hair(), batch_size=4).rows
     assert rows["flags"].tolist() == ["", "", "borderline", ""]
     assert not rows["success"].any()
+
+
+class Staged(Attack):
+    """Two trials, of which the first runs "quick" and, on every other example, the second runs "slow"."""
+
+    stages = ("quick", "slow", "last")
+
+    def __init__(self, mask=0b10):
+        self.mask = mask
+
+    def trials(self, y, logits, example_id, seed):
+        return Trials.untargeted(len(y), 2)
+
+    def perturb(self, model, batch):
+        model(batch.x)
+        run = torch.where(batch.trial == 0, 1, self.mask * (batch.example_id % 2))
+        return Proposal(batch.x.clone(), torch.full_like(run, -1), run)
+
+
+def test_rows_tell_which_stages_were_run_and_what_was_spent():
+    rows = judge(Staged(), examples(6, wrong=1)).rows
+    assert rows["stages"].tolist() == ["", "quick;slow", "quick", "quick;slow", "quick", "quick;slow"]
+    assert rows["forwards"].tolist() == rows["passes"].tolist() == [0, 2, 2, 2, 2, 2]
+    ascended = judge(built("fgsm"), examples(6)).rows
+    assert (ascended["passes"] == ascended["forwards"] + 2 * ascended["backwards"]).all()
+    assert ascended["passes"].min() >= 3
+
+
+@pytest.mark.parametrize("mask", [0b1000, -1])
+def test_a_stage_that_the_attack_does_not_have_is_refused(mask):
+    with pytest.raises(Permanent, match="stages"):
+        judge(Staged(mask), examples(6))

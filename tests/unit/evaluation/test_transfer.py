@@ -126,6 +126,7 @@ def test_replay_proposes_by_example() -> None:
     found = pd.DataFrame({"forwards": [0] * 3, "backwards": [0] * 3, "flags": ["", "", "b;a"]})
     charged = replay.charge(ShardOutcome(found, images, ("batch-dependent",)))
     assert charged.rows["backwards"].tolist() == [4, 5, 6]
+    assert charged.rows["passes"].tolist() == [9, 12, 15]
     assert charged.rows["flags"].tolist() == ["", "zero-gradient", "b;a"]
     assert charged.flags == ("batch-dependent", "surrogate randomised")
 

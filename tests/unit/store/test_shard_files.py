@@ -32,7 +32,7 @@ def test_rows_come_as_they_are(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(rows(ROWS, tmp_path), ROWS)
     later = ROWS.assign(margin=0.5, nested=[[1]] * N)
     pd.testing.assert_frame_equal(rows(later, tmp_path), ROWS.assign(margin=0.5))
-    old = ROWS.drop(columns=["zero_pixels", "l2"])
+    old = ROWS.drop(columns=["zero_pixels", "l2", "passes", "stages"])
     pd.testing.assert_frame_equal(rows(old, tmp_path), old)
 
 
@@ -49,6 +49,8 @@ CHANGES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "answers with holes": lambda rows: rows.assign(clean_pred=[0.0, math.nan] * (N // 2)),
     "truths as numbers": lambda rows: rows.assign(success=rows["success"].astype(int)),
     "truths as text": lambda rows: rows.assign(clean_correct=rows["clean_correct"].astype(str)),
+    "passes that do not add up": lambda rows: rows.assign(passes=rows["passes"] + 1),
+    "stages that are no text": lambda rows: rows.assign(stages=1),
     "huge passes": lambda rows: rows.assign(forwards=2**62),
     "no success": lambda rows: rows.drop(columns="success"),
     "no distances of the norm": lambda rows: rows.drop(columns="linf"),
