@@ -84,25 +84,25 @@ class FAB(Attack):
 
     def perturb(self, model: BatchModel, batch: Batch) -> Proposal:
         """A find within eps, or the nearest one, projected; where there is none, the last image, projected."""
-        finds = _Finds(model, batch, self.nearest)
+        finds = Finds(model, batch, self.nearest)
         if not self.nearest:
             start = expand((batch.trial >= model.classes).to(batch.x.device), batch.x)
-            beside = _beside(batch, "start", batch.threat.radius) if bool(start.any()) else batch.x
-            _walk(finds, batch.goal, torch.where(start, beside, batch.x), self.steps)
+            other = beside(batch, "start", batch.threat.radius) if bool(start.any()) else batch.x
+            walk(finds, batch.goal, torch.where(start, other, batch.x), self.steps)
         else:
             goals = likeliest(batch.y, model(batch.x).nan_to_num(), min(self.targets, model.classes - 1))
             for restart in range(self.restarts):
                 for rank, goal in enumerate(goals.unbind(1)):
                     radius = finds.distance.clamp(max=batch.threat.radius)
-                    start = _beside(batch, f"start-{restart}-{rank}", radius) if restart else batch.x
-                    _walk(finds, goal, start, self.steps)
+                    start = beside(batch, f"start-{restart}-{rank}", radius) if restart else batch.x
+                    walk(finds, goal, start, self.steps)
             finds.refine()
         model.note_nonfinite(finds.nonfinite)
         return Proposal(batch.threat.project(batch.x, finds.x), finds.step.cpu())
 
 
-class _Finds:
-    """What was found for every row of a batch: the nearest image, how far it is, and the step that found it.
+class Finds:
+    """What a walk found for every row of a batch: the nearest image, how far it is, and the step that found it.
 
     x holds the latest image of rows without a find. group: a row leaves once its group has been found within eps.
     """
@@ -148,7 +148,7 @@ class _Finds:
         model, x0, x, y = self.model.select(rows.cpu()), self.batch.x[rows], self.x[rows], self.batch.y[rows]
         logits, slope = model.gradient(x, partial(misclassified_margin, y=y))
         slope = slope.nan_to_num(0.0, posinf=0.0, neginf=0.0)
-        gap = -misclassified_margin(logits, y).nan_to_num() - _product(slope, x0 - x)
+        gap = -misclassified_margin(logits, y).nan_to_num() - product(slope, x0 - x)
         for at in (
             lambda share: norm.nearer(x0, x, share),
             lambda share: (x0 + norm.onto_plane(x0, slope, BEYOND * share.to(gap) * gap)).clamp_(0.0, 1.0),
@@ -172,7 +172,7 @@ def _shortest(model: BatchModel, y: Tensor, at: Callable[[Tensor], Tensor]) -> t
     return at(high), found
 
 
-def _walk(finds: _Finds, goal: Tensor, start: Tensor, steps: int) -> None:
+def walk(finds: Finds, goal: Tensor, start: Tensor, steps: int) -> None:
     """Walk along the boundary between the label and `goal` int64 [B], from `start` [B, C, H, W]."""
     batch, norm = finds.batch, finds.norm
     assert isinstance(norm, PlaneNorm)  # as the attack's norms are
@@ -185,7 +185,7 @@ def _walk(finds: _Finds, goal: Tensor, start: Tensor, steps: int) -> None:
             model.note_zero_gradient(slope)
         slope = slope.nan_to_num(0.0, posinf=0.0, neginf=0.0)
         gap = -targeted_margin(logits, y, goal).nan_to_num()
-        x = _move(norm, x0, x, slope, gap)
+        x = move(norm, x0, x, slope, gap)
         broken = finds.record(rows, x, model(x), step)
         x = torch.where(expand(broken, x), x0 + BETA * (x - x0), x)
         keep = (~finds.done[finds.group[rows]]).nonzero()[:, 0]
@@ -195,22 +195,25 @@ def _walk(finds: _Finds, goal: Tensor, start: Tensor, steps: int) -> None:
             rows, x0, x, y, goal, model = rows[keep], x0[keep], x[keep], y[keep], goal[keep], model.select(keep.cpu())
 
 
-def _move(norm: PlaneNorm, x0: Tensor, x: Tensor, slope: Tensor, gap: Tensor) -> Tensor:
-    """One step from x [B, ...], where a linear function with this slope lacks `gap` [B] of being zero."""
-    gaps = torch.cat([gap, gap - _product(slope, x0 - x)])
+def move(norm: PlaneNorm, x0: Tensor, x: Tensor, slope: Tensor, gap: Tensor, most: float = ALPHA_MAX) -> Tensor:
+    """One step from x [B, ...], where a linear function with this slope lacks `gap` [B] of being zero.
+
+    most: the largest weight of x0's own projection.
+    """
+    gaps = torch.cat([gap, gap - product(slope, x0 - x)])
     both = norm.onto_plane(torch.cat([x, x0]), slope.repeat(2, *(1,) * (x.dim() - 1)), gaps)
     lengths = norm.distance(torch.zeros_like(both), both).clamp(min=1e-8)
     (here, there), (length, other) = both.chunk(2), lengths.chunk(2)
-    share = expand((length / (length + other)).clamp(max=ALPHA_MAX).to(x.dtype), x)
+    share = expand((length / (length + other)).clamp(max=most).to(x.dtype), x)
     return ((1 - share) * (x + ETA * here) + share * (x0 + ETA * there)).clamp_(0.0, 1.0)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of each row, [B, ...], [B, ...] -> float32 [B]."""
     return (a.double() * b.double()).flatten(1).sum(1).float()
 
 
-def _beside(batch: Batch, stream: str, radius: float | Tensor) -> Tensor:
+def beside(batch: Batch, stream: str, radius: float | Tensor) -> Tensor:
     """A random image half of `radius`, a number or one per row, away from every original, clipped to the box."""
     norm = batch.threat.geometry
     noise = batch.gaussian(stream) if norm.directed else 2 * batch.uniform(stream) - 1

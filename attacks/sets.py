@@ -1,4 +1,4 @@
-"""Attacks that go by one name: the papers' suites, our recommended worst case, and what the diagnostics need."""
+"""Attacks that go by one name: the papers' suites, and what the diagnostics need."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ er = AttackSet(
 transfer = AttackSet(
     "The PARADISE paper's black-box attacks, for --surrogate: FGSM, R+FGSM, Step-Rand, Iter-Rand, PGD-Rand.",
     (("fgsm", {}), ("r-fgsm", {}), ("step-rand", {}), ("iter-rand", {}), ("pgd-rand", {})),
-)
-standard = AttackSet(
-    "Our recommended worst case: FGSM, PGD, Adam-PGD on margins and Square first, then AutoAttack.",
-    (("fgsm", {}), ("pgd", {"steps": 40}), ("multi-targeted", {}), ("square", {"queries": 500}), ("autoattack", {})),
 )
 diagnosis = AttackSet(
     "What robench diagnose runs at the given eps: one step, many, more with restarts, margins, noise and queries.",

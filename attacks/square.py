@@ -70,7 +70,11 @@ class Square(Attack):
 
     def perturb(self, model: BatchModel, batch: Batch) -> Proposal:
         """The image with the largest margin."""
-        return _Search(self, model, batch).run()
+        return self.improve(model, batch)
+
+    def improve(self, model: BatchModel, batch: Batch, start: Tensor | None = None) -> Proposal:
+        """The same from images `start` [B, C, H, W] within the ball, instead of stripes or bumps."""
+        return _Search(self, model, batch).run(start)
 
     def side(self, query: int, height: int, width: int) -> int:
         """The side of the square of a query, in pixels, before a norm has its say."""
@@ -189,10 +193,10 @@ class _Search:
         self.out, self.out_step = batch.x.clone(), torch.full_like(batch.y, -1)
         self.nonfinite = torch.zeros_like(self.found)
 
-    def run(self) -> Proposal:
-        """Ask for every query, or until all are found."""
+    def run(self, start: Tensor | None = None) -> Proposal:
+        """Ask for every query, or until all are found; start: the first images, if not the usual ones."""
         height, width = self.x.shape[2:]
-        proposed, noise = self.moves.start(self.batch), torch.empty(0)
+        proposed, noise = self.moves.start(self.batch) if start is None else start, torch.empty(0)
         for query in range(self.attack.queries):
             if query:
                 at = (query - 1) % BLOCK

@@ -62,7 +62,8 @@ def measure(
         device=arguments.device,
     )  # fmt: skip
     if arguments.evaluate:
-        done = evaluate(replace(request, attacks=["pgd", "standard"]), store)
+        attacks = ["standard"] if arguments.alone else ["pgd", "standard"]
+        done = evaluate(replace(request, attacks=attacks), store)
         if done.refused or not done.complete:
             raise BadInput(done.refused[0] if done.refused else "incomplete")
         results, findings = done.results, done.findings
@@ -73,7 +74,7 @@ def measure(
     marks = {finding.gate: None for finding in findings if finding.fired}
     flags = [flag for result in results for flag in result.summary.flags]
     marks |= dict.fromkeys(flag if flag in (DIFFERS, NOT_SEALED) else flag.partition(" ")[0] for flag in flags)
-    pgd = next(each for each in at_eps if each.attack == "pgd")
+    pgd = next((each for each in at_eps if each.attack == "pgd"), at_eps[0])
     return {
         "clean": pgd.summary.clean_accuracy,
         "alone": pgd.summary.value,
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--honest", default="", metavar="NAMES", help="trained models to look at too, commas between")
     parser.add_argument("--only", action="append", metavar="LIAR", help="this liar, and others given so, and no more")
     parser.add_argument("--evaluate", action="store_true", help="what evaluate runs, not what diagnose runs")
+    parser.add_argument("--alone", action="store_true", help="with --evaluate: standard without pgd beside it")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--eps", default="0.2")

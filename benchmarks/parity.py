@@ -160,7 +160,7 @@ def lines(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:
     yield "apgd-ce x 5", "pyautoattack", lambda: bench.peer("pyautoattack apgd-ce", autoattack(bench, "apgd-ce"))[0]
     if bench.arguments.autoattack:
         yield "worst case", "pyautoattack standard", lambda: bench.peer("pyautoattack standard", autoattack(bench))[0]
-        yield "worst case", "ours, set standard", lambda: bench.ours("standard")[0]
+        yield "worst case", "ours, standard", lambda: bench.ours("standard")[0]
 
 
 def native(bench: Bench) -> Iterator[tuple[str, str, Callable[[], float]]]:

@@ -127,8 +127,9 @@ class Attack(ABC):
     `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
     True`: in some norms a figure that no such attack tried is an upper bound; one whose gradients may be in bfloat16,
     from `model.gradient(..., rough=True)`, by `rough = True`. `expected` is about how many forward passes a trial takes
-    where `passes` knows no bound; only the progress shown depends on it. An attack made of several ones names them in
-    `stages`, at most 62, in their order, and tells in each `Proposal` which were run.
+    where `passes` knows no bound, or one that few trials come near; only the progress shown depends on it. An attack
+    made of several ones names them in `stages`, at most 62, in their order, and tells in each `Proposal` which were
+    run.
     """
 
     version: ClassVar[int] = 1
@@ -140,7 +141,7 @@ class Attack(ABC):
     batched: ClassVar[bool] = False
     boundary: ClassVar[bool] = False
     rough: ClassVar[bool] = False
-    expected: ClassVar[int | None] = None
+    expected: int | None = None
     stages: tuple[str, ...] = ()
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:

@@ -58,6 +58,7 @@ class Classifier:
         self.nonfinite = torch.zeros(examples, dtype=torch.bool)
         self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
         self.zero_pixels = torch.full((examples,), torch.nan)
+        self.by_queries = torch.zeros(examples, dtype=torch.bool)
         self.randomised = self.crafting = False
         self.unsquash = False  # whether attacks see through the sigmoid that the model ends in
         self.guard = Guard(module)
@@ -338,6 +339,11 @@ class BatchModel:
         useless = (flat == 0).all(1) | ~flat.isfinite().all(1)
         self._classifier.zero_gradient[self.examples[useless.cpu()]] = True
         self._classifier.zero_pixels[self.examples] = (flat == 0).float().mean(1).cpu()
+
+    def note_queries(self, rows: Tensor) -> None:
+        """Record the examples of the rows marked in `rows` (bool [B]), to which a few queries came nearer than all
+        gradients before them."""
+        self._classifier.by_queries[self.examples[rows.cpu()]] = True
 
     def note_nonfinite(self, rows: Tensor) -> None:
         """Record the examples of the rows marked in `rows` (bool [B]), where some logit was NaN or infinite."""

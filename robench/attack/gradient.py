@@ -48,15 +48,17 @@ def parse_schedule(text: str, steps: int) -> list[float]:
 class Search:
     """How a gradient attack searches: `sizes` holds the step size of every step.
 
-    rule: "steepest", "adam" or "apgd", which halves each row's size by itself. random_start: begin at a random point of
-    the ball, else at the image.
+    rule: "steepest", "adam", "momentum", or "apgd", which halves each row's size by itself. random_start: begin at a
+    random point of the ball, else at the image.
     success: "any" counts an adversarial example at whatever step it is found; "last" only the last iterate.
+    looks: whether the last image is asked about; without, a caller who asks anyway saves a pass.
     """
 
     sizes: list[float]
     rule: str = "steepest"
     random_start: bool = True
     success: str = "any"
+    looks: bool = True
 
     def __post_init__(self) -> None:
         require(len(self.sizes) >= 1, "steps", len(self.sizes), "at least 1")
@@ -94,7 +96,7 @@ class GradientAttack(Attack):
         """One of each kind per step, and a forward pass for the last image where any step counts."""
         del classes
         search = self.search(threat)
-        return Cost(len(search.sizes), len(search.sizes) + (search.success == "any"))
+        return Cost(len(search.sizes), len(search.sizes) + (search.success == "any" and search.looks))
 
     def level(self, logits: Tensor, y: Tensor) -> Tensor:
         """Rows whose objective is the same wherever the logits move a little, bool [B]: none."""
@@ -177,7 +179,7 @@ class _Loop:
                 grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
             self._advance(logits, grad, size)
         else:
-            if any_step:
+            if any_step and self.search.looks:
                 self._last()
         self._write()
         whole.note_nonfinite((self.nonfinite > 0)[self.groups])

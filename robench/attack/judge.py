@@ -286,7 +286,7 @@ class _Judge:
         an example and a trial, still to do before this batch and in the whole shard.
         """
         cost, query = self.attack.passes(self.threat, self.model.classes), self.attack.kind == "query"
-        each = (self.attack.expected or 0) * (1 if query else 3) if cost.forwards is None else cost.spent
+        each = (self.attack.expected or 0) * (1 if query else 3) or cost.spent
         whole = trials * each * (self.model.draws if self.model.randomised else 1)
         before, told = self.model.spent[part], time.monotonic()
 
@@ -379,6 +379,7 @@ class _Judge:
         borderline = ~self.standing & attacked & ~success
         marks = {
             "zero-gradient": self.model.zero_gradient & attacked,
+            "queries-beat-gradients": self.model.by_queries & attacked,
             "non-finite": self.model.nonfinite,
             "borderline": borderline,
             "invalid-proposal": self.invalid,

@@ -88,6 +88,29 @@ class Adam:
         self.first, self.second, self.unit = self.first[keep], self.second[keep], self.unit[keep]
 
 
+class Momentum:
+    """Steepest steps, each with a quarter of what the one before moved (Croce and Hein, 2020: APGD's momentum).
+
+    Raises BadInput for a norm whose steepest step nobody has said.
+    """
+
+    keep = 0.75
+
+    def __init__(self, x: Tensor, threat: ThreatModel, steps: int = 1) -> None:
+        self.steepest, self.before, self.count = Steepest(x, threat, steps), x, 0
+
+    def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
+        """x + 0.75 steps of `size` + 0.25 (x - the one before x); the first step is taken whole."""
+        before, self.before = self.before, x
+        self.count += 1
+        moved = self.steepest.move(x, grad, size)
+        return moved if self.count == 1 else torch.lerp(x, moved, self.keep).add_(x - before, alpha=1 - self.keep)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep the points before of the rows at positions `keep`."""
+        self.before = self.before[keep]
+
+
 class AutoStep:
     """APGD: steepest steps with momentum, whose length a row halves where its objective says so.
 
@@ -163,6 +186,6 @@ def checkpoints(steps: int) -> frozenset[int]:
     return frozenset(found)
 
 
-RULES: dict[str, type[Steepest] | type[Adam] | type[AutoStep]] = {
-    "steepest": Steepest, "adam": Adam, "apgd": AutoStep,
+RULES: dict[str, type[Steepest] | type[Adam] | type[Momentum] | type[AutoStep]] = {
+    "steepest": Steepest, "adam": Adam, "momentum": Momentum, "apgd": AutoStep,
 }  # fmt: skip

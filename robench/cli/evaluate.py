@@ -37,6 +37,10 @@ Restarts = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", parser=shared.whole, metavar="N", help="Steps; short for -o steps=N.")
 ]
+Effort = Annotated[
+    str | None,
+    typer.Option("--effort", help="How much standard spends: quick, standard or thorough; short for -o effort=NAME."),
+]
 Draws = Annotated[
     int,
     typer.Option("--eot", parser=shared.whole, metavar="N", help="Passes behind one gradient of a randomised model."),
@@ -94,6 +98,7 @@ def evaluate(
     count: Count = None,
     restarts: Restarts = None,
     steps: Steps = None,
+    effort: Effort = None,
     option: shared.Options = None,
     eot: Draws = 1,
     bpda: Layers = None,
@@ -136,7 +141,7 @@ def evaluate(
     from robench.tables.report import Report
     from robench.threat import ThreatModel
 
-    short = {"restarts": restarts, "steps": steps}
+    short = {"restarts": restarts, "steps": steps, "effort": effort}
     request = Request(
         models=models or [],
         attacks=attacks,

@@ -18,6 +18,8 @@ COUNT = 5
 EXACT = {"min-pgd": {"bisections": 0}, "cw": {"abort_early": False}}
 # a hit in the beginning of its line is looked for again
 LOOSE = ("min-fgsm",)
+# dear stages are for images that cheap ones came near to
+SPARING = ("standard",)
 # attacks of other libraries do not say what they cost, but for AutoAttack's family
 SILENT = ("foolbox", "art")
 each_case = pytest.mark.parametrize(
@@ -42,6 +44,9 @@ def test_an_attack_costs_what_it_says_on_a_model_it_cannot_break(name: str, norm
     backwards, forwards = measured(attack, FirmModel(1, classes), y, threat, classes)
     assert cost.backwards is not None
     assert cost.forwards is not None
+    if name in SPARING:
+        assert 0 < backwards < COUNT * cost.backwards
+        return
     assert backwards == COUNT * cost.backwards
     assert forwards == COUNT * cost.forwards or (name in LOOSE and forwards < COUNT * cost.forwards)
 

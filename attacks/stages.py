@@ -1,0 +1,286 @@
+"""Stages of an attack: each works on images that those before it left standing and came near to."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from robench import (
+    Attack,
+    Cost,
+    GradientAttack,
+    PlaneNorm,
+    Proposal,
+    Search,
+    ThreatModel,
+    expand,
+    margin,
+    misclassified_margin,
+    targeted_margin,
+)
+from robench_attacks.fab import Finds, beside, move, product
+from robench_attacks.square import Square
+from robench_attacks.standing import Standing
+
+# of a walk: the largest weight of the original's own projection, and what is left of a find's perturbation
+HOME, KEPT = 0.2, 0.7
+# the share of the pixels that the first squares cover where a search goes on from an image that was found
+ONWARD = 0.3
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """A part of an attack under a name, for images that were come near to.
+
+    near: no more than this share of the clean margin is left; or beyond: a misclassified image is known that is no more
+    than this share of eps outside. Both are an image's own, so that no other image has a say in what is spent on it.
+    """
+
+    name: str
+    near: float = math.inf
+    beyond: float = -math.inf
+
+    def run(self, standing: Standing) -> Tensor:
+        """Run it on who stands near enough; who that was, int64."""
+        rows = self.who(standing)
+        if len(rows):
+            self.attack(standing, rows)
+        return rows
+
+    def who(self, standing: Standing) -> Tensor:
+        """Who stands near enough, int64."""
+        return standing.within(self.near, self.beyond)
+
+    @abstractmethod
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """Attack `rows` int64 [R]."""
+
+    @abstractmethod
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """The most passes of one image."""
+
+
+@dataclass(frozen=True)
+class Ascend(Stage):
+    """Short ascents on the margin to the likeliest wrong class, from the image, or side by side from corners."""
+
+    steps: int = 10
+    corners: int = 0
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """In batches no larger than the whole; all copies of an image end with the first find."""
+        copies = max(1, self.corners)
+        for some in rows.split(max(1, len(standing.batch) // copies)):
+            _ascend(standing, some, _Ascent(_margin, self.steps, self.corners > 0), copies)
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """A gradient per step and an answer, for every copy."""
+        del threat, classes, targets
+        return Cost(self.steps, self.steps + 1).times(max(1, self.corners))
+
+
+@dataclass(frozen=True)
+class AscendTo(Stage):
+    """Short ascents towards the wrong classes in turn, the nearest first, or as likely where nobody has sorted them;
+    with `most`, towards those that came nearest, from corners."""
+
+    steps: int = 4
+    most: int = 0
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """Towards one class after the other."""
+        places = torch.arange(standing.order.shape[1], device=standing.device).expand_as(standing.order)
+        if self.most:
+            places = standing.reach.argsort(dim=1, descending=True, stable=True)[:, : self.most]
+        for rank in range(places.shape[1]):
+            rows = standing.still(rows)
+            if not len(rows):
+                return
+            at = rows.to(standing.device)
+            place = places[at, rank]
+            ascent = _Ascent(targeted_margin, self.steps, self.most > 0)
+            reached = _ascend(standing, rows, ascent, 1, standing.order[at, place])
+            standing.reach[at, place] = torch.maximum(reached, standing.reach[at, place])
+            standing.went(1, self.steps + 1)
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """A gradient per step and an answer for each class."""
+        del threat
+        targets = min(targets, classes - 1)
+        return Cost(self.steps, self.steps + 1).times(min(self.most, targets) or targets)
+
+
+@dataclass(frozen=True)
+class Walk(Stage):
+    """Walks along the boundary, `count` of them from the `first` on.
+
+    The first goes from the image to the nearest class; the others from random points that are eps away, in turn to
+    whichever class is likeliest and to the next nearest one.
+    """
+
+    steps: int = 40
+    count: int = 1
+    first: int = 0
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """One walk after the other; an image leaves with its first find within eps."""
+        standing.sort()
+        for number in range(self.first, self.first + self.count):
+            rows = rows[torch.isin(rows, self.who(standing))]
+            if not len(rows):
+                return
+            self._walk(standing, rows, number)
+            standing.went(1, self.steps)
+
+    def _walk(self, standing: Standing, rows: Tensor, number: int) -> None:
+        at = rows.to(standing.device)
+        rank = number // 2 % standing.order.shape[1]
+        handle, part = standing.part(rows, 1, standing.order[at, rank])
+        finds, radius = Finds(handle, part, nearest=False), part.threat.radius
+        _walk(finds, beside(part, "start", 2 * radius) if number else part.x, self.steps, to_any=number % 2 == 1)
+        handle.note_nonfinite(finds.nonfinite)
+        outside = (finds.distance / max(radius, 1e-30) - 1).to(standing.beyond.dtype)
+        standing.beyond[at] = torch.minimum(standing.beyond[at], outside)
+        standing.take(rows, Proposal(part.threat.project(part.x, finds.x), finds.step.cpu()))
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """A gradient per step, and an answer for what comes of it."""
+        del threat, classes, targets
+        return Cost(self.steps, self.steps + 1).times(self.count)
+
+
+@dataclass(frozen=True)
+class Ask(Stage):
+    """Random search with squares, which asks for answers alone, from stripes: a witness of what gradients are worth.
+
+    Images to which it comes nearer than all gradients before it are noted.
+    """
+
+    queries: int = 100
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """`queries` for each."""
+        handle, part = standing.part(rows)
+        at = rows.to(standing.device)
+        before = standing.margin[at].clone()
+        led = standing.take(rows, Square(queries=self.queries).improve(handle, part)) > before
+        standing.led[at] |= led
+        handle.note_queries(led)
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """An answer per query, and one for what comes of it."""
+        del threat, classes, targets
+        return Cost(0, self.queries + 1)
+
+
+@dataclass(frozen=True)
+class AskOn(Ask):
+    """The same from the best image so far; also for images that a witness came nearer to than gradients."""
+
+    def who(self, standing: Standing) -> Tensor:
+        """Who stands near enough or was led by answers alone."""
+        led = standing.rows[standing.led.cpu()[standing.rows]]
+        return torch.cat([super().who(standing), led]).unique()
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """`queries` for each."""
+        handle, part = standing.part(rows)
+        square = Square(queries=self.queries, p_init=ONWARD)
+        standing.take(rows, square.improve(handle, part, standing.x[rows.to(standing.device)]))
+
+
+@dataclass(frozen=True)
+class Whole(Stage):
+    """An attack of its own, with all of its trials."""
+
+    plugin: Attack | None = None
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """One trial after the other."""
+        assert self.plugin is not None
+        batch = standing.batch
+        plan = self.plugin.trials(batch.y.cpu(), standing.logits.cpu(), batch.example_id, batch.seed)
+        for trial in range(len(plan)):
+            rows = standing.still(rows)
+            if not len(rows):
+                return
+            goal = plan.goal[rows, trial].to(standing.device)
+            handle, part = standing.part(rows, 1, goal, plan.key[rows, trial])
+            answer = self.plugin.perturb(handle, part)
+            if not isinstance(answer, Proposal):
+                answer = Proposal(answer, torch.full_like(rows, -1))
+            standing.take(rows, answer)
+            cost = self.plugin.passes(part.threat, handle.classes)
+            standing.went(1, cost.forwards or 0)
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """What the attack says, and an answer for what comes of each trial."""
+        del targets
+        assert self.plugin is not None
+        none = torch.zeros(1, dtype=torch.int64)
+        trials = len(self.plugin.trials(none, torch.zeros(1, classes), none, 0))
+        each = self.plugin.passes(threat, classes)
+        return Cost(each.backwards, (each.forwards or 0) + 1).times(trials)
+
+
+class _Ascent(GradientAttack):
+    """One ascent, of steps that fall from eps along a cosine, with momentum; the stage asks about its last image."""
+
+    def __init__(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int, random_start: bool) -> None:
+        self._objective, self._steps, self._random_start = objective, steps, random_start
+
+    def search(self, threat: ThreatModel) -> Search:
+        """eps (1 + cos(pi k / steps)) / 2 for each step k."""
+        shares = [(1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
+        return Search([threat.radius * share for share in shares], "momentum", self._random_start, looks=False)
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        """A margin."""
+        return self._objective(logits, y, goal)
+
+
+def _margin(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+    """The margin to the likeliest wrong class, [B]."""
+    del goal
+    return margin(logits, y)
+
+
+def _ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int, goal: Tensor | None = None) -> Tensor:
+    """An ascent of `rows`; how far past the boundary it came, [R]."""
+    answer = ascent.perturb(*standing.part(rows, copies, goal))
+    assert isinstance(answer, Proposal)
+    return standing.take(rows, answer, copies)
+
+
+def _walk(finds: Finds, x: Tensor, steps: int, *, to_any: bool) -> None:
+    """A walk of FAB's kind (Croce and Hein, 2020) in one gradient per step.
+
+    x: where it begins; to_any: to whichever class is likeliest, not to the goals. As there, a step goes to
+    (1 - a)(x + e d) + a (x0 + e d0), where d and d0 lead from x and x0 to the boundary as it is linear; from a
+    misclassified image a share of the way from x0 to it is kept. Other than there, how far the boundary is from the
+    point kept follows from the gradient at the image, which saves an answer per step.
+    """
+    batch, norm = finds.batch, finds.norm
+    assert isinstance(norm, PlaneNorm)  # as the attack's norms are
+    model, rows, x0, y, goal = finds.model, torch.arange(len(batch), device=x.device), batch.x, batch.y, batch.goal
+    for step in range(steps):
+        lead = partial(misclassified_margin, y=y) if to_any else partial(targeted_margin, y=y, goal=goal)
+        logits, slope = model.gradient(x, lead)
+        slope = slope.nan_to_num(0.0, posinf=0.0, neginf=0.0)
+        broken = finds.record(rows, x, logits, step)
+        kept = torch.where(expand(broken, x), x0 + KEPT * (x - x0), x)
+        gap = -lead(logits).nan_to_num() - product(slope, kept - x)
+        x = kept
+        keep = (~finds.done[finds.group[rows]]).nonzero()[:, 0]
+        if len(keep) < len(rows):
+            if not len(keep):
+                return
+            rows, x0, x, y, goal = rows[keep], x0[keep], x[keep], y[keep], goal[keep]
+            slope, gap, model = slope[keep], gap[keep], model.select(keep.cpu())
+        x = move(norm, x0, x, slope, gap, HOME)

@@ -1,0 +1,130 @@
+"""The worst case that we recommend: cheap stages for every image, dear ones for those that they came near to."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robench import Attack, Batch, BatchModel, Cost, Kind, Proposal, Range, ThreatModel, check_count, require
+from robench_attacks.apgd import APGDCE, APGDT
+from robench_attacks.fab import FAB
+from robench_attacks.multi_targeted import MultiTargeted
+from robench_attacks.square import Square
+from robench_attacks.stages import Ascend, AscendTo, Ask, AskOn, Stage, Walk, Whole
+from robench_attacks.standing import Standing
+
+Effort = Literal["quick", "standard", "thorough"]
+
+# a third of the passes of an image that stands
+EXPECTED = {"quick": 80, "standard": 250, "thorough": 8000}
+_QUICK = {
+    "linf": (
+        Ascend("untargeted", steps=10),
+        AscendTo("targets", steps=4),
+        Ascend("restarts", 0.2, steps=30, corners=5),
+        AskOn("queries", 0.15, queries=1500),
+    ),
+    "l2": (
+        Ascend("untargeted", steps=10),
+        Walk("boundary", steps=40),
+        Walk("boundary again", 0.15, 0.15, steps=40, count=3, first=1),
+        AskOn("queries", 0.05, queries=500),
+    ),
+}
+_STANDARD = {
+    "linf": (
+        Ascend("untargeted", steps=10),
+        AscendTo("targets", steps=4),
+        Walk("boundary", steps=40),
+        Ask("witness", queries=100),
+        Ascend("restarts", 0.3, steps=30, corners=5),
+        AscendTo("targets again", 0.2, steps=20, most=3),
+        AskOn("queries", 0.2, queries=2500),
+        Ascend("close restarts", 0.05, steps=60, corners=10),
+        AscendTo("close targets", 0.05, steps=60, most=9),
+    ),
+    "l2": (
+        Ascend("untargeted", steps=10),
+        Walk("boundary", steps=40, count=2),
+        AscendTo("targets", 0.4, steps=4),
+        Ask("witness", queries=50),
+        Walk("boundary again", 0.5, 0.5, steps=40, count=2, first=2),
+        Ascend("restarts", 0.1, steps=30, corners=3),
+        Walk("boundary once more", 0.2, 0.25, steps=40, count=6, first=4),
+        AscendTo("targets again", 0.1, steps=20, most=2),
+        AskOn("queries", 0.12, queries=800),
+        Ascend("close restarts", 0.02, steps=60, corners=8),
+    ),
+}
+
+
+class Standard(Attack):
+    """The worst case that we recommend, in linf and L2, at about a twentieth of AutoAttack's passes.
+
+    Short ascents on the margin, from the image and towards the likeliest wrong classes, walks along the decision
+    boundary, and a few queries that need no gradient and witness for those that do. What they came near to is attacked
+    on: from random corners, along the boundary, and by queries from the best image so far. Nearness is an image's own:
+    the share of its clean margin that is left, or how far outside of eps a misclassified image was found. Which stages
+    an image went through stands in its row.
+
+    effort: "quick" leaves out the witness and most of what follows; "thorough" runs, on whatever stands after all
+    stages, AutoAttack's four attacks at its settings (Croce and Hein, 2020) and `multi-targeted` with two starts per
+    class. targets: how many wrong classes are tried, those with the largest clean logits.
+    """
+
+    version: ClassVar[int] = 2
+    kind: ClassVar[Kind] = "ensemble"
+    transfers: ClassVar[bool] = False
+    boundary: ClassVar[bool] = True
+    rough: ClassVar[bool] = True
+
+    def __init__(self, *, effort: Effort = "standard", targets: Annotated[int, Range(1, 1000)] = 9) -> None:
+        require(effort in get_args(Effort), "effort", effort, f"one of {', '.join(get_args(Effort))}")
+        check_count("targets", targets)
+        self.effort, self.targets = effort, targets
+        self.expected = EXPECTED[effort]
+        names = [stage.name for norm in self.norms for stage in self.plan(norm)]
+        self.stages = tuple(dict.fromkeys(names))
+
+    def plan(self, norm: str) -> tuple[Stage, ...]:
+        """The stages in their order."""
+        if self.effort == "quick":
+            return _QUICK[norm]
+        if self.effort == "standard":
+            return _STANDARD[norm]
+        return (
+            *_STANDARD[norm],
+            Whole("apgd-ce", plugin=APGDCE()),
+            Whole("apgd-t", plugin=APGDT(targets=max(9, self.targets))),
+            Whole("fab-t", plugin=FAB(targets=max(9, self.targets))),
+            Whole("square", plugin=Square()),
+            Whole("multi-targeted", plugin=MultiTargeted(restarts=2)),
+        )
+
+    def passes(self, threat: ThreatModel, classes: int) -> Cost:
+        """Of all stages, an answer to the image itself, and a gradient per class to order them."""
+        plan = self.plan(threat.norm)
+        costs = [stage.cost(threat, classes, self.targets) for stage in plan]
+        backwards, forwards = (sum(part or 0 for part in parts) for parts in zip(
+            *((cost.backwards, cost.forwards) for cost in costs), strict=True
+        ))  # fmt: skip
+        ordering = min(self.targets, classes - 1) if any(isinstance(stage, Walk) for stage in plan) else 0
+        return Cost(ordering + backwards, 1 + ordering + forwards)
+
+    def perturb(self, model: BatchModel, batch: Batch) -> Proposal:
+        """The first firm find of every image, or what came nearest."""
+        standing = Standing(model, batch, self.targets)
+        done, steps = torch.zeros(len(batch), dtype=torch.int64), 0
+        for stage in self.plan(batch.threat.norm):
+            number = self.stages.index(stage.name)
+            standing.begin(number + 1, steps)
+            done |= _marks(stage.run(standing), len(batch)) << number
+            steps += stage.cost(batch.threat, model.classes, self.targets).forwards or 0
+        return Proposal(standing.x, standing.step, done)
+
+
+def _marks(rows: Tensor, count: int) -> Tensor:
+    """1 where a row is among `rows`, int64 [count]."""
+    return torch.zeros(count, dtype=torch.int64).index_fill_(0, rows, 1)

@@ -1,0 +1,304 @@
+"""The recommended worst case: linear models by hand, who takes part in a stage, batches, passes, classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robench import ThreatModel, registry
+from robench.attack.base import Batch, Proposal
+from robench.attack.classifier import Classifier
+from robench.attack.judge import Examples, Settings, attack_shard
+from robench.attack.step_rules import RULES
+from robench.errors import BadInput
+from robench_attacks import standard
+from robench_attacks.stages import Ascend, AscendTo, Ask, AskOn, Walk
+from robench_attacks.standing import Standing
+from tests.unit.attacks.test_apgd import THREATS, digits, each_norm, robust
+
+each_effort = pytest.mark.parametrize("effort", ["quick", "standard"])
+
+
+def built(**options: Any) -> Any:
+    return registry.load("attack", "standard").build(options)
+
+
+def rows_of(norm: str, part: slice = slice(None), batch: int = 250, **options: Any) -> pd.DataFrame:
+    model, examples = digits()
+    some = Examples(examples.x[part], examples.y[part], examples.ids[part])
+    return attack_shard(model, 10, built(**options), THREATS[norm], some, Settings(0, batch)).rows
+
+
+class Linear(nn.Module):
+    """Logits W (x - 0.5) on 4 x 4 images."""
+
+    def __init__(self, classes: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(classes, 16, generator=draw))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        answer: Tensor = (x.flatten(1) - 0.5) @ self.weight.T
+        return answer
+
+
+class Stepped(nn.Module):
+    """The same on pixels rounded to twentieths: gradients are zero everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Linear()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        answer: Tensor = self.inner((x * 20).round() / 20)
+        return answer
+
+
+def grey(count: int = 40) -> Tensor:
+    """Images whose pixels stay inside the box at the eps used here."""
+    return 0.4 + 0.2 * torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def labels(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+def standing_of(model: nn.Module, x: Tensor, norm: str = "linf", eps: str = "0.01", targets: int = 9) -> Standing:
+    """A batch of the images, with a model that is asked as attacks ask."""
+    y, ids = labels(model, x), torch.arange(len(x))
+    classes = model(x[:1]).shape[1]
+    handle = Classifier(model, classes, len(x)).rows(ids)
+    none = torch.full_like(y, -1)
+    batch = Batch(x, y, none, ids, torch.zeros_like(ids), ids, ThreatModel.of(norm, eps), 0)
+    return Standing(handle, batch, targets)
+
+
+@each_effort
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.04)])
+def test_a_linear_model_is_broken_where_mathematics_says(norm: str, eps: float, effort: str) -> None:
+    model, x = Linear(), grey()
+    with torch.no_grad():
+        logits = model(x)
+    y = logits.argmax(1)
+    difference = model.weight.detach()[None] - model.weight.detach()[y][:, None]
+    reach = difference.abs().sum(2) if norm == "linf" else difference.norm(dim=2)
+    gain = logits - logits.gather(1, y[:, None]) + eps * reach
+    gain.scatter_(1, y[:, None], -torch.inf)
+    expected = gain.amax(1) > 0
+    assert 5 < int(expected.sum()) < 35
+    sure = gain.amax(1).abs() > 1e-3
+    attack, examples = built(effort=effort), Examples(x, y, torch.arange(40))
+    rows = attack_shard(model, 5, attack, ThreatModel.of(norm, str(eps)), examples).rows
+    assert (torch.tensor(rows["success"].to_numpy()) == expected)[sure].all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_classes_are_sorted_by_their_boundaries(norm: str) -> None:
+    model, x = Linear(8), grey(20)
+    with torch.no_grad():
+        logits = model(x)
+    y = logits.argmax(1)
+    difference = model.weight.detach()[None] - model.weight.detach()[y][:, None]
+    reach = difference.abs().sum(2) if norm == "linf" else difference.norm(dim=2)
+    away = ((logits.gather(1, y[:, None]) - logits) / reach).scatter(1, y[:, None], torch.inf)
+    standing = standing_of(model, x, norm)
+    assert not torch.equal(standing.order, away.argsort(1)[:, :7])  # the likeliest are not the nearest
+    standing.sort()
+    assert torch.equal(standing.order, away.argsort(1)[:, :7])
+
+
+def test_momentum_by_hand() -> None:
+    rule = RULES["momentum"](torch.zeros(1, 1, 1, 1), ThreatModel.of("linf", "0.5"), 3)
+    one = torch.ones(1, 1, 1, 1)
+    first = rule.move(0 * one, one, 0.4)
+    second = rule.move(first, -one, 0.2)
+    assert float(first) == pytest.approx(0.4)
+    assert float(second) == pytest.approx(0.4 - 0.75 * 0.2 + 0.25 * 0.4)
+
+
+def test_nearness_is_what_is_left_of_the_clean_margin_or_how_far_outside_a_find_was() -> None:
+    standing = standing_of(Linear(), grey(4))
+    standing.margin = -standing.clean * torch.tensor([1.0, 0.3, 0.1, 0.6])
+    standing.beyond = torch.tensor([torch.inf, torch.inf, torch.inf, 0.2])
+    assert standing.within(0.3, -torch.inf).tolist() == [1, 2]
+    assert standing.within(0.1, 0.25).tolist() == [2, 3]
+    standing.rows = torch.tensor([0, 2])
+    assert standing.within(0.3, 0.25).tolist() == [2]
+
+
+def test_what_is_better_is_kept_and_who_is_broken_leaves() -> None:
+    model, x = Linear(), grey(6)
+    standing = standing_of(model, x)
+    y, rows = standing.batch.y, torch.tensor([1, 4])
+    away = 1 - x[rows]  # the other side of grey: every order is turned round
+    none = torch.full_like(rows, -1)
+    standing.take(rows, Proposal(x[rows], none))  # no better than what is known
+    assert torch.equal(standing.x, x)
+    standing.take(rows, Proposal(away, none))
+    assert (labels(model, standing.x) != y).nonzero()[:, 0].tolist() == [1, 4]
+    assert standing.rows.tolist() == [0, 2, 3, 5]
+
+
+def test_copies_share_a_row_and_the_best_is_kept() -> None:
+    model, x = Linear(), grey(3)
+    standing, rows = standing_of(model, x), torch.tensor([0, 2])
+    worse, better = x[rows], 1 - x[rows]
+    both = torch.stack([worse, better], 1).flatten(0, 1)
+    standing.take(rows, Proposal(both, torch.tensor([-1, 3, -1, 5])), copies=2)
+    assert torch.equal(standing.x[rows], better)
+    assert standing.step.tolist() == [3, -1, 5]
+    assert standing.rows.tolist() == [1]
+
+
+@each_norm
+@each_effort
+def test_rows_do_not_hang_on_batches_or_shards(norm: str, effort: str) -> None:
+    """Other work in a batch changes an image's last bits, not its verdict, its stages or its passes."""
+    same = ["success", "stages", "passes", "trial"]
+    whole = rows_of(norm, effort=effort)
+    assert whole["stages"].nunique() > 3
+    for batch in (7, 40):
+        found = rows_of(norm, batch=batch, effort=effort)
+        assert int((found[same] != whole[same]).any(axis=1).sum()) <= 1
+        assert found["success"].equals(whole["success"])
+    parts = pd.concat([rows_of(norm, part, effort=effort) for part in (slice(0, 50), slice(50, None))])
+    assert parts["success"].tolist() == whole["success"].tolist()
+    assert (parts["passes"].to_numpy() != whole["passes"].to_numpy()).sum() <= 1
+
+
+@each_norm
+def test_it_finds_what_apgd_and_fab_find_for_less(norm: str) -> None:
+    model, examples = digits()
+    peers = [
+        attack_shard(model, 10, registry.load("attack", name).build({}), THREATS[norm], examples).rows
+        for name in ("apgd-t", "fab-t")
+    ]
+    ours = rows_of(norm)
+    left = (~(peers[0]["success"] | peers[1]["success"]) & peers[0]["clean_correct"]).mean()
+    assert robust(ours) <= left
+    assert ours["passes"].sum() < 0.6 * sum(rows["passes"].sum() for rows in peers)
+
+
+def test_thorough_goes_on_with_whole_attacks_and_costs_what_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = tuple(
+        replace(stage, plugin=registry.load("attack", stage.name).build(options))
+        for stage, options in zip(
+            built(effort="thorough").plan("linf")[-5:],
+            ({"steps": 3}, {"steps": 3, "targets": 2}, {"steps": 2, "targets": 2}, {"queries": 7}, {"steps": 2}),
+            strict=True,
+        )
+    )
+    monkeypatch.setattr(standard.Standard, "plan", lambda self, norm: few)
+    attack, model, x = built(effort="thorough"), Linear(), grey(6)
+    threat = ThreatModel.of("linf", "0.00001")
+    rows = attack_shard(model, 5, attack, threat, Examples(x, labels(model, x), torch.arange(6))).rows
+    assert set(rows["stages"]) == {"apgd-ce;apgd-t;fab-t;square;multi-targeted"}
+    assert not rows["success"].any()
+    assert set(rows["backwards"]) == {3 + 2 * 3 + 2 * 2 + 4 * 2}
+    assert set(rows["passes"]) == {attack.passes(threat, 5).spent}
+
+
+def test_efforts_ascend() -> None:
+    threat = ThreatModel.of("l2", "0.5")
+    costs = [built(effort=effort).passes(threat, 10).spent for effort in ("quick", "standard", "thorough")]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[2] / 10
+    names = [stage.name for stage in built(effort="thorough").plan("l2")]
+    assert names[-5:] == ["apgd-ce", "apgd-t", "fab-t", "square", "multi-targeted"]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
+def test_passes_are_bounded_for_any_number_of_classes_by_targets_and_not_by_classes(classes: int) -> None:
+    model, x = Linear(classes), grey(6)
+    threat, attack = ThreatModel.of("linf", "0.0001"), built(targets=3)
+    rows = attack_shard(model, classes, attack, threat, Examples(x, labels(model, x), torch.arange(6))).rows
+    left = rows[~rows["success"]]
+    assert len(left)
+    cost = attack.passes(threat, classes)
+    assert (left["backwards"] <= cost.backwards).all()
+    targets = min(3, classes - 1)
+    # far from everything: an ascent, the targets, the walk with what orders them, and the queries
+    assert left["backwards"].min() == 10 + 4 * targets + targets + 40
+    assert left["passes"].min() == 1 + 31 + targets * (3 * 4 + 1) + 3 * targets + 121 + 101
+
+
+def test_what_queries_alone_come_near_to_is_asked_on_and_told() -> None:
+    model, x = Stepped(), grey()
+    examples, threat = Examples(x, labels(model, x), torch.arange(len(x))), ThreatModel.of("linf", "0.1")
+    rows = attack_shard(model, 5, built(), threat, examples).rows
+    told = rows["flags"].str.contains("queries-beat-gradients")
+    left = rows[~rows["success"]]
+    assert rows["success"].mean() > 0.8
+    assert told.sum() > 10
+    assert (rows["stages"].str.contains("witness") & told).sum() == told.sum()
+    assert left["stages"].str.contains("queries")[told[left.index]].all()
+
+
+def test_gradients_that_are_right_are_not_told_of() -> None:
+    rows = rows_of("linf")
+    assert not rows["flags"].str.contains("queries-beat-gradients").any()
+
+
+class Noisy(nn.Module):
+    """A linear model whose answers change from call to call, right on the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Linear()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        answer: Tensor = self.inner(x)
+        return answer + 0.3 * torch.randn_like(answer)
+
+
+def test_one_lucky_draw_of_a_random_model_ends_nothing() -> None:
+    model, x, threat = Noisy(), grey(), ThreatModel.of("linf", "0.05")
+    y, attack = labels(model.inner, x), built(effort="quick")
+    found = attack_shard(model, 5, attack, threat, Examples(x, y, torch.arange(40)))
+    calm = attack_shard(model.inner, 5, attack, threat, Examples(x, y, torch.arange(40))).rows
+    assert "randomised" in found.flags
+    wrong = labels(model.inner, found.images) != y
+    tried = torch.tensor((calm["success"] & found.rows["clean_correct"]).to_numpy())
+    assert tried.sum() > 10
+    assert wrong[tried].float().mean() > 0.9  # by its mean answer, not by a draw
+    assert set(found.rows["stages"][found.rows["clean_correct"]].str.contains("targets")) == {True}
+
+
+STAGES = [
+    Ascend("a", corners=3),
+    AscendTo("b", most=2),
+    Walk("c", count=2, first=1),
+    Ask("d", queries=9),
+    AskOn("e", queries=9),
+]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: type(stage).__name__)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_stage_costs_no_more_than_it_says_and_all_of_it_where_an_image_stands(stage: Any, norm: str) -> None:
+    standing = standing_of(Linear(), grey(5), norm, "0.0001", targets=3)
+    standing.sort()
+    model = standing.model._classifier
+    before = model.spent.clone()
+    assert stage.run(standing).tolist() == [0, 1, 2, 3, 4]
+    cost = stage.cost(ThreatModel.of(norm, "0.0001"), 5, 3)
+    spent = (model.spent - before)[standing.rows]
+    assert set(spent.tolist()) == {cost.spent}
+
+
+@pytest.mark.parametrize("options", [{"effort": "all"}, {"targets": 0}])
+def test_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=next(iter(options))):
+        built(**options)
