@@ -54,7 +54,7 @@ _STANDARD = {
         Ascend("restarts", 0.1, steps=30, corners=3),
         Walk("boundary once more", 0.2, 0.25, steps=40, count=6, first=4),
         AscendTo("targets again", 0.1, steps=20, most=2),
-        AskOn("queries", 0.12, queries=800),
+        AskOn("queries", 0.1, queries=700),
         Ascend("close restarts", 0.02, steps=60, corners=8),
     ),
 }
