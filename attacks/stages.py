@@ -40,11 +40,15 @@ class Stage(ABC):
 
     near: no more than this share of the clean margin is left; or beyond: a misclassified image is known that is no more
     than this share of eps outside. Both are an image's own, so that no other image has a say in what is spent on it.
+    also: which images count as near in any case, those that ascents are "misled" or "stuck" at (see `Standing`).
+    trusting: whether only images are attacked whose gradients are not known to mislead.
     """
 
     name: str
     near: float = math.inf
     beyond: float = -math.inf
+    also: str = ""
+    trusting: bool = False
 
     def run(self, standing: Standing) -> Tensor:
         """Run it on who stands near enough; who that was, int64."""
@@ -55,7 +59,11 @@ class Stage(ABC):
 
     def who(self, standing: Standing) -> Tensor:
         """Who stands near enough, int64."""
-        return standing.within(self.near, self.beyond)
+        rows = standing.within(self.near, self.beyond)
+        if self.also:
+            more: Tensor = standing.misled if self.also == "misled" else standing.stuck
+            rows = torch.cat([rows, standing.rows[more.cpu()[standing.rows]]]).unique()
+        return rows[~standing.misled.cpu()[rows]] if self.trusting else rows
 
     @abstractmethod
     def attack(self, standing: Standing, rows: Tensor) -> None:
@@ -87,15 +95,19 @@ class Ascend(Stage):
 
 @dataclass(frozen=True)
 class AscendTo(Stage):
-    """Short ascents towards the wrong classes in turn, the nearest first, or as likely where nobody has sorted them;
-    with `most`, towards those that came nearest, from corners."""
+    """Short ascents towards the wrong classes in turn, the nearest first, or as likely where nobody has sorted them.
+
+    first: only towards so many of them. most: only towards those that came nearest, from corners.
+    """
 
     steps: int = 4
+    first: int = 0
     most: int = 0
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """Towards one class after the other."""
         places = torch.arange(standing.order.shape[1], device=standing.device).expand_as(standing.order)
+        places = places[:, : self.first or None]
         if self.most:
             places = standing.reach.argsort(dim=1, descending=True, stable=True)[:, : self.most]
         for rank in range(places.shape[1]):
@@ -113,7 +125,7 @@ class AscendTo(Stage):
         """A gradient per step and an answer for each class."""
         del threat
         targets = min(targets, classes - 1)
-        return Cost(self.steps, self.steps + 1).times(min(self.most, targets) or targets)
+        return Cost(self.steps, self.steps + 1).times(min(self.most or self.first or targets, targets))
 
 
 @dataclass(frozen=True)
@@ -255,7 +267,9 @@ def _ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int, goal:
     """An ascent of `rows`; how far past the boundary it came, [R]."""
     answer = ascent.perturb(*standing.part(rows, copies, goal))
     assert isinstance(answer, Proposal)
-    return standing.take(rows, answer, copies)
+    reached, at = standing.take(rows, answer, copies), rows.to(standing.device)
+    standing.climbed[at] = torch.maximum(standing.climbed[at], reached)
+    return reached
 
 
 def _walk(finds: Finds, x: Tensor, steps: int, *, to_any: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
@@ -22,9 +23,11 @@ EXPECTED = {"quick": 80, "standard": 250, "thorough": 8000}
 _QUICK = {
     "linf": (
         Ascend("untargeted", steps=10),
-        AscendTo("targets", steps=4),
+        Walk("boundary", -math.inf, also="stuck", steps=30),
+        Walk("boundary again", -math.inf, also="misled", steps=30, first=1),
+        AscendTo("targets", trusting=True, steps=4, first=5),
         Ascend("restarts", 0.2, steps=30, corners=5),
-        AskOn("queries", 0.15, queries=1500),
+        AskOn("queries", 0.15, queries=1800),
     ),
     "l2": (
         Ascend("untargeted", steps=10),
@@ -36,8 +39,9 @@ _QUICK = {
 _STANDARD = {
     "linf": (
         Ascend("untargeted", steps=10),
-        AscendTo("targets", steps=4),
-        Walk("boundary", steps=40),
+        Walk("boundary", steps=30),
+        Walk("boundary again", -math.inf, also="misled", steps=30, count=5, first=1),
+        AscendTo("targets", trusting=True, steps=4),
         Ask("witness", queries=100),
         Ascend("restarts", 0.3, steps=30, corners=5),
         AscendTo("targets again", 0.2, steps=20, most=3),

@@ -12,6 +12,9 @@ from robench_attacks.targets import likeliest
 
 # answers behind a margin of a model that answers at random
 DRAWS = 8
+# of the way to a boundary that ascents point to, the share at which one must be found to say that they are misled; and
+# the share of the clean margin that they must take away not to be stuck
+MISLED, STUCK = 0.25, 0.25
 # trials of one stage at most, which key its noise
 TRIALS = 100_000
 
@@ -33,6 +36,7 @@ class Standing:
         self.logits = self._answers(model, batch.x)
         self.margin = past(self.logits, batch.y)
         self.clean = (-self.margin).clamp(min=1e-30)
+        self.climbed = self.margin.clone()
         self.beyond = torch.full_like(self.margin, torch.inf)
         self.led = torch.zeros_like(self.margin, dtype=torch.bool)
         self.order = likeliest(batch.y, self.logits.nan_to_num(), self.targets)
@@ -54,6 +58,22 @@ class Standing:
         which a misclassified image is known that is at most a share `beyond` of eps outside."""
         close = (-self.margin / self.clean <= near) | (self.beyond <= beyond)
         return self.rows[close.cpu()[self.rows]]
+
+    @property
+    def gained(self) -> Tensor:
+        """The share of the clean margin that ascents took away, [B]."""
+        return 1 + self.climbed / self.clean
+
+    @property
+    def stuck(self) -> Tensor:
+        """Where ascents gain next to nothing, as those of a robust model do, and those whose gradients vanish: [B]."""
+        return self.gained < STUCK
+
+    @property
+    def misled(self) -> Tensor:
+        """Where gradients at the image are not to be believed, bool [B]: a walk found a boundary in less than MISLED of
+        the way on which ascents, at the rate at which they gained, would reach one."""
+        return (1 + self.beyond) * self.gained < MISLED
 
     def still(self, rows: Tensor) -> Tensor:
         """Those of `rows` that stand."""
