@@ -330,7 +330,9 @@ class BatchModel:
             x = x.detach().requires_grad_(True)
             logits = self._forward(x, rough=rough).float()
             total = objective(logits).sum()
-            faster = Strided() if self._classifier.strided else nullcontext()
+            faster: Any = nullcontext()
+            if self._classifier.strided:
+                faster = Strided()  # type: ignore[no-untyped-call]
             with self._classifier.guard, faster:  # backwards too runs what the model brings along
                 grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
         self._charge(self._classifier.backwards, len(x))

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 FEW, MORE = 4, 16
 
 
-class Strided(TorchDispatchMode):
+class Strided(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes the gradients of the backward passes made inside through strided convolutions in this way.
 
     Only in float32, with few input channels, without groups or dilation, and where no gradient of the weights is asked
