@@ -16,7 +16,7 @@ from robench.evaluation.attacks import NamedAttack
 from robench.evaluation.recorded_command import WRITABLE
 from robench.results.accuracy import Figure, Measure, entering
 from robench.results.greedy import Step, Tried, greedy
-from robench.results.rows import broken, correct
+from robench.results.rows import broken, correct, spent
 from robench.results.summary import label
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import canonical
@@ -150,11 +150,11 @@ def _advice(store: Store, reference: str, group: list[EvaluationFolder], places:
     order = [found[step.attack.name] for step in steps]
     commands = [_command(reference, folders, spec, about, places) for folders in _parts(order)]
     notes += _notes(steps, order, commands, int((union & counts).sum()))
-    spent = sum(float((each["forwards"] + 2 * each["backwards"])[counts].sum()) for each in rows.values())
+    whole = sum(float(spent(each)[counts].sum()) for each in rows.values())
     return Advice(
         about.dataset, spec["norm"], about.eps, tuple(steps), tuple(commands),
         Figure(int((counts & ~union).sum()), len(first)), Figure(int(counts.sum()), len(first)),
-        spent / max(int(counts.sum()), 1), tuple(notes),
+        whole / max(int(counts.sum()), 1), tuple(notes),
     )  # fmt: skip
 
 
@@ -177,15 +177,15 @@ def _named(folder: EvaluationFolder, threat: ThreatModel) -> NamedAttack | str:
 def _known(folder: EvaluationFolder, rows: dict[str, Any], name: str) -> Tried:
     """What an evaluation says of its attack alone: of those that began where another ended, on the rest."""
     mine = rows[folder.job_id]
-    passes = (mine["forwards"] + 2 * mine["backwards"]).to_numpy()
-    tried, found = correct(mine) & (passes > 0), broken(mine)
+    took = spent(mine)
+    tried, found = correct(mine) & (took > 0), broken(mine)
     after = folder.spec.get("after")
     if after:
         # a find that was taken over is another attack's, even where this one looked for a better one
         found = found & (mine["trial"].to_numpy() != TAKEN_OVER)
     else:
         tried = correct(mine)
-    return Tried(name, tried, tried & found, passes)
+    return Tried(name, tried, tried & found, took)
 
 
 # the trial of an image whose adversarial image an earlier attack of a cascade made
