@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 import robench
-import robench.threat
 from robench import ThreatModel, open_dataset
 from robench.models import load_model
+from robench.norms import NORMS
 from robench.store.runs import Store, runs_root
 
 STEPS = 40
@@ -65,7 +65,7 @@ class Bench:
     @torch.no_grad()
     def standing(self, images: Tensor, norm: str, radius: float) -> Tensor:
         """Which images the model gets right, whose crafted copy inside the ball it gets right too: bool [n]."""
-        inside = robench.threat.distance(norm, self.x, images) <= radius + 1e-4
+        inside = NORMS[norm].distance(self.x, images) <= radius + 1e-4
         images = torch.where(inside[:, None, None, None], images, self.x)
         right = torch.cat([self.module(part).argmax(1) for part in torch.split(self.x, 250)]) == self.y
         still = torch.cat([self.module(part).argmax(1) for part in torch.split(images.clamp(0, 1), 250)]) == self.y
@@ -182,7 +182,7 @@ def carlini_wagner(bench: Bench, radius: str) -> Iterator[tuple[str, str, float,
                "initial_const": CW["initial_c"], "confidence": 0.0}  # fmt: skip
     craft = foolbox_attack(bench, "L2CarliniWagnerAttack", None, **options)
     theirs, images = bench.peer("foolbox cw", craft, "l2", float(radius))
-    distance = robench.threat.distance("l2", bench.x, images).numpy()
+    distance = NORMS["l2"].distance(bench.x, images).numpy()
     both = rows["success"].to_numpy() & ~bench.standing(images, "l2", float(radius)).numpy()
     yield "cw", "ours", ours, float(np.median(rows["l2"].to_numpy()[both]))
     yield "cw", "foolbox", theirs, float(np.median(distance[both]))

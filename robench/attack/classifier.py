@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.guard import Guard, plain_tensor
+from robench.attack.strided import Strided, strided
 from robench.attack.witness import Witness
 from robench.errors import BadInput, unknown
 from robench.results.rows import passes
@@ -62,6 +63,7 @@ class Classifier:
         self.randomised = self.crafting = False
         self.unsquash = False  # whether attacks see through the sigmoid that the model ends in
         self.guard = Guard(module)
+        self.strided = self.device.type == "cpu" and strided(module)  # see there
         self.heartbeat: Callable[[], None] = lambda: None  # called after every pass that is charged
         self.rough: Rough | None = None  # what an attack's gradients are taken from, if not the module in float32
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
@@ -328,7 +330,10 @@ class BatchModel:
             x = x.detach().requires_grad_(True)
             logits = self._forward(x, rough=rough).float()
             total = objective(logits).sum()
-            with self._classifier.guard:  # backwards too runs what the model brings along
+            faster: Any = nullcontext()
+            if self._classifier.strided:
+                faster = Strided()  # type: ignore[no-untyped-call]
+            with self._classifier.guard, faster:  # backwards too runs what the model brings along
                 grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
         self._charge(self._classifier.backwards, len(x))
         return logits.detach(), torch.zeros_like(x) if grad is None else grad

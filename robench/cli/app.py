@@ -13,6 +13,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from robench import progress
 from robench.cli import (
+    advise,
     baseline,
     check,
     data,
@@ -69,6 +70,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("diagnose")(diagnose.diagnose)
+app.command("advise")(advise.advise)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("verify")(verify.verify)
 app.command("baseline")(baseline.baseline)

@@ -1,0 +1,73 @@
+"""The gradient of an image with respect to a strided convolution, as a convolution of its own, on a CPU.
+
+A gradient passes such a layer backwards by a transposed convolution, for which oneDNN has a slow way where the layer
+has few input channels, as the first of a network has: up to twenty times as long as the layer itself takes forwards,
+and most of a small network's time. The same sums are those of a convolution with a stride of 1 that answers with stride
+x stride channels for each input channel, one for every place of a pixel between two strides (the periodic shuffling of
+Shi et al., 2016, "Real-time single image and video super-resolution", read backwards). What comes out differs by
+rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# input channels up to which this is faster: where the kernel is no whole number of strides, so that zeros are
+# multiplied, and where it is one
+FEW, MORE = 4, 16
+
+
+class Strided(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Takes the gradients of the backward passes made inside through strided convolutions in this way.
+
+    Only in float32, with few input channels, without groups or dilation, and where no gradient of the weights is asked
+    for; everything else stays as it is.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operation's result."""
+        del types
+        if func is torch.ops.aten.convolution_backward.default and not kwargs:
+            grad, x, weight, _, stride, padding, dilation, transposed, _, groups, wanted = args
+            plain = not transposed and groups == 1 and max(dilation) == 1 and list(wanted) == [True, False, False]
+            if plain and x.dim() == 4 and x.dtype is torch.float32 and _pays(x.shape[1], weight.shape[2:], stride):
+                return slope(grad, weight, x.shape, stride, padding), None, None
+        return func(*args, **(kwargs or {}))
+
+
+def strided(module: nn.Module) -> bool:
+    """Whether a model has a layer for which this is faster."""
+    layers = [part for part in nn.Module.modules(module) if type(part) is nn.Conv2d]
+    return any(part.groups == 1 and _pays(part.in_channels, part.kernel_size, part.stride) for part in layers)
+
+
+def slope(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The gradient [B, C, H, W] of the images of a convolution, `shape` being theirs.
+
+    grad: with respect to its answers, [B, O, h, w]. weight: [O, C, a, b]. A pixel at u = stride q + r of the padded
+    image takes part in the answers q - j by the weights r + stride j; for each r that is a convolution over q.
+    """
+    out, channels, *size = weight.shape
+    taps = [-(-a // s) for a, s in zip(size, stride, strict=True)]
+    lack = [t * s - a for t, a, s in zip(taps, size, stride, strict=True)]
+    parts = functional.pad(weight, (0, lack[1], 0, lack[0]))
+    parts = parts.reshape(out, channels, taps[0], stride[0], taps[1], stride[1]).flip(2, 4)
+    kernel = parts.permute(1, 3, 5, 0, 2, 4).reshape(-1, out, *taps)
+    found = functional.conv2d(grad, kernel, padding=(taps[0] - 1, taps[1] - 1))
+    batch, _, high, wide = found.shape
+    found = found.reshape(batch, channels, *stride, high, wide).permute(0, 1, 4, 2, 5, 3)
+    found = found.reshape(batch, channels, high * stride[0], wide * stride[1])
+    short = [max(0, n + p - m) for n, p, m in zip(shape[2:], padding, found.shape[2:], strict=True)]
+    found = functional.pad(found, (0, short[1], 0, short[0])) if any(short) else found
+    return found[:, :, padding[0] : padding[0] + shape[2], padding[1] : padding[1] + shape[3]].contiguous()
+
+
+def _pays(channels: int, kernel: Sequence[int], stride: Sequence[int]) -> bool:
+    whole = all(a % s == 0 for a, s in zip(kernel, stride, strict=True))
+    return channels <= (MORE if whole else FEW) and min(stride) > 1
