@@ -21,12 +21,14 @@ transfer = AttackSet(
     (("fgsm", {}), ("r-fgsm", {}), ("step-rand", {}), ("iter-rand", {}), ("pgd-rand", {})),
 )
 diagnosis = AttackSet(
-    "What robench diagnose runs at the given eps: one step, many, more with restarts, margins, noise and queries.",
+    "What robench diagnose runs at the given eps: one step, many, more with restarts, margins, the boundary, noise and "
+    "queries.",
     (
         ("fgsm", {}),
         ("pgd", {"steps": 40}),
         ("pgd", {"steps": 80, "restarts": 2}),
         ("multi-targeted", {"steps": 40}),
+        ("fab-t", {"targets": 3, "steps": 50}),
         ("random-noise", {}),
         ("square", {"queries": 500}),
     ),

@@ -42,7 +42,11 @@ def diagnose(
     data: shared.Data = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Attack a model in ways that a sound figure must survive, and say which gates fired; exit code 1 if any did."""
+    """Attack a model in ways that a sound figure must survive, and say which gates fired; exit code 1 if any did.
+
+    It also changes the last layer so that images near 30 tested ones are adversarial, and asks the attacks to find
+    them: 300 forward passes for each, and what the attacks need.
+    """
     from robench.registry import check_attacks
 
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]

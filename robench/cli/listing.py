@@ -152,7 +152,7 @@ def _bound(folder: EvaluationFolder) -> str:
 
     if not NORMS[folder.spec["norm"]].bounded_above:
         return ""
-    from robench.evaluation.bounds import bound_of
+    from robench.trust.bounds import bound_of
 
     found = bound_of(folder)
     return f" ({found})" if found else ""

@@ -98,9 +98,9 @@ def _model(card: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What there is to tell about an evaluation, as JSON types."""
-    from robench.evaluation.bounds import bound_of
     from robench.evaluation.recorded_command import command_of
     from robench.results.rows import absent_classes
+    from robench.trust.bounds import bound_of
 
     spec, about, rows, bound = folder.spec, folder.about, folder.rows(), bound_of(folder)
     figures = folder.result.to_json() if folder.result else {"status": "incomplete"}

@@ -1,4 +1,4 @@
-"""The evaluations that gradient-masking diagnostics rest on: attacks, transfer, larger eps."""
+"""What gradient-masking diagnostics rest on: attacks, transfer, larger eps, and examples that are planted."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from robench import registry
+from robench.attack.gradient import kind_of
+from robench.attack.judge import Examples
 from robench.errors import BadInput
+from robench.evaluation.attacks import resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.imitation import imitation
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated, Result
-from robench.progress import say
+from robench.progress import bar, say
+from robench.results.accuracy import Measure
+from robench.results.summary import label
 from robench.store.runs import Store
 from robench.threat import ThreatModel
 from robench.trust.diagnosis import pixels_of, wider
 from robench.trust.gates import Finding
+from robench.trust.planted import IMAGES, planted
+
+# test images among which those are that something is planted near: the first that are classified correctly
+TRIED = 2 * IMAGES
 
 
 def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> tuple[list[Result], list[Finding]]:
     """What `robench diagnose` runs on a request's model: its attacks, transfer from each surrogate, larger eps.
 
     Where no surrogate is given, a small network learns the model's answers and is one. Returns the results of all
-    evaluations and what the gates make of them; stops where one is incomplete.
+    evaluations and what the gates make of them, those that fired first; stops where one is incomplete. Whether attacks
+    find what is planted is found out anew each time, and not kept in the store.
     """
     done = _whole(evaluate(request, store))
     results = done.results
@@ -36,7 +46,25 @@ def battery(request: Request, store: Store, surrogates: Sequence[str] = ()) -> t
         if done.complete:
             done = _whole(evaluate(step, store))
             results = results + done.results
-    return results, done.findings
+    found = done.findings + (_planted(request, store) if done.complete else [])
+    return results, sorted(found, key=lambda finding: not finding.fired)
+
+
+def _planted(request: Request, store: Store) -> list[Finding]:
+    """Whether the request's attacks along gradients find what is planted in its model, if it has such attacks."""
+    named = [each for each in resolve(request).attacks if Measure(each.metric) is Measure.ROBUST]
+    climbing = [each for each in named if kind_of(each.attack, request.threat, each.access) == "iterative"]
+    attacks = [(label(each.name, each.given), each.attack) for each in climbing]
+    if not attacks:
+        return []
+    target = Bench(store).target(request.models[0], request.dataset, request.data_root, request.classes)
+    test, part = target.dataset.test, slice(0, min(request.count or TRIED, TRIED))
+    examples = Examples(test.pixels(part), test.labels[part], test.ids[part])
+    settings = request.settings
+    module = target.module.to(settings.device)
+    with bar("Planting examples") as shown:
+        found = planted(module, target.dataset.classes, attacks, request.threat, examples, settings, shown.update)
+    return [replace(each, model=target.name, model_digest=target.digest) for each in found]
 
 
 def _imitated(request: Request, store: Store) -> list[Request]:

@@ -22,7 +22,6 @@ from robench.environment import command, environment
 from robench.errors import BadInput
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import NamedAttack
-from robench.evaluation.bounds import walked
 from robench.evaluation.origins import PluginName, sources_of
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
@@ -31,6 +30,7 @@ from robench.store.about import About, depends_on_folder
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import CraftSpec, EvalSpec, sizes_told
 from robench.threat import ThreatModel
+from robench.trust.bounds import walked
 
 
 @dataclass(frozen=True)

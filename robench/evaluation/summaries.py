@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robench.detector.measuring import Detection, measure
-from robench.evaluation.bounds import upper_bound
 from robench.evaluation.jobs import Job
 from robench.evaluation.sealing import seal
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
@@ -16,6 +15,7 @@ from robench.results.rows import absent_classes
 from robench.results.summary import Summary, label
 from robench.store.about import About
 from robench.store.runs import Store
+from robench.trust.bounds import upper_bound
 from robench.trust.diagnosis import record
 from robench.trust.gates import Finding
 

@@ -10,7 +10,6 @@ from functools import reduce
 import numpy as np
 
 from robench.errors import BadInput
-from robench.evaluation.bounds import upper_bound
 from robench.evaluation.summaries import Result
 from robench.regression.baseline import Kept, Outcomes, encode
 from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line
@@ -18,6 +17,7 @@ from robench.results.accuracy import Measure, entering
 from robench.results.rows import Marks
 from robench.results.summary import NOT_SEALED, UNSTABLE
 from robench.store.runs import Store
+from robench.trust.bounds import upper_bound
 
 # flags that say that an attack may have failed where the model would not have stood
 TROUBLE = (

@@ -12,7 +12,6 @@ from robench.detector.measuring import measure
 from robench.errors import BadInput, Changed, CheckFailed, DiskError, Permanent
 from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
-from robench.evaluation.bounds import upper_bound
 from robench.evaluation.renewal import Renewal
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.scheduler import run
@@ -29,6 +28,7 @@ from robench.suites.plan import Place, Plan, Training, cost_of, open_place
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
 from robench.training.jobs import claim_of
+from robench.trust.bounds import upper_bound
 from robench.trust.diagnosis import record
 from robench.trust.gates import Finding
 

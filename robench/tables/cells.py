@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from robench.evaluation.bounds import upper_bound, walked
 from robench.norms import NORMS
 from robench.results.accuracy import Figure, Measure, entering
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder
+from robench.trust.bounds import upper_bound, walked
 
 ABSENT = "absent"
 # behind a figure that no attack along the decision boundary tried, where that makes it one

@@ -12,7 +12,6 @@ from typing import Any
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
-from robench.evaluation.bounds import upper_bound
 from robench.evaluation.origins import aged
 from robench.evaluation.recorded_command import command_of
 from robench.progress import say
@@ -35,6 +34,7 @@ from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid
 from robench.text.escaping import file_name
 from robench.threat import ThreatModel
+from robench.trust.bounds import upper_bound
 
 NOTE = (
     "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "

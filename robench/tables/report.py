@@ -12,7 +12,6 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from robench.detector.measuring import Detection
-from robench.evaluation.bounds import upper_bound
 from robench.evaluation.summaries import Evaluated, Result
 from robench.results.accuracy import Figure, Measure, entering, worst_case
 from robench.results.rows import COUNTED
@@ -20,6 +19,7 @@ from robench.results.summary import COMPLETE, INCOMPLETE, label
 from robench.store.runs import Store
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid, lines, percent
+from robench.trust.bounds import upper_bound
 from robench.trust.gates import Finding
 from robench.trust.verification import Verified
 

@@ -18,11 +18,12 @@ from robench.store.files import Damaged, digest, read_sealed, write_sealed
 from robench.store.records import DiagnosticsRecord
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import ThreatModel
-from robench.trust import gates
-from robench.trust.gates import AttackRun, Finding, diagnose
+from robench.trust import bounds, gates
+from robench.trust.bounds import walked
+from robench.trust.gates import WHITE, AttackRun, Finding, diagnose
 
 # findings of other gates than these, or of runs collected in another way, are not taken from the store
-_SOURCES = [Path(gates.__file__), Path(__file__)]
+_SOURCES = [Path(gates.__file__), Path(bounds.__file__), Path(__file__)]
 GATES_SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
 
 
@@ -37,7 +38,8 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
     pixels = pixels_of(folder) if threat.geometry.largest is None else 0  # takes reading images
     rows = folder.rows()
     absent = absent_classes(rows, about.classes)
-    return AttackRun(name, spec["attack"], kind, options, threat, rows, result.flags, pixels, absent)
+    walks = kind in WHITE and walked(folder)
+    return AttackRun(name, spec["attack"], kind, options, threat, rows, result.flags, pixels, absent, walks)
 
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:

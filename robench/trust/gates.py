@@ -21,6 +21,13 @@ LEAST = 3
 ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
 
 # the kinds that only follow gradients, those that go on until they find something, and the options that make them go on
+#
+# What follows gradients climbs an objective within the ball, or walks along the decision boundary (`boundary`). Gates
+# on pairs pool runs, and an image that any member of the stronger pool breaks is no evidence. A walk is in no such
+# pool: it breaks images that every ascent misses, and would hide that queries, noise, another model's images or one
+# step break them too. It has a gate of its own against the ascents, outside of the others' pools. An ensemble has both
+# in one figure: it excuses a long search that misses what one step finds, and gradients that do worse than noise, but
+# not the ascents beside it.
 WHITE, SEARCHES = ("iterative", "single-step"), ("iterative", "query", "ensemble")
 EFFORT = ("steps", "restarts", "queries")
 
@@ -47,8 +54,8 @@ class AttackRun:
     """One complete evaluation as the gates see it.
 
     kind: a `Kind`, "noise" or "transfer". pixels: numbers in an image, which only norms without a `largest` eps ask
-    for. absent: the classes that no image is of, in words. broken: per image, classified correctly and misclassified
-    under the attack.
+    for. absent: the classes that no image is of, in words. boundary: whether it walks along the decision boundary.
+    broken: per image, classified correctly and misclassified under the attack.
     """
 
     name: str
@@ -60,6 +67,17 @@ class AttackRun:
     flags: tuple[str, ...]
     pixels: int = 0
     absent: str = ""
+    boundary: bool = False
+
+    @property
+    def ascends(self) -> bool:
+        """Whether it only climbs, along the gradient of an objective."""
+        return self.kind in WHITE and not self.boundary
+
+    @property
+    def walks(self) -> bool:
+        """Whether it only walks along the decision boundary, and not as one of several attacks."""
+        return self.kind in WHITE and self.boundary
 
     @property
     def broken(self) -> Marks:
@@ -137,14 +155,21 @@ def _share(n: int) -> str:
     return f"{_least(n) - 1:,} of {n:,} images"
 
 
-def _beats(
-    gate: str, weak: tuple[str, ...], strong: tuple[str, ...], advice: str
-) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
-    """A gate that fires where attacks of weaker kinds break images that all of the stronger kinds leave standing."""
+# says of a run whether it belongs to one side of a comparison
+Side = Callable[[AttackRun], bool]
+
+
+def _kinds(*kinds: str) -> Side:
+    """Runs of these kinds that do not walk along the boundary."""
+    return lambda run: run.kind in kinds and not run.walks
+
+
+def _beats(gate: str, weak: Side, strong: Side, advice: str) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
+    """A gate that fires where the weaker runs break images that all of the stronger ones leave standing."""
 
     def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         for threat, group in _by_threat(runs).items():
-            weaker, stronger = [r for r in group if r.kind in weak], [r for r in group if r.kind in strong]
+            weaker, stronger = [r for r in group if weak(r)], [r for r in group if strong(r)]
             if not weaker or not stronger:
                 continue
             alone = int((_union(weaker) & ~_union(stronger)).sum())
@@ -291,16 +316,21 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
     ),
     _zero_gradient,
     _beats(
-        "single step beats iteration", ("single-step",), ("iterative", "ensemble"),
+        "single step beats iteration", _kinds("single-step"), _kinds("iterative", "ensemble"),
         "an iterative attack contains its single step: use smaller steps, more of them, and restarts",
     ),
     _beats(
-        "black box beats white box", ("transfer", "noise"), (*WHITE, "ensemble"),
+        "black box beats white box", _kinds("transfer", "noise"), _kinds(*WHITE, "ensemble"),
         "the model's own gradients mislead: attack a smoothed copy of it, with a margin loss and with BPDA",
     ),
     _beats(
-        "queries beat gradients", ("query",), WHITE,
+        "queries beat gradients", _kinds("query"), _kinds(*WHITE),
         "the gradients are worse than none: attack with BPDA for the layer hiding them, and report the query attack",
+    ),
+    _beats(
+        "boundary attack beats ascent", lambda run: run.walks, lambda run: run.ascends,
+        "the figure of gradient ascent is an upper bound and no more: report the boundary attack with it (fab-t with "
+        "more targets and steps, or the set standard)",
     ),
     _not_rising,
     _above_chance,

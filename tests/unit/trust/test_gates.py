@@ -51,7 +51,13 @@ def run(broken: Iterable[int], kind: str = "iterative", eps: str = "0.1", **give
     options, threat = given.get("options", {}), ThreatModel.of(given.get("norm", "linf"), eps)
     name = " ".join([attack, *(f"{key}={value}" for key, value in options.items())])
     rows = given.get("rows", rows_of(broken))
-    return AttackRun(name, attack, kind, options, threat, rows, given.get("flags", ()), given.get("pixels", 0))
+    more = given.get("pixels", 0), "", given.get("boundary", False)
+    return AttackRun(name, attack, kind, options, threat, rows, given.get("flags", ()), *more)
+
+
+def walk(broken: Iterable[int], kind: str = "iterative", **given: Any) -> AttackRun:
+    """A run along the decision boundary that broke these images."""
+    return run(broken, kind, **{"attack": "fab-t", "boundary": True, **given})
 
 
 def fired(*runs: AttackRun) -> set[str]:
@@ -68,6 +74,7 @@ def honest() -> list[AttackRun]:
         run(range(80), "single-step"),
         run(range(100), options={"steps": 40}),
         run(range(101), options={"steps": 80, "restarts": 2}),
+        walk(range(2, 103)),
         run([0, 1], "noise"),
         run(range(30), "transfer", attack="pgd"),
         run(range(60), "query", options={"queries": 500}),
@@ -84,9 +91,10 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
         "randomised output", "optimisation during inference", "answers that depend on earlier calls",
         "answers that depend on the batch", "gradients that do not fit the answers", "zero gradient",
         "single step beats iteration", "black box beats white box",
-        "queries beat gradients", "success not rising with eps", "robust at eps that allows anything",
-        "more effort still breaks images", "replaced functions", "changed global state", "squashed outputs",
-        "logits beyond comparison", "logits too small for a cross-entropy", "an attack that moves nothing",
+        "queries beat gradients", "boundary attack beats ascent", "success not rising with eps",
+        "robust at eps that allows anything", "more effort still breaks images", "replaced functions",
+        "changed global state", "squashed outputs", "logits beyond comparison",
+        "logits too small for a cross-entropy", "an attack that moves nothing",
     }  # fmt: skip
     assert len({finding.gate for finding in findings}) == len(GATES)
     assert all(f.evidence and f.threshold and f.advice and "nan" not in f.evidence for f in findings)
@@ -122,7 +130,7 @@ def test_what_fired_comes_first() -> None:
 )
 def test_flags_of_one_run_are_enough(flag: str, gate: str) -> None:
     assert fired(*honest(), run([], "noise", flags=("borderline 2%", flag))) == {gate}
-    assert "1 of 9 runs" in found(gate, *honest(), run([], "noise", flags=(flag,)))[0].evidence
+    assert "1 of 10 runs" in found(gate, *honest(), run([], "noise", flags=(flag,)))[0].evidence
 
 
 @pytest.mark.parametrize(("images", "fires"), [(10, False), (11, True)])
@@ -181,6 +189,34 @@ def test_queries_do_not_excuse_gradients() -> None:
 def test_an_ensemble_that_asks_queries_too_says_nothing_for_the_gradients() -> None:
     runs = run(range(20)), run(range(100), "ensemble"), run(range(100), "query")
     assert fired(*runs) == {"queries beat gradients"}
+
+
+@pytest.mark.parametrize("ascent", ["iterative", "single-step"])
+def test_the_boundary_attack_breaks_images_alone(ascent: str) -> None:
+    gate, climbed = "boundary attack beats ascent", run(range(100), ascent)
+    assert fired(walk(range(50, 100 + LEAST - 1)), climbed) == set()
+    assert fired(walk(range(50, 100 + LEAST)), climbed) == {gate}
+    assert fired(walk(range(150, 160)), climbed) == {gate}, "per image, whatever the totals"
+    assert found(gate, walk(range(150, 160), eps="0.2"), climbed) == [], "another threat model"
+    assert fired(walk(range(150, 160)), climbed, run(range(150, 160), ascent, attack="other")) == set(), "one of them"
+    (evidence,) = found(gate, walk(range(150)), climbed, walk(range(160), attack="library:fab-t"))
+    assert "fab-t, library:fab-t broke 60 of 200 images that" in evidence.evidence, "one walk hides no other"
+
+
+def test_neither_ensembles_nor_queries_nor_images_of_others_are_ascents_or_walks() -> None:
+    gate = "boundary attack beats ascent"
+    for kind in ("query", "ensemble", "noise", "transfer"):
+        assert found(gate, walk(range(100)), run([], kind)) == []
+        assert fired(walk(range(100)), run([]), run(range(100), kind)) >= {gate}, "which hide nothing of it"
+        assert found(gate, walk(range(100), kind), run([])) == []
+
+
+@pytest.mark.parametrize(("gate", "weak", "strong"), PAIRS[:4])
+def test_a_walk_excuses_no_ascent(gate: str, weak: str, strong: str) -> None:
+    """It breaks the same images, and the alarm stays; nor is it held against what it cannot find by itself."""
+    weaker, stronger = run(range(150, 160), weak), run(range(100), strong)
+    assert fired(weaker, stronger, walk(range(150, 160))) >= {gate}
+    assert found(gate, weaker, walk(range(100))) == []
 
 
 def test_one_percent_of_many_images() -> None:
@@ -317,6 +353,18 @@ def test_draws_and_replaced_gradients_are_another_attack(tmp_path: Path) -> None
     runs = collect(store, "m", "d", "l2", N)
     assert {run.name for run in runs} == {"pgd (eot=20)", "pgd (bpda=['jpeg'])", "pgd"}
     assert found("success not rising with eps", *runs) == []
+
+
+def test_who_walks_along_the_boundary_is_known_by_the_attack(tmp_path: Path) -> None:
+    store, gate = Store(tmp_path), "boundary attack beats ascent"
+    stored(store, "1" * 12, range(100), eps="0.5")
+    fab = {"attack": "fab-t", "attack_options": {"steps": 50, "targets": 3, "restarts": 1, "nearest": False}}
+    stored(store, "2" * 12, range(90, 150), eps="0.5", **fab)
+    runs = collect(store, "m", "d", "l2", N)
+    assert {run.attack: (run.walks, run.ascends) for run in runs} == {"pgd": (False, True), "fab-t": (True, False)}
+    (finding,) = found(gate, *runs)
+    assert finding.fired
+    assert "fab-t broke 50 of 200 images that pgd left standing at l2 eps 0.5" in finding.evidence
 
 
 def test_findings_are_kept_beside_the_runs(tmp_path: Path) -> None:
