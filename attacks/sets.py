@@ -9,12 +9,14 @@ paradise = AttackSet(
     (("untargeted", {}), ("random-targeted", {}), ("multi-targeted", {})),
 )
 guess_first = AttackSet(
-    "The guess-first paper's FGSM and PGD (40 steps of 0.01) in linf; C&W goes by cw in l2.",
+    "The guess-first paper's FGSM and PGD (40 steps of 0.01) in linf, and its C&W in L2.",
     (("fgsm", {}), ("pgd", {"steps": 40, "step": "0.01"})),
+    {"l2": (("cw", {}),)},
 )
 er = AttackSet(
-    "The ER-Classifier paper's FGSM and PGD; steps and their size as the paper has them for MNIST.",
+    "The ER-Classifier paper's FGSM and PGD, 40 steps of 0.01 as on MNIST; in L2, where it has none, of eps/4.",
     (("fgsm", {}), ("pgd", {"steps": 40, "step": "0.01"})),
+    {"l2": (("fgsm", {}), ("pgd", {"steps": 40}))},
 )
 transfer = AttackSet(
     "The PARADISE paper's black-box attacks, for --surrogate: FGSM, R+FGSM, Step-Rand, Iter-Rand, PGD-Rand.",

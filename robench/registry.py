@@ -9,7 +9,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -37,10 +37,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class AttackSet:
-    """Attacks that go by one name: each with the options it has in the set."""
+    """Attacks that go by one name: each with the options it has in the set.
+
+    norms: the members in a norm where they are others.
+    """
 
     summary: str
     members: tuple[tuple[str, Mapping[str, Any]], ...]
+    norms: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,11 +196,14 @@ def check_attacks(wanted: Iterable[str]) -> None:
             _entry("attack", name, _entries("set"))
 
 
-def expand(wanted: Iterable[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Attacks with the options their set gives them, each once; a name that is no set's stands for itself."""
+def expand(wanted: Iterable[str], norm: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Attacks with the options their set gives them in a norm, each once; a name that is no set's stands for itself."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for name in wanted:
-        chosen = _entries("set")[name].load().members if name in _entries("set") else ((name, {}),)
+        chosen: Sequence[tuple[str, Mapping[str, Any]]] = ((name, {}),)
+        if name in _entries("set"):
+            group: AttackSet = _entries("set")[name].load()
+            chosen = group.norms.get(norm, group.members)
         found += [member for member in chosen if member not in found]
     return found
 

@@ -135,7 +135,7 @@ def attacks_of(
     names: of attacks and sets. Raises BadInput as `NamedAttack.of`.
     """
     found, used = list[NamedAttack](), set(taken)
-    for name, preset in registry.expand(names):
+    for name, preset in registry.expand(names, threat.norm):
         plugin = registry.load("attack", name)
         known, alone = plugin.parameters(), list(names) == [name]
         chosen = {k: v for k, v in options.items() if k in known or (alone and k not in used)}

@@ -80,7 +80,7 @@ def _imitated(request: Request, store: Store) -> list[Request]:
 
 def _transferred(threat: ThreatModel) -> list[str]:
     """The attacks of the set "transfer" that there are in a norm; one at least, for pgd knows every norm."""
-    plugins = [registry.load("attack", name) for name, _ in registry.expand(["transfer"])]
+    plugins = [registry.load("attack", name) for name, _ in registry.expand(["transfer"], threat.norm)]
     return [plugin.name for plugin in plugins if threat.norm in plugin.build({}).norms] or ["pgd"]
 
 

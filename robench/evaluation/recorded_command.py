@@ -117,9 +117,9 @@ def _attacks(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:
 
 def _set(chain: list[EvaluationFolder]) -> list[str]:
     """The set whose first members, each with the options it has there, are these attacks."""
-    wanted = [_full(link.spec["attack"], link.about.given_options) for link in chain]
+    wanted, norm = [_full(link.spec["attack"], link.about.given_options) for link in chain], chain[0].spec["norm"]
     for name in registry.names("set"):
-        members = [_full(attack, options) for attack, options in registry.expand([name])]
+        members = [_full(attack, options) for attack, options in registry.expand([name], norm)]
         if members[: len(wanted)] == wanted:
             return ["-a", name, "--cascade"]
     raise _Unwritable

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from robench import registry
 from robench.detector.measuring import measure
 from robench.errors import BadInput, Changed, CheckFailed, DiskError, Permanent
 from robench.evaluation.attacks import Resolved
@@ -181,7 +180,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
 
 def _metric(place: Place, results: Sequence[Result]) -> str:
     """What the figure of a place counts: several attacks that are taken together count what none of them broke."""
-    together = place.column.combine == "worst case" and len(registry.expand(place.column.attacks)) > 1
+    together = place.column.combine == "worst case" and place.asked is not None and len(place.asked.attacks) > 1
     return Measure.ROBUST if together else results[-1].metric
 
 

@@ -170,7 +170,7 @@ def known(call: Call) -> None:
         for scale in literal(call.texts("scale")):
             assert suite not in suites() or load(suite).at(scale)
     options = [pair.partition("=")[0] for pair in call.texts("option")]
-    members = [name for name, _ in registry.expand(attacks)]
+    members = [name for name, _ in registry.expand(attacks, "linf")]
     owners = [("attack", name) for name in members] + [("detector", name) for name in literal(call.texts("detector"))]
     owners += [("defense", name) for name in literal(call.texts("defense"))]
     for name in options if not own_plugins(call) else ():

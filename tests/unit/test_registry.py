@@ -275,3 +275,12 @@ def test_options_from_texts() -> None:
     assert "'steps'" in complaint(lambda: parse_options(["steps"]))
     assert "'=3'" in complaint(lambda: parse_options(["=3"]))
     assert "'b_c'" in complaint(lambda: parse_options(["b-c=1", "b_c=2"]))
+
+
+def test_a_set_may_have_other_members_in_a_norm() -> None:
+    linf, l2 = registry.expand(["guess-first"], "linf"), registry.expand(["guess-first"], "l2")
+    assert [name for name, _ in linf] == ["fgsm", "pgd"]
+    assert [name for name, _ in l2] == ["cw"]
+    reach = [options for name, options in registry.expand(["er"], "l2") if name == "pgd"]
+    assert reach == [{"steps": 40}]  # 40 steps of 0.01 would end 0.4 away, whatever eps is
+    assert registry.expand(["paradise"], "l2") == registry.expand(["paradise"], "linf")
