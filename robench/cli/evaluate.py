@@ -37,6 +37,10 @@ Restarts = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", parser=shared.whole, metavar="N", help="Steps; short for -o steps=N.")
 ]
+Targets = Annotated[
+    int | None,
+    typer.Option("--targets", parser=shared.whole, metavar="N", help="Wrong classes to try; short for -o targets=N."),
+]
 Effort = Annotated[
     str | None,
     typer.Option("--effort", help="How much standard spends: quick, standard or thorough; short for -o effort=NAME."),
@@ -99,6 +103,7 @@ def evaluate(
     restarts: Restarts = None,
     steps: Steps = None,
     effort: Effort = None,
+    targets: Targets = None,
     option: shared.Options = None,
     eot: Draws = 1,
     bpda: Layers = None,
@@ -141,7 +146,7 @@ def evaluate(
     from robench.tables.report import Report
     from robench.threat import ThreatModel
 
-    short = {"restarts": restarts, "steps": steps, "effort": effort}
+    short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
     request = Request(
         models=models or [],
         attacks=attacks,

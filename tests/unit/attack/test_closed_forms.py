@@ -112,6 +112,12 @@ def test_ten_classes(name, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_recommended_worst_case(classes, norm):
+    check("standard", classes, norm, (0.999, 1.001, 2.0))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t"])
 def test_auto_pgd_on_ten_classes(name, norm):
     check(name, 10, norm, (0.5, 0.999, 1.001, 2.0))
