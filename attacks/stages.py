@@ -30,6 +30,8 @@ from robench_attacks.standing import Standing
 
 # of a walk: the largest weight of the original's own projection, and what is left of a find's perturbation
 HOME, KEPT = 0.2, 0.7
+# the share of the clean margin that ascents must take away not to be called far from breaking an image
+FAR = 0.5
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
 ONWARD = 0.3
 
@@ -159,6 +161,7 @@ class Walk(Stage):
         handle.note_nonfinite(finds.nonfinite)
         outside = (finds.distance / max(radius, 1e-30) - 1).to(standing.beyond.dtype)
         standing.beyond[at] = torch.minimum(standing.beyond[at], outside)
+        handle.note_masked("walks-beat-ascents", (outside <= 0) & (standing.gained[at] < FAR))
         standing.take(rows, Proposal(part.threat.project(part.x, finds.x), finds.step.cpu()))
 
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
@@ -183,7 +186,7 @@ class Ask(Stage):
         before = standing.margin[at].clone()
         led = standing.take(rows, Square(queries=self.queries).improve(handle, part)) > before
         standing.led[at] |= led
-        handle.note_queries(led)
+        handle.note_masked("queries-beat-gradients", led)
 
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
         """An answer per query, and one for what comes of it."""

@@ -21,6 +21,10 @@ from robench.results.rows import passes
 Objective = Callable[[Tensor], Tensor]
 
 
+# marks of images that speak for masked gradients: a few queries came nearer than all gradients before them, and a walk
+# along the boundary broke what ascents were far from breaking
+MASKED = ("queries-beat-gradients", "walks-beat-ascents")
+
 # the class of models behind a detector, which answer with one logit more, the largest where the image is rejected; the
 # harness alone makes such models, and that some module has an attribute or a logit of that kind says nothing
 REJECTING: list[type[nn.Module]] = []
@@ -59,7 +63,7 @@ class Classifier:
         self.nonfinite = torch.zeros(examples, dtype=torch.bool)
         self.zero_gradient = torch.zeros(examples, dtype=torch.bool)
         self.zero_pixels = torch.full((examples,), torch.nan)
-        self.by_queries = torch.zeros(examples, dtype=torch.bool)
+        self.masked = {mark: torch.zeros(examples, dtype=torch.bool) for mark in MASKED}
         self.randomised = self.crafting = False
         self.unsquash = False  # whether attacks see through the sigmoid that the model ends in
         self.guard = Guard(module)
@@ -345,10 +349,9 @@ class BatchModel:
         self._classifier.zero_gradient[self.examples[useless.cpu()]] = True
         self._classifier.zero_pixels[self.examples] = (flat == 0).float().mean(1).cpu()
 
-    def note_queries(self, rows: Tensor) -> None:
-        """Record the examples of the rows marked in `rows` (bool [B]), to which a few queries came nearer than all
-        gradients before them."""
-        self._classifier.by_queries[self.examples[rows.cpu()]] = True
+    def note_masked(self, mark: str, rows: Tensor) -> None:
+        """Record under a mark of `MASKED` the examples of the rows marked in `rows`, bool [B]."""
+        self._classifier.masked[mark][self.examples[rows.cpu()]] = True
 
     def note_nonfinite(self, rows: Tensor) -> None:
         """Record the examples of the rows marked in `rows` (bool [B]), where some logit was NaN or infinite."""

@@ -379,7 +379,7 @@ class _Judge:
         borderline = ~self.standing & attacked & ~success
         marks = {
             "zero-gradient": self.model.zero_gradient & attacked,
-            "queries-beat-gradients": self.model.by_queries & attacked,
+            **{mark: seen & attacked for mark, seen in self.model.masked.items()},
             "non-finite": self.model.nonfinite,
             "borderline": borderline,
             "invalid-proposal": self.invalid,

@@ -130,6 +130,20 @@ def _zero_gradient(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         )
 
 
+def _marked(mark: str, gate: str, words: str, advice: str) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
+    """A gate on a mark that an attack made of stages sets on images, where it looked for it."""
+
+    def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
+        for run in runs:
+            if "stages" not in run.rows or not (run.rows["stages"] != "").any():
+                continue
+            n, count = len(run.rows), int(marked(run.rows, mark).sum())
+            evidence = f"{run.at}: {words} {count:,} of {n:,} images"
+            yield Finding(gate, count >= max(LEAST, int(ZERO_IMAGES * n) + 1), evidence, f"{ZERO_IMAGES:.0%}", advice)
+
+    return found
+
+
 # --- gates on pairs of runs ------------------------------------------------------------------------------------------
 
 
@@ -315,6 +329,16 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "the attack left every image as it was: look whether it gets gradients at all, and use another",
     ),
     _zero_gradient,
+    _marked(
+        "queries-beat-gradients", "queries come nearer than gradients",
+        "a few queries came nearer than all gradients to",
+        "the gradients are worse than none: attack with BPDA for the layer hiding them, and with more queries",
+    ),
+    _marked(
+        "walks-beat-ascents", "walks break what ascents do not",
+        "a walk along the boundary broke, where ascents had taken less than half of the margin away,",
+        "gradients at the images mislead: report the worst case with a boundary attack, and no figure of ascents alone",
+    ),
     _beats(
         "single step beats iteration", _kinds("single-step"), _kinds("iterative", "ensemble"),
         "an iterative attack contains its single step: use smaller steps, more of them, and restarts",

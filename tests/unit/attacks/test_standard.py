@@ -148,8 +148,19 @@ def test_gradients_mislead_where_a_walk_ends_long_before_ascents_would() -> None
     assert AscendTo("t", trusting=True).who(standing).tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("left", "told"), [(1.0, True), (0.6, True), (0.4, False)])
+def test_a_walk_that_breaks_what_ascents_were_far_from_is_told(left: float, told: bool) -> None:
+    standing = standing_of(Linear(), grey(20), eps="0.01")
+    standing.climbed = -left * standing.clean
+    Walk("w").run(standing)
+    broken = torch.ones(20, dtype=torch.bool).index_fill_(0, standing.rows, False)
+    assert 3 < broken.sum() < 20
+    marks = standing.model._classifier.masked["walks-beat-ascents"]
+    assert torch.equal(marks, broken & told)
+
+
 class Flat(nn.Module):
-    """A linear model behind steps that are all but flat where images lie: gradients there say next to nothing."""
+    """A linear model whose margins saturate but for a narrow band at the boundary: gradients elsewhere say nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,9 +168,11 @@ class Flat(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, whose margins saturate."""
-        answer: Tensor = 10 * torch.tanh(4 * self.inner(x))
-        return answer
+        """Logits."""
+        logits: Tensor = self.inner(x)
+        first, second = logits.topk(2, dim=1).values.unbind(1)
+        lead = torch.tanh(20 * (first - second))[:, None]
+        return torch.where(logits == first[:, None], lead, -lead) + 1e-3 * logits
 
 
 @pytest.mark.parametrize("effort", ["quick", "standard"])
@@ -282,7 +295,7 @@ def test_what_queries_alone_come_near_to_is_asked_on_and_told() -> None:
 
 def test_gradients_that_are_right_are_not_told_of() -> None:
     rows = rows_of("linf")
-    assert not rows["flags"].str.contains("queries-beat-gradients").any()
+    assert not rows["flags"].str.contains("queries-beat-gradients|walks-beat-ascents").any()
 
 
 class Noisy(nn.Module):

@@ -84,8 +84,10 @@ def honest() -> list[AttackRun]:
 
 
 def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
-    findings = diagnose(honest())
-    assert fired(*honest()) == set()
+    staged = rows_of(range(104)).assign(stages="untargeted;witness")
+    runs = [*honest(), run([], "ensemble", attack="standard", rows=staged)]
+    findings = diagnose(runs)
+    assert fired(*runs) == set()
     assert {finding.gate for finding in findings} == {
         "answers from outside of the process", "answers too coarse to hold gradients against them",
         "randomised output", "optimisation during inference", "answers that depend on earlier calls",
@@ -95,6 +97,7 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
         "robust at eps that allows anything", "more effort still breaks images", "replaced functions",
         "changed global state", "squashed outputs", "logits beyond comparison",
         "logits too small for a cross-entropy", "an attack that moves nothing",
+        "queries come nearer than gradients", "walks break what ascents do not",
     }  # fmt: skip
     assert len({finding.gate for finding in findings}) == len(GATES)
     assert all(f.evidence and f.threshold and f.advice and "nan" not in f.evidence for f in findings)
@@ -379,3 +382,26 @@ def test_findings_are_kept_beside_the_runs(tmp_path: Path) -> None:
     stored(store, "2" * 12, range(N), eps="0.5")
     record(store, "name", folder)
     assert len(json.loads(path.read_text())["runs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("mark", "gate"),
+    [
+        ("queries-beat-gradients", "queries come nearer than gradients"),
+        ("walks-beat-ascents", "walks break what ascents do not"),
+    ],
+)
+@pytest.mark.parametrize(("count", "fires"), [(0, False), (10, False), (11, True)])
+def test_marks_of_masked_gradients_fire_above_a_twentieth_of_the_images(
+    mark: str, gate: str, count: int, fires: bool
+) -> None:
+    rows = rows_of(range(50)).assign(stages="untargeted;boundary;witness")
+    rows["flags"] = [f"borderline;{mark}" if i < count else "" for i in range(N)]
+    (finding,) = found(gate, run([], "ensemble", attack="standard", rows=rows))
+    assert finding.fired == fires
+    assert f"{count} of {N} images" in finding.evidence
+
+
+def test_no_mark_is_looked_for_where_an_attack_has_no_stages() -> None:
+    rows = rows_of([]).assign(stages="", flags="walks-beat-ascents")
+    assert not found("walks break what ascents do not", run([], rows=rows), run([]))
