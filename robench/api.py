@@ -20,7 +20,7 @@ from robench.threat import ThreatModel
 
 # what goes to the request as it is
 SETTINGS = ("count", "options", "seed", "batch_size", "shard_size", "device", "surrogates", "eot", "bpda",
-            "search_precision", "cascade", "classes", "fresh", "probe")  # fmt: skip
+            "search_precision", "max_passes", "cascade", "classes", "fresh", "probe")  # fmt: skip
 
 # the name that DetectorRequest had until 0.1; goes with the next version
 Guard = DetectorRequest
@@ -43,8 +43,9 @@ def evaluate(
     model: an nn.Module in eval mode from float32 [B, C, H, W] in [0, 1] to logits [B, classes], or a reference as on
     the command line. eps: in pixels of [0, 1], 8/255 by default in linf. detector: a detector's name, or a
     DetectorRequest with what it learns from. settings: count (of test images), options, seed, batch_size, shard_size,
-    device, search_precision ("bf16" takes the gradients of searches in bfloat16), fresh (compute anew what is in the
-    store), classes (how many npz: data have, where labels do not show it).
+    device, search_precision ("bf16" takes the gradients of searches in bfloat16), max_passes (what an image may cost
+    in forward passes), fresh (compute anew what is in the store), classes (how many npz: data have, where labels do not
+    show it).
     The float 8/255 means "8/255", any other float its shortest decimal. Raises BadInput for input that cannot be used.
     """
     for name in settings:

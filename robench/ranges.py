@@ -53,6 +53,7 @@ LIMITS: Mapping[str, Range] = {
     "--batch-size": _PORTION,
     "--shard-size": _PORTION,
     "--eot": Range(1, 10_000),
+    "--max-passes": Range(1, 2_000_000_000),
     "--seed": Range(0, 2**63 - 1),
     "--epochs": Range(1, 100_000),
     "--workers": Range(1, 10_000),

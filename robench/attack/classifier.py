@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.attack.budget import Asked, Budget, Exhausted
 from robench.attack.guard import Guard, plain_tensor
 from robench.attack.strided import Strided, strided
+from robench.attack.substitutes import identity_gradient, through_sigmoid
 from robench.attack.witness import Witness
 from robench.errors import BadInput, unknown
 from robench.results.rows import passes
@@ -72,6 +74,9 @@ class Classifier:
         self.rough: Rough | None = None  # what an attack's gradients are taken from, if not the module in float32
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
         self.witness = Witness(0)
+        self.budget: Budget | None = None  # what every example may cost; None where that is up to the attack
+        self.asked: Asked | None = None  # what the rows of the attack's batch asked about, under a budget
+        self.ends = True  # whether an attack ends where none of its examples can pay
         self._passed: list[nn.Module] = []
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         for parameter in self._frozen:
@@ -98,7 +103,7 @@ class Classifier:
     @contextmanager
     def substitutes(self) -> Iterator[None]:
         """The gradients of `pass_through`, for the forward passes made inside."""
-        hooks = [layer.register_forward_hook(_identity_gradient) for layer in self._passed]
+        hooks = [layer.register_forward_hook(identity_gradient) for layer in self._passed]
         try:
             yield
         finally:
@@ -187,42 +192,16 @@ class Classifier:
         crossed = classes.argmax(1, keepdim=True) != y
         return classes.scatter(1, y, torch.where(crossed, torch.maximum(label, logits[:, -1:]), label))
 
+    def inert(self, examples: Tensor) -> Tensor:
+        """What is answered for `examples`, int64 [K], that cannot pay: float32 [K, classes] that miss the label, so
+        that attacks let them go."""
+        assert self.labels is not None
+        wrong = (self.labels[examples] + 1) % self.classes
+        return nn.functional.one_hot(wrong, self.classes).float().to(self.device)
+
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
         return BatchModel(self, examples)
-
-
-def _through_sigmoid(answers: Tensor) -> Tensor:
-    """What a sigmoid made `answers` in [0, 1] of: the same order, without its flat ends."""
-    inside = answers.clamp(1e-37, 1 - 2.0**-24)
-    return inside.log() - (-inside).log1p() + (answers - inside)
-
-
-def _identity_gradient(layer: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor:
-    """The layer's answer with the gradient of its input."""
-    x = given[0]
-    if x.shape != answer.shape:
-        raise BadInput(
-            f"The layer {type(layer).__name__} turns {tuple(x.shape)} into {tuple(answer.shape)}, but --bpda needs one "
-            "that keeps the shape; name another."
-        )
-    return _StraightThrough.apply(x, answer)  # type: ignore[no-any-return]
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The second argument forwards, the gradient to the first one backwards."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, answer: Tensor) -> Tensor:
-        """The layer's answer."""
-        del context, x
-        return answer.clone()
-
-    @staticmethod
-    def backward(context: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """All of the gradient to the layer's input."""
-        del context
-        return grad, None
 
 
 def check_gradients(module: nn.Module) -> None:
@@ -261,10 +240,15 @@ def _exported(module: nn.Module) -> bool:
 
 
 class BatchModel:
-    """The model for the rows of one batch, charging every pass to the examples behind the rows."""
+    """The model for the rows of one batch, charging every pass to the examples behind the rows.
 
-    def __init__(self, classifier: Classifier, examples: Tensor) -> None:
+    Under a budget (`--max-passes`) a row that cannot pay is not computed: its answer is a wrong class and its gradient
+    zero, so that attacks let it go, and the best image that it has asked about is proposed for it.
+    """
+
+    def __init__(self, classifier: Classifier, examples: Tensor, places: Tensor | None = None) -> None:
         self._classifier, self.examples = classifier, examples
+        self._places = torch.arange(len(examples)) if places is None else places  # in the batch of the attack
 
     @property
     def randomised(self) -> bool:
@@ -293,7 +277,7 @@ class BatchModel:
 
     def select(self, keep: Tensor) -> BatchModel:
         """The same for the rows at positions `keep` (int64); a position may come more than once."""
-        return BatchModel(self._classifier, self.examples[keep])
+        return BatchModel(self._classifier, self.examples[keep], self._places[keep])
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, classes]; x has one image per row, or a whole number of copies of the batch one after another.
@@ -301,19 +285,33 @@ class BatchModel:
         Where x requires a gradient, every backward pass through the logits is charged as it happens.
         """
         if not (x.requires_grad and torch.is_grad_enabled()):
-            return self._forward(x).float()
+            return self._forward(x, self._paid(len(x), 1)).float()
+        draws = self._draws
+        paid = self._paid(len(x), draws * passes(1, 1))  # a backward pass may follow
         with self._classifier.substitutes():
-            draws = self._classifier.draws if self.randomised else 1
-            return torch.stack([self._watched(x) for _ in range(draws)]).mean(0)
+            return torch.stack([self._watched(x, paid) for _ in range(draws)]).mean(0)
 
-    def _watched(self, x: Tensor) -> Tensor:
+    def _watched(self, x: Tensor, paid: Tensor | None) -> Tensor:
         """Logits of one pass, charged for every backward pass through them."""
-        logits, count = self._forward(x).float(), len(x)
+        logits = self._forward(x, paid).float()
         if not logits.requires_grad:  # the model cuts the graph: its gradient is zero, which libraries need to be told
             logits = logits + 0 * x.flatten(1)[:, :1].nan_to_num()
+        examples = self._examples(len(x))
+        rows = torch.arange(len(x)) if paid is None else paid
         register: Callable[..., object] = logits.register_hook
-        register(lambda _: self._charge(self._classifier.backwards, count))
+        register(partial(self._backward, rows, examples[rows]))
         return logits
+
+    def _backward(self, rows: Tensor, examples: Tensor, grad: Tensor) -> Tensor | None:
+        """Charge a backward pass to the `examples` of `rows`, both int64 [K]; its gradient without those that cannot
+        pay, None where all can."""
+        model = self._classifier
+        refused = None if model.budget is None else model.budget.refused(examples, passes(0, 1), model.spent)
+        if refused is None:
+            _charge(model.backwards, examples)
+            return None
+        _charge(model.backwards, examples[~refused])
+        return grad.index_fill(0, rows[refused].to(grad.device), 0.0)
 
     def gradient(self, x: Tensor, objective: Objective, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached.
@@ -322,53 +320,90 @@ class BatchModel:
         rough: both in bfloat16 where the user asked for it (`--search-precision`). Such logits are off by about a
         hundredth; whether an image is broken, an answer of `model(x)` must say.
         """
-        logits, grad = self._gradient(x, objective, rough)
-        draws = self._classifier.draws if self.randomised else 1
+        draws = self._draws
+        paid = self._paid(len(x), draws * passes(1, 1))
+        logits, grad = self._gradient(x, objective, rough, paid)
         for _ in range(draws - 1):
-            more = self._gradient(x, objective, rough)
+            more = self._gradient(x, objective, rough, paid)
             logits, grad = logits + more[0], grad + more[1]
         return (logits / draws, grad / draws) if draws > 1 else (logits, grad)
 
-    def _gradient(self, x: Tensor, objective: Objective, rough: bool) -> tuple[Tensor, Tensor]:
+    @property
+    def _draws(self) -> int:
+        return self._classifier.draws if self.randomised else 1
+
+    def _gradient(self, x: Tensor, objective: Objective, rough: bool, paid: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.enable_grad(), self._classifier.substitutes():
             x = x.detach().requires_grad_(True)
-            logits = self._forward(x, rough=rough).float()
+            logits = self._forward(x, paid, rough=rough).float()
             total = objective(logits).sum()
             faster: Any = nullcontext()
             if self._classifier.strided:
                 faster = Strided()  # type: ignore[no-untyped-call]
             with self._classifier.guard, faster:  # backwards too runs what the model brings along
                 grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
-        self._charge(self._classifier.backwards, len(x))
+        examples = self._examples(len(x))
+        _charge(self._classifier.backwards, examples if paid is None else examples[paid])
         return logits.detach(), torch.zeros_like(x) if grad is None else grad
 
     def note_zero_gradient(self, grad: Tensor) -> None:
         """Record the share of pixels whose gradient is exactly zero, and the examples where all are, or not finite."""
-        flat = grad.flatten(1)
+        flat, examples, budget = grad.flatten(1), self.examples, self._classifier.budget
+        if budget is not None and bool(budget.out[examples].any()):  # their gradient is the harness's
+            kept = (~budget.out[examples]).nonzero()[:, 0]
+            flat, examples = flat[kept.to(flat.device)], examples[kept]
         useless = (flat == 0).all(1) | ~flat.isfinite().all(1)
-        self._classifier.zero_gradient[self.examples[useless.cpu()]] = True
-        self._classifier.zero_pixels[self.examples] = (flat == 0).float().mean(1).cpu()
+        self._classifier.zero_gradient[examples[useless.cpu()]] = True
+        self._classifier.zero_pixels[examples] = (flat == 0).float().mean(1).cpu()
 
     def note_masked(self, mark: str, rows: Tensor) -> None:
         """Record under a mark of `MASKED` the examples of the rows marked in `rows`, bool [B]."""
-        self._classifier.masked[mark][self.examples[rows.cpu()]] = True
+        examples, budget = self.examples[rows.cpu()], self._classifier.budget
+        self._classifier.masked[mark][examples if budget is None else examples[~budget.out[examples]]] = True
 
     def note_nonfinite(self, rows: Tensor) -> None:
         """Record the examples of the rows marked in `rows` (bool [B]), where some logit was NaN or infinite."""
         self._classifier.nonfinite[self.examples[rows.cpu()]] = True
 
-    def _forward(self, x: Tensor, *, rough: bool = False) -> Tensor:
-        asked, copied = x.requires_grad and torch.is_grad_enabled(), self._classifier.rough
-        ask = partial(self._classifier.ask_roughly, rough=copied) if rough and copied else self._classifier.ask
-        answer = self._classifier.witness.see(x, ask) if asked else ask(x)
-        self._charge(self._classifier.forwards, len(x))
-        self._classifier.heartbeat()
-        if self._classifier.unsquash and not self.rejects:
-            return _through_sigmoid(answer.float())
-        return self._classifier.fold(answer, self.examples.repeat(len(x) // len(self.examples)))
+    def _forward(self, x: Tensor, paid: Tensor | None, *, rough: bool = False) -> Tensor:
+        """Answers to x [K, C, H, W], charged; paid: int64, the rows that can pay, None for all of them."""
+        model, examples = self._classifier, self._examples(len(x))
+        given = x if paid is None else x[paid.to(x.device)]
+        examples, everyone = examples if paid is None else examples[paid], examples
+        if not len(given):
+            return model.inert(everyone)
+        asked, copied = x.requires_grad and torch.is_grad_enabled(), model.rough if rough else None
+        ask = partial(model.ask_roughly, rough=copied) if copied else model.ask
+        answer = model.witness.see(given, ask) if asked else ask(given)
+        _charge(model.forwards, examples)
+        model.heartbeat()
+        unsquashed = model.unsquash and not self.rejects
+        logits = through_sigmoid(answer.float()) if unsquashed else model.fold(answer, examples)
+        if model.asked is not None:
+            places = self._places.repeat(len(x) // len(self.examples))
+            model.asked.see(places if paid is None else places[paid], given, None if copied else logits.float())
+        return logits if paid is None else model.inert(everyone).to(logits).index_copy(0, paid.to(x.device), logits)
 
-    def _charge(self, counts: Tensor, batch: int) -> None:
+    def _paid(self, count: int, price: int) -> Tensor | None:
+        """The rows of `count` images that can pay `price` each, int64, or None where all can; raises Exhausted where
+        nobody of the attack's batch can any more."""
+        model = self._classifier
+        if model.budget is None:
+            return None
+        refused = model.budget.refused(self._examples(count), price, model.spent)
+        if refused is not None and model.ends and model.asked is not None:
+            whole = model.asked.examples
+            if bool(model.budget.out[whole].all()):
+                raise Exhausted
+        return None if refused is None else (~refused).nonzero()[:, 0]
+
+    def _examples(self, batch: int) -> Tensor:
+        """The examples behind `batch` images, int64 [batch]."""
         copies, rest = divmod(batch, max(len(self.examples), 1))
         if rest or not copies:
             raise ValueError(f"a batch of {batch} images for {len(self.examples)} rows cannot be charged; use select()")
-        counts.index_add_(0, self.examples, torch.full_like(self.examples, copies))
+        return self.examples.repeat(copies) if copies > 1 else self.examples
+
+
+def _charge(counts: Tensor, examples: Tensor) -> None:
+    counts.index_add_(0, examples, torch.ones_like(examples))

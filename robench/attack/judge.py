@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robench.attack.base import Attack, Batch, Proposal, Trials
+from robench.attack.base import Attack, Batch, Trials
 from robench.attack.before import Before
+from robench.attack.budget import Budget
 from robench.attack.classifier import Classifier, check_gradients
 from robench.attack.guard import staying
 from robench.attack.inspection import (
@@ -27,9 +27,11 @@ from robench.attack.inspection import (
     same,
 )
 from robench.attack.objectives import misclassified_margin
+from robench.attack.proposing import names_of, propose
 from robench.attack.repeating import repeated
 from robench.attack.rough import rough_of
 from robench.attack.slopes import misleading
+from robench.attack.waves import Work, pulse, waves
 from robench.attack.witness import WRONG, Witness
 from robench.device import full_precision
 from robench.errors import BadInput
@@ -41,14 +43,8 @@ from robench.threat import ThreatModel
 # called with the share of a shard's work that is done, in [0, 1]
 Progress = Callable[[float], None]
 
-# trials of one example that share a batch, after the first, which runs alone
-WAVE = 8
-
 # in place of a trial's number: the image is an earlier attack's
 TAKEN_OVER = -2
-
-# seconds between reports from inside a batch
-PULSE = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,8 @@ class Settings:
     crafting: every example is attacked to the end, whatever the model makes of it, since the images are for others.
     draws: passes whose mean is the gradient of a randomised model (expectation over transformation). bpda: submodules
     whose gradient is replaced by the identity's in the search, for steps without useful gradients. precision: "bf16"
-    takes the gradients of attacks that say so in bfloat16; every verdict stays float32.
+    takes the gradients of attacks that say so in bfloat16; every verdict stays float32. max_passes: what an attack may
+    spend on an image, in forward passes; None for as much as it wants.
     """
 
     seed: int = 0
@@ -69,6 +66,7 @@ class Settings:
     draws: int = 1
     bpda: tuple[str, ...] = ()
     precision: str = "fp32"
+    max_passes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,14 @@ class Examples:
     """Images float32 [n, C, H, W] in [0, 1], labels int64 [n] and example ids int64 [n], all on the CPU.
 
     prior: the adversarial images of an attack before this one, if there was one; only what they leave standing is
-    attacked.
+    attacked. spent: the passes that it and those before it took, int64 [n].
     """
 
     x: Tensor
     y: Tensor
     ids: Tensor
     prior: Tensor | None = None
+    spent: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -218,6 +217,7 @@ class _Judge:
         """Run the attack from the beginning on the examples marked in `attacked`, bool [n]; the final answers."""
         n = len(self.examples)
         self.model.witness = Witness(self.settings.seed)
+        self._allow()
         self.images, self.margin = self.examples.x.clone(), torch.full((n,), -torch.inf)
         self.trial, self.step = torch.full((n,), -1), torch.full((n,), -1)
         self.stages = torch.zeros(n, dtype=torch.int64)
@@ -225,13 +225,30 @@ class _Judge:
         if self.examples.prior is not None:
             self._take_over(self.examples.prior)
         self.work = int(self.standing.sum())  # what is wrong from the start takes no time
-        for wave in _waves(len(plan)):
+        for wave in waves(len(plan)):
             self._run_wave(plan, wave)
         return repeated(lambda: clean_logits(self.model, self.images, self.settings.batch_size))
 
+    def _allow(self) -> None:
+        """Give every example its budget, if there is one; a search that is begun again has all of it again."""
+        if self.settings.max_passes is None:
+            return
+        spent = self.examples.spent
+        before = torch.zeros(len(self.examples), dtype=torch.int64) if spent is None else spent
+        self.model.budget = Budget(self.settings.max_passes, before)
+        self.model.ends = not self.attack.stages  # else it is to tell which of them were run
+        self.model.forwards.zero_()
+        self.model.backwards.zero_()
+
+    @property
+    def cut(self) -> Tensor:
+        """The examples that ran out of their budget, bool [n]."""
+        budget = self.model.budget
+        return torch.zeros(len(self.examples), dtype=torch.bool) if budget is None else budget.out
+
     def _unmoved(self, rows: pd.DataFrame, attacked: Tensor) -> bool:
         """Whether an attack that gives back what it last tried has left every image as it was."""
-        tried = attacked.numpy() & (rows["trial"] >= 0).to_numpy()
+        tried = (attacked & ~self.cut).numpy() & (rows["trial"] >= 0).to_numpy()
         moved = bool((rows[self.threat.norm].to_numpy()[tried] > 0).any())
         return self.attack.transfers and self.threat.eps > 0 and bool(tried.any()) and not moved
 
@@ -266,7 +283,7 @@ class _Judge:
         return alike and (not bool(finite.any()) or same(final[finite], answers[finite]))
 
     def _run_wave(self, plan: Trials, wave: range) -> None:
-        members = self.standing.nonzero()[:, 0]
+        members = (self.standing & ~self.cut).nonzero()[:, 0]
         if not len(members):
             return
         size = max(1, self.settings.batch_size // len(wave))
@@ -275,30 +292,10 @@ class _Judge:
         for part in torch.split(members, size):
             waiting -= len(part)
             todo = (waiting + len(part)) * len(wave) + int(self.standing.sum()) * left
-            self.model.heartbeat = self._pulse(part, len(wave), todo, total)
+            work = Work(len(wave), part, todo, total)
+            self.model.heartbeat = pulse(self.model, self.attack, self.threat, work, self.progress)
             repeated(partial(self._attack_part, plan, wave, part))
             self.progress(1 - (waiting * len(wave) + int(self.standing.sum()) * left) / total)
-
-    def _pulse(self, part: Tensor, trials: int, todo: int, total: int) -> Callable[[], None]:
-        """What tells of the progress inside a batch, every second, as far as the attack knows how long it takes.
-
-        The example that has been asked about most often is taken for one that stands to the end. todo, total: pairs of
-        an example and a trial, still to do before this batch and in the whole shard.
-        """
-        cost, query = self.attack.passes(self.threat, self.model.classes), self.attack.kind == "query"
-        each = (self.attack.expected or 0) * (1 if query else 3) or cost.spent
-        whole = trials * each * (self.model.draws if self.model.randomised else 1)
-        before, told = self.model.spent[part], time.monotonic()
-
-        def pulse() -> None:
-            nonlocal told
-            if time.monotonic() - told >= PULSE:
-                told = time.monotonic()
-                made = int((self.model.spent[part] - before).max())
-                done = min(made / whole, 1.0) * len(part) * trials if whole else 0.0
-                self.progress(1 - (todo - done) / total)
-
-        return pulse
 
     def _attack_part(self, plan: Trials, wave: range, part: Tensor) -> None:
         """Run the trials of `wave` for the examples at positions `part` and keep the strongest proposals."""
@@ -317,9 +314,10 @@ class _Judge:
             threat=self.threat,
             seed=self.settings.seed,
         )
-        answer = self.attack.perturb(self.model.rows(rows), batch)
-        proposal = answer if isinstance(answer, Proposal) else Proposal(answer, torch.full_like(rows, -1))
-        self._note_stages(proposal.stages, part)
+        last = self.model.randomised or self.settings.crafting
+        proposal = propose(self.attack, self.model, batch, rows, targeted=self.targeted, last=last)
+        for run in [] if proposal.stages is None else proposal.stages.reshape(len(part), -1).unbind(1):
+            self.stages[part] |= run
         images = self._valid(x0, proposal.x.detach().float().cpu(), rows)
         logits = self.model.fold(clean_logits(self.model, images, self.settings.batch_size), rows)
         margin = self._margin(logits, rows)
@@ -331,15 +329,6 @@ class _Judge:
         # one wrong answer of a random model does not end the attack, nor does a surrogate's
         if not (self.model.randomised or self.model.crafting):
             self.standing[part[firm_margin(margin[best], logits[best])]] = False
-
-    def _note_stages(self, stages: Tensor | None, part: Tensor) -> None:
-        """Add the stages that were run on the rows of the examples `part`, a whole number of rows for each."""
-        if stages is None:
-            return
-        if int(stages.min()) < 0 or int(stages.max()) >> len(self.attack.stages):
-            raise ValueError(f"{type(self.attack).__name__} tells of stages beside {self.attack.stages}")
-        for run in stages.cpu().reshape(len(part), -1).unbind(1):
-            self.stages[part] |= run
 
     def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         """The proposals inside the threat model; one with NaN pixels is replaced by the original image and flagged."""
@@ -383,6 +372,7 @@ class _Judge:
             "non-finite": self.model.nonfinite,
             "borderline": borderline,
             "invalid-proposal": self.invalid,
+            "out-of-budget": self.cut & attacked & (~success | self.settings.crafting),
         }
         flags = [";".join(name for name, mark in marks.items() if mark[i]) for i in range(len(y))]
         found: dict[str, Any] = {
@@ -394,19 +384,7 @@ class _Judge:
             "forwards": self.model.forwards.numpy(),
             "backwards": self.model.backwards.numpy(),
             "passes": passes(self.model.forwards, self.model.backwards).numpy(),
-            "stages": [";".join(self._run_on(i)) for i in range(len(y))],
+            "stages": [names_of(self.attack, run) for run in self.stages.tolist()],
             "flags": flags,
         }
         return verdict.assign(**found)
-
-    def _run_on(self, example: int) -> list[str]:
-        """The names of the stages that were run on an example."""
-        return [name for k, name in enumerate(self.attack.stages) if int(self.stages[example]) >> k & 1]
-
-
-def _waves(trials: int) -> Iterator[range]:
-    """The first trial alone, then the others in groups: most examples of a weak model fall to the first."""
-    start, size = 0, 1
-    while start < trials:
-        yield range(start, min(start + size, trials))
-        start, size = start + size, WAVE

@@ -16,6 +16,7 @@ from robench.cli import (
     advise,
     baseline,
     check,
+    cost,
     data,
     diagnose,
     evaluate,
@@ -75,6 +76,7 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("verify")(verify.verify)
 app.command("baseline")(baseline.baseline)
 app.command("check")(check.check)
+app.command("cost")(cost.cost)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
 app.command("test-plugin")(test_plugin.check_plugin)

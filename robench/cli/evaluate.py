@@ -57,6 +57,13 @@ Precision = Annotated[
     str,
     typer.Option("--search-precision", help="What attacks take gradients in: fp32, bf16 or auto; verdicts are fp32."),
 ]
+MaxPasses = Annotated[
+    int | None,
+    typer.Option(
+        "--max-passes", parser=shared.whole, metavar="N",
+        help="What an image may cost at most: a forward pass is 1, a backward pass 2 more; of a cascade, in all.",
+    ),
+]  # fmt: skip
 Cascade = Annotated[
     bool,
     typer.Option("--cascade", help="Each attack only sees what those before it left standing; figures are of all."),
@@ -108,6 +115,7 @@ def evaluate(
     eot: Draws = 1,
     bpda: Layers = None,
     search_precision: Precision = "fp32",
+    max_passes: MaxPasses = None,
     cascade: Cascade = False,
     fresh: shared.Fresh = False,
     surrogate: Surrogates = None,
@@ -166,6 +174,7 @@ def evaluate(
         eot=eot,
         bpda=bpda or [],
         search_precision=search_precision,
+        max_passes=max_passes,
         guard=DetectorRequest(
             detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive
         )

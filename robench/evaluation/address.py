@@ -64,7 +64,8 @@ class Address:
 
     options: those that were given for the attack, which are not the detector's. count: None means every test image.
     classes: how many the data have, None for what their labels and the model say. search_precision: what gradients are
-    taken in where the attack allows it, "fp32" or "bf16", wherever it is computed.
+    taken in where the attack allows it, "fp32" or "bf16", wherever it is computed. max_passes: what an image may
+    cost in forward passes, None for what the attack takes.
     surrogate: the model that the images are crafted on instead. guard: the detector that is attacked with the model,
     its own options among it; None for the model alone.
     """
@@ -83,10 +84,11 @@ class Address:
     after: After | None = None
     classes: int | None = None
     search_precision: str = "fp32"
+    max_passes: int | None = None
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:
-        hold(self, count="-n?", eot="--eot", seed="--seed")
+        hold(self, count="-n?", eot="--eot", seed="--seed", max_passes="--max-passes?")
 
     @property
     def behind(self) -> bool:

@@ -107,6 +107,7 @@ class Resolved:
             after=after,
             classes=request.classes,
             search_precision=request.precision,
+            max_passes=request.max_passes,
             how=request.how,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from robench.attack.base import Attack
@@ -27,6 +28,7 @@ from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.store.about import About, depends_on_folder
+from robench.store.chains import chain_of, spent_on
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import CraftSpec, EvalSpec, sizes_told
 from robench.threat import ThreatModel
@@ -102,6 +104,13 @@ class Job:
             raise BadInput(f"The evaluation {self.before.job_id}, which {self.title} goes on from, is not complete.")
         images: Tensor = self.before.span(start, stop)
         return images
+
+    def spent(self, start: int, stop: int) -> Tensor | None:
+        """What the attacks before this one spent on the examples [start, stop), int64 [n], where that counts: under a
+        budget. Raises Damaged where one of them is not complete."""
+        if self.before is None or self.spec.max_passes is None:
+            return None
+        return torch.from_numpy(spent_on(chain_of(self.before), range(start, stop)))
 
 
 def references(request: Request, store: Store) -> list[str | nn.Module]:
@@ -192,6 +201,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         bpda=list(address.bpda) or None,
         after=address.after.job if address.after else None,
         search_precision=_searched(address, target, named),
+        max_passes=_allowed(address, named),
         **address.how.batches(named.attack),
     )
     about = _about(address, target, named, source)
@@ -210,6 +220,11 @@ def _searched(address: Address, target: Target, named: NamedAttack) -> str | Non
     """What gradients are taken in, None for float32: a detector's densities are no numbers for eight bits."""
     rough = address.search_precision == "bf16" and named.attack.rough and target.watch is None
     return address.search_precision if rough else None
+
+
+def _allowed(address: Address, named: NamedAttack) -> int | None:
+    """What an image may cost, None for anything: an attack that asks the model nothing costs nothing."""
+    return None if named.attack.access == "noise" else address.max_passes
 
 
 def _plugins(address: Address, target: Target, named: NamedAttack, source: Target | None) -> tuple[PluginName, ...]:
@@ -237,6 +252,8 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     against += f" [bpda {', '.join(address.bpda)}]" if address.bpda else ""
     searched = _searched(address, target, named)
     against += f" [search {searched}]" if searched else ""
+    allowed = _allowed(address, named)
+    against += f" [max {allowed} passes]" if allowed else ""
     against += f" after {address.after.attacks}" if address.after else ""
     against += sizes_told(address.how.batches(named.attack))
     return About(
@@ -285,6 +302,7 @@ def _craft(address: Address, store: Store, source: Target, named: NamedAttack, s
         eot=spec.eot,
         bpda=spec.bpda,
         search_precision=spec.search_precision,
+        max_passes=spec.max_passes,
         batch_size=spec.batch_size,
         shard_size=spec.shard_size,
     )

@@ -52,6 +52,7 @@ def command_of(folder: EvaluationFolder) -> str:
         words += [f"--{name.replace('_', '-')}", str(sizes[0])] if sizes else []
     searched = [link.spec["search_precision"] for link in _chain(folder) if link.spec.get("search_precision")]
     words += ["--search-precision", searched[0]] if searched else []
+    words += ["--max-passes", str(spec["max_passes"])] if spec.get("max_passes") else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
     return command_line([*words, *surrogate, *detector])
 

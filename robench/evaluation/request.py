@@ -33,8 +33,9 @@ class Request:
     those models instead. With `guard` a detector is measured on every attack's images, and attacked together with the
     model if it says so. With `cascade` an attack only sees what the ones before it left standing, and its figure is
     that of all of them. `search_precision` is what gradients are taken in where an attack allows it: no verdict is, but
-    which images are found may depend on it. `classes` is how many the data have, where their labels and the model do
-    not say so. `fresh` computes anew what is in the store, `probe` marks it as no figure to rank.
+    which images are found may depend on it. `max_passes` is what an image may cost an attack, or a cascade in all, in
+    forward passes, a backward pass counted as two. `classes` is how many the data have, where their labels and the
+    model do not say so. `fresh` computes anew what is in the store, `probe` marks it as no figure to rank.
     """
 
     models: Sequence[str | nn.Module]
@@ -53,6 +54,7 @@ class Request:
     eot: int = 1
     bpda: Sequence[str] = ()
     search_precision: str = "fp32"
+    max_passes: int | None = None
     cascade: bool = False
     classes: int | None = None
     fresh: bool = False
@@ -61,6 +63,7 @@ class Request:
     def __post_init__(self) -> None:
         self._check_names()
         hold(self, count="-n?", eot="--eot", seed="--seed", batch_size="--batch-size", shard_size="--shard-size")
+        hold(self, max_passes="--max-passes?")
         check_device(self.device)
         known = self.search_precision in PRECISIONS
         require(known, "--search-precision", self.search_precision, f"one of {', '.join(PRECISIONS)}")

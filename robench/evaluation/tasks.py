@@ -222,12 +222,10 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
     crafted = None
     if job.craft:
         crafted = job.craft.images(task.start, task.stop, settings, show)
-        settings = replace(settings, bpda=(), draws=1, precision="fp32")  # they were the crafting's
+        settings = replace(settings, bpda=(), draws=1, precision="fp32", max_passes=None)  # they were the crafting's
     attack = crafted or job.attack
-    prior = job.prior(task.start, task.stop)
-    shard = attack_shard(
-        module, job.classes, attack, job.threat, replace(examples, prior=prior), settings, None if crafted else show
-    )
+    examples = replace(examples, prior=job.prior(task.start, task.stop), spent=job.spent(task.start, task.stop))
+    shard = attack_shard(module, job.classes, attack, job.threat, examples, settings, None if crafted else show)
     shard = crafted.charge(shard) if crafted else shard
     if shard.search and not shard.search.startswith(COPY) and task.start == job.spec.start:
         say(f"{job.title}: gradients are in {shard.search}.")
@@ -246,7 +244,12 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
 
 def _settings(job: Job, task: Task) -> Settings:
     precision = job.spec.search_precision or "fp32"
-    return replace(task.address.settings, channels_last=job.model.data is not None, precision=precision)
+    return replace(
+        task.address.settings,
+        channels_last=job.model.data is not None,
+        precision=precision,
+        max_passes=job.spec.max_passes,
+    )
 
 
 def begin(job: Job) -> None:

@@ -20,6 +20,8 @@ from robench.store.runs import EvaluationFolder
 from robench.store.specs import CraftSpec
 from robench.threat import ThreatModel
 
+# the mark of what stands and was not attacked to the end
+CUT = "out-of-budget"
 # columns that are told of the crafting, not of what the target made of its images
 CRAFTED = ("forwards", "backwards", "zero_pixels", "stages")
 
@@ -99,7 +101,9 @@ class Replay(Attack):
         kept = {name: self.rows[name].to_numpy() for name in CRAFTED if name in self.rows}
         charged = rows.assign(**kept, passes=spent(self.rows))
         pairs = zip(rows["flags"], self.rows["flags"], strict=True)
-        marks = [";".join(dict.fromkeys(filter(None, [*a.split(";"), *b.split(";")]))) for a, b in pairs]
+        found = [list(dict.fromkeys(filter(None, [*a.split(";"), *b.split(";")]))) for a, b in pairs]
+        won = rows["success"] if "success" in rows else [False] * len(rows)
+        marks = [";".join(m for m in own if not (m == CUT and done)) for own, done in zip(found, won, strict=True)]
         return replace(shard, rows=charged.assign(flags=marks), flags=(*shard.flags, *flags))
 
     def _at(self, example_id: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class Rerun:
             eot=spec.eot or 1,
             bpda=tuple(spec.bpda or ()),
             search_precision=spec.search_precision or "fp32",
+            max_passes=spec.max_passes,
             how=How(
                 batch_size=_first(self.batch_size, kept.batch_size, SIZE),
                 shard_size=_first(self.shard_size, kept.shard_size, SIZE),

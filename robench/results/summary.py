@@ -14,7 +14,13 @@ if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
     import pandas as pd
 
 # flags of single images, each shown where more than this share of the attacked images has it
-SHOWN_SHARE = {"zero-gradient": 0.05, "borderline": 0.01, "non-finite": 0.0, "invalid-proposal": 0.0}
+SHOWN_SHARE = {
+    "zero-gradient": 0.05,
+    "borderline": 0.01,
+    "non-finite": 0.0,
+    "invalid-proposal": 0.0,
+    "out-of-budget": 0.0,
+}
 # flags of a second verdict: it differed from the first, and there was none
 DIFFERS, NOT_SEALED = "answers differ when sealed", "not sealed"
 # a model with one of these flags gives other rows in the next run, or in other batches

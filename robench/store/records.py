@@ -72,6 +72,7 @@ class CraftRecord(Shape):
     eot: Images | None = None
     bpda: list[str] | None = None
     search_precision: Literal["bf16"] | None = None
+    max_passes: Images | None = None
     batch_size: Images | None = None
     shard_size: Images | None = None
 

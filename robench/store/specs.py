@@ -64,7 +64,8 @@ class EvalSpec(Spec):
     images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
-    not the usual ones, `search_precision` what gradients were taken in where that is not float32.
+    not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
+    image may cost, with the evaluations before it.
     """
 
     harness: int = HARNESS
@@ -84,6 +85,7 @@ class EvalSpec(Spec):
     eot: int | None = None
     bpda: list[Name] | None = None
     search_precision: str | None = None
+    max_passes: int | None = None
     after: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
@@ -106,6 +108,7 @@ class CraftSpec(Spec):
     eot: int | None = None
     bpda: list[Name] | None = None
     search_precision: str | None = None
+    max_passes: int | None = None
     batch_size: int | None = None
     shard_size: int | None = None
 

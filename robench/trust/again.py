@@ -106,6 +106,7 @@ def _settings(opened: Opened, notes: Mapping[str, Any]) -> Settings:
         draws=spec.get("eot") or 1,
         bpda=tuple(spec.get("bpda") or ()),
         precision=spec.get("search_precision") or "fp32",
+        max_passes=spec.get("max_passes"),
     )
 
 
@@ -113,7 +114,7 @@ def _attack(opened: Opened, ids: Tensor, rows: pd.DataFrame, settings: Settings)
     """The attack on the examples `ids` [n], whose stored rows are `rows`; and which of them it wins, bool [n]."""
     split, attack = opened.split, opened.attack
     assert attack is not None
-    examples = Examples(split.pixels(ids), split.labels[ids], split.ids[ids], opened.prior(ids))
+    examples = Examples(split.pixels(ids), split.labels[ids], split.ids[ids], opened.prior(ids), opened.spent(ids))
     if not opened.spec.get("surrogate"):
         if settings.channels_last:
             opened.module.to(memory_format=torch.channels_last)

@@ -70,9 +70,9 @@ _SUBJECTS: dict[str, tuple[Any, ...]] = {}
 
 
 def _subject(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What an evaluation is about, and whether it stands apart: against a detector, or only on what another attack left
-    standing, which is not to be compared with the others."""
-    apart = bool(spec.get("detector") or spec.get("after"))
+    """What an evaluation is about, and whether it stands apart: against a detector, only on what another attack left
+    standing, or for a bounded number of passes, which is not to be compared with the others."""
+    apart = bool(spec.get("detector") or spec.get("after") or spec.get("max_passes"))
     return spec["model_digest"], spec["data_digest"], spec["norm"], spec["start"], spec["count"], apart
 
 

@@ -19,6 +19,7 @@ from robench.errors import BadInput
 from robench.models import LoadedModel, load_model
 from robench.results.accuracy import Measure
 from robench.store.about import About
+from robench.store.chains import spent_on
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.known import allow
 from robench.store.runs import Store
@@ -110,6 +111,13 @@ class Opened:
                 f"The evaluation {self.chain[-1].job_id}, which {self.folder.job_id} goes on from, is not complete."
             )
         return torch.stack([found[i] for i in ids.tolist()])
+
+    def spent(self, ids: Tensor) -> Tensor | None:
+        """What the attacks before this one spent on the examples `ids`, int64 [n], where it had a budget. Raises
+        Damaged."""
+        if not self.chain or not self.spec.get("max_passes"):
+            return None
+        return torch.from_numpy(spent_on(self.chain, ids.tolist()))
 
     def surrogate(self) -> LoadedModel:
         """The model that the images were crafted on. Raises BadInput where it cannot be loaded or is another."""

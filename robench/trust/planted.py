@@ -136,9 +136,10 @@ class _Rows(BatchModel):
         """The same for the rows at positions `keep`."""
         return _Rows(self._classifier, self.examples[keep])
 
-    def _forward(self, x: Tensor, *, rough: bool = False) -> Tensor:
-        self._classifier.hooked.rows = self.examples.repeat(len(x) // max(len(self.examples), 1))
-        return super()._forward(x, rough=rough)
+    def _forward(self, x: Tensor, paid: Tensor | None, *, rough: bool = False) -> Tensor:
+        rows = self.examples.repeat(len(x) // max(len(self.examples), 1))
+        self._classifier.hooked.rows = rows if paid is None else rows[paid]
+        return super()._forward(x, paid, rough=rough)
 
 
 def planted(

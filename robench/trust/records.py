@@ -91,6 +91,7 @@ def _against(opened: Opened, surrogate: str) -> str:
     found += f" [eot {spec['eot']}]" if (spec.get("eot") or 1) > 1 else ""
     found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
     found += f" [search {spec['search_precision']}]" if spec.get("search_precision") else ""
+    found += f" [max {spec['max_passes']} passes]" if spec.get("max_passes") else ""
     if not spec.get("after"):
         return found + sizes_told(spec)
     try:

@@ -45,6 +45,7 @@ DECIDES: dict[str, tuple[Any, str]] = {
     "bpda": (("backbone", "head"), "bpda"),
     "after": (After("0123456789ab", "fgsm, pgd"), "after"),
     "search_precision": ("bf16", "search_precision"),
+    "max_passes": (30, "max_passes"),
 }
 # a second value of what is only checked: the number of classes, which data and model have already
 CHECKED: dict[str, Any] = {"classes": 10}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from robench import ThreatModel, progress, registry
-from robench.attack import judge
+from robench.attack import waves
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
@@ -29,7 +29,7 @@ ATTACKS = [
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every report is made, however soon after the last."""
-    monkeypatch.setattr(judge, "PULSE", 0.0)
+    monkeypatch.setattr(waves, "PULSE", 0.0)
     monkeypatch.setattr(progress, "QUIET", 0.0)
 
 

@@ -99,6 +99,8 @@ ASKED = [
     "plain -a pgd,cw --norm l2 --eps 2 --search-precision bf16",
     "plain -a pgd --steps 4 --surrogate other --search-precision bf16 --eps 0.2",
     f"plain {WATCHED} --eps 0.1 --search-precision bf16",
+    "plain -a pgd,apgd-ce --cascade --eps 0.1 --max-passes 30",
+    "plain -a pgd --steps 4 --surrogate other --max-passes 9 --eps 0.2",
     f"plain {WATCHED} --eps 0.1",
     f"plain {WATCHED} --fpr 0.1 -o k=7 --seed 4 --eps 0.2".replace("kd", "lid"),
     f"plain {WATCHED} --trained-option step=0.05 --eps 0.2".replace("fgsm@", "pgd@"),
