@@ -97,13 +97,17 @@ class Momentum:
     keep = 0.75
 
     def __init__(self, x: Tensor, threat: ThreatModel, steps: int = 1) -> None:
-        self.steepest, self.before, self.count = Steepest(x, threat, steps), x, 0
+        del steps
+        norm = threat.geometry
+        if not isinstance(norm, SteepestNorm):
+            raise BadInput(f"The rule 'momentum' does not know norm {norm.name}; choose another norm or attack.")
+        self.norm, self.before, self.count = norm, x, 0
 
     def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
         """x + 0.75 steps of `size` + 0.25 (x - the one before x); the first step is taken whole."""
         before, self.before = self.before, x
         self.count += 1
-        moved = self.steepest.move(x, grad, size)
+        moved = self.norm.steepest(x, grad, size)
         return moved if self.count == 1 else torch.lerp(x, moved, self.keep).add_(x - before, alpha=1 - self.keep)
 
     def select(self, keep: Tensor) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pandas as pd
+
 from robench import registry
 from robench.attack.gradient import kind_of
 from robench.attack.judge import Examples
@@ -17,6 +19,7 @@ from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated, Result
 from robench.progress import bar, say
 from robench.results.accuracy import Measure
+from robench.results.rows import absent_classes
 from robench.results.summary import label
 from robench.store.runs import Store
 from robench.threat import ThreatModel
@@ -64,7 +67,11 @@ def _planted(request: Request, store: Store) -> list[Finding]:
     module = target.module.to(settings.device)
     with bar("Planting examples") as shown:
         found = planted(module, target.dataset.classes, attacks, request.threat, examples, settings, shown.update)
-    return [replace(each, model=target.name, model_digest=target.digest) for each in found]
+    absent = absent_classes(pd.DataFrame({"label": test.labels[part].tolist()}), target.dataset.classes)
+    also = f"; of these images {absent}" if absent else ""
+    return [
+        replace(each, evidence=each.evidence + also, model=target.name, model_digest=target.digest) for each in found
+    ]
 
 
 def _imitated(request: Request, store: Store) -> list[Request]:

@@ -213,14 +213,13 @@ def test_copies_share_a_row_and_the_best_is_kept() -> None:
 @each_effort
 def test_rows_do_not_hang_on_batches_or_shards(norm: str, effort: str) -> None:
     """Other work in a batch changes an image's last bits, not its verdict, its stages or its passes."""
-    same = ["success", "stages", "passes", "trial"]
-    whole = rows_of(norm, effort=effort)
-    assert whole["stages"].nunique() > 3
-    for batch in (7, 40):
-        found = rows_of(norm, batch=batch, effort=effort)
-        assert int((found[same] != whole[same]).any(axis=1).sum()) <= 1
-        assert found["success"].equals(whole["success"])
-    parts = pd.concat([rows_of(norm, part, effort=effort) for part in (slice(0, 50), slice(50, None))])
+    same, some = ["success", "stages", "passes", "trial"], slice(0, 60)
+    whole = rows_of(norm, some, effort=effort)
+    assert whole["stages"].nunique() > 2
+    found = rows_of(norm, some, batch=7, effort=effort)
+    assert int((found[same] != whole[same]).any(axis=1).sum()) <= 1
+    assert found["success"].equals(whole["success"])
+    parts = pd.concat([rows_of(norm, part, effort=effort) for part in (slice(0, 25), slice(25, 60))])
     assert parts["success"].tolist() == whole["success"].tolist()
     assert (parts["passes"].to_numpy() != whole["passes"].to_numpy()).sum() <= 1
 
