@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from robench.attack.objectives import misclassified_margin
 from robench.norms import expand
@@ -41,6 +42,11 @@ class Budget:
             return None
         self.out[examples[refused]] = True
         return refused
+
+
+def inert(labels: Tensor, classes: int) -> Tensor:
+    """Answers that miss the labels, int64 [K], so that attacks let their images go: float32 [K, classes]."""
+    return functional.one_hot((labels + 1) % classes, classes).float()
 
 
 def places(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robench.attack.budget import Asked, Budget, Exhausted
+from robench.attack.budget import Asked, Budget, Exhausted, inert
 from robench.attack.guard import Guard, plain_tensor
 from robench.attack.strided import Strided, strided
 from robench.attack.substitutes import identity_gradient, through_sigmoid
@@ -193,11 +193,9 @@ class Classifier:
         return classes.scatter(1, y, torch.where(crossed, torch.maximum(label, logits[:, -1:]), label))
 
     def inert(self, examples: Tensor) -> Tensor:
-        """What is answered for `examples`, int64 [K], that cannot pay: float32 [K, classes] that miss the label, so
-        that attacks let them go."""
+        """What is answered for `examples`, int64 [K], that cannot pay: see `budget.inert`."""
         assert self.labels is not None
-        wrong = (self.labels[examples] + 1) % self.classes
-        return nn.functional.one_hot(wrong, self.classes).float().to(self.device)
+        return inert(self.labels[examples], self.classes).to(self.device)
 
     def rows(self, examples: Tensor) -> BatchModel:
         """The model as an attack sees it for one batch; `examples` int64 [B] are positions in the shard."""
