@@ -99,6 +99,7 @@ def test_a_spec_keeps_its_text_and_id():
         ("eot", 20),
         ("bpda", ["0"]),
         ("search_precision", "bf16"),
+        ("max_passes", 200),
         ("after", "0123456789ab"),
         ("batch_size", 40),
         ("shard_size", 40),
