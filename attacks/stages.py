@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Stage(ABC):
     name: str
     near: float = math.inf
     beyond: float = -math.inf
-    also: str = ""
+    also: Literal["", "misled", "stuck"] = ""
     trusting: bool = False
 
     def run(self, standing: Standing) -> Tensor:
@@ -214,11 +215,10 @@ class AskOn(Ask):
 class Whole(Stage):
     """An attack of its own, with all of its trials."""
 
-    plugin: Attack | None = None
+    plugin: Attack = field(kw_only=True)
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """One trial after the other."""
-        assert self.plugin is not None
         batch = standing.batch
         plan = self.plugin.trials(batch.y.cpu(), standing.logits.cpu(), batch.example_id, batch.seed)
         for trial in range(len(plan)):
@@ -237,7 +237,6 @@ class Whole(Stage):
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
         """What the attack says, and an answer for what comes of each trial."""
         del targets
-        assert self.plugin is not None
         none = torch.zeros(1, dtype=torch.int64)
         trials = len(self.plugin.trials(none, torch.zeros(1, classes), none, 0))
         each = self.plugin.passes(threat, classes)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from robench import norms, registry
+from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
 from robench.evaluation.attacks import NamedAttack
 from robench.evaluation.recorded_command import WRITABLE
@@ -25,10 +26,12 @@ from robench.store.specs import HARNESS
 from robench.text.escaping import command_line
 from robench.threat import ThreatModel, parse_epsilon
 
-# what evaluations must share to be of one worst case, run by one command
-SHARED = ("data_digest", "split", "start", "count", "norm", "eps", "seed", "eot", "bpda")
 # what some attacks depend on and others do not: recorded where they do and it is not the usual
 HOW = {"search_precision": "rough", "batch_size": "batched", "shard_size": "batched"}
+# what evaluations of one worst case, run by one command, may differ in; all else of their specs is the same
+OWN = ("attack", "attack_version", "attack_options", "harness", "after", *HOW)
+# what is no worst case of a model alone, or was cut before an attack had spent what it takes
+APART = ("detector", "surrogate", "max_passes")
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,11 @@ def advise(
     groups: dict[str, list[EvaluationFolder]] = defaultdict(list)
     for folder in store.intact()[0]:
         spec = folder.spec
-        mine = spec["model_digest"] == digest and not spec.get("detector") and not spec.get("surrogate")
+        mine = spec["model_digest"] == digest and not any(spec.get(name) for name in APART)
         chosen = within in (None, spec["norm"]) and radius in (None, Fraction(spec["eps"]))
         if mine and chosen and folder.result is not None:
-            groups[canonical({name: spec.get(name) for name in SHARED})].append(folder)
+            shared = {name: value for name, value in spec.items() if name not in OWN and value is not None}
+            groups[canonical(shared)].append(folder)
     entered = {key: kept for key, group in groups.items() if (kept := _entering(group))}
     if not entered:
         where = "".join([f" in {norm}" if norm else "", f" at eps {eps}" if eps else ""])
@@ -186,10 +190,6 @@ def _known(folder: EvaluationFolder, rows: dict[str, Any], name: str) -> Tried:
     else:
         tried = correct(mine)
     return Tried(name, tried, tried & found, took)
-
-
-# the trial of an image whose adversarial image an earlier attack of a cascade made
-TAKEN_OVER = -2
 
 
 def _parts(order: Sequence[Candidate]) -> list[list[Candidate]]:

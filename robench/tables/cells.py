@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from robench.errors import BadInput
 from robench.norms import NORMS
 from robench.results.accuracy import Figure, Measure, entering
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder
 from robench.trust.bounds import upper_bound, walked
+
+if TYPE_CHECKING:  # takes its time to load, and few tables need it
+    import pandas as pd
 
 ABSENT = "absent"
 # behind a figure that no attack along the decision boundary tried, where that makes it one
@@ -20,6 +24,21 @@ UPPER = "upper bound"
 def beside(text: str) -> str:
     """What stands behind a figure."""
     return f" ({UPPER})" if text else ""
+
+
+def whole_rows(folder: EvaluationFolder, wanted: str, then: str) -> pd.DataFrame:
+    """The rows of an evaluation whose figure is robust accuracy; wanted and then: what for, in words.
+
+    Raises BadInput where it is incomplete or counts goals.
+    """
+    spec, about = folder.spec, folder.about
+    name = f"evaluation {folder.job_id} ({spec['attack']} on {about.model})"
+    if about.metric != Measure.ROBUST:
+        raise BadInput(f"The {name} has an {about.metric} and no {wanted}; name another.")
+    rows: pd.DataFrame = folder.rows()
+    if folder.result is None or len(rows) != spec["count"]:
+        raise BadInput(f"The {name} is incomplete; run its command again, then {then}.")
+    return rows
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
-from robench.results.accuracy import Figure, Measure
+from robench.results.accuracy import Figure
 from robench.results.rows import Marks, correct, spent, succeeded
 from robench.store.chains import chain_of, spent_on
 from robench.store.runs import EvaluationFolder, Store
+from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid, lines
 from robench.threat import ThreatModel
@@ -56,12 +57,7 @@ class Spending:
     def of(cls, folder: EvaluationFolder) -> Spending:
         """Raises BadInput for an evaluation that is incomplete or counts goals."""
         spec, about = folder.spec, folder.about
-        name = f"evaluation {folder.job_id} ({spec['attack']} on {about.model})"
-        if about.metric != Measure.ROBUST:
-            raise BadInput(f"The {name} has an {about.metric} and no accuracy that passes lower; name another.")
-        rows = folder.rows()
-        if folder.result is None or len(rows) != spec["count"]:
-            raise BadInput(f"The {name} is incomplete; run its command again, then ask what it cost.")
+        rows = whole_rows(folder, "accuracy that passes lower", "ask what it cost")
         own = spent(rows)
         passes = own + spent_on(chain_of(folder)[:-1], rows["example_id"].tolist())
         told = rows["stages"].fillna("").astype(str) if "stages" in rows else pd.Series([""] * len(rows))

@@ -21,6 +21,7 @@ from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import Damaged, write_file, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables import rendering
+from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid
 from robench.text.escaping import visible
@@ -63,12 +64,7 @@ class Curve:
     def of(cls, folder: EvaluationFolder) -> Curve:
         """Raises BadInput for an evaluation that is incomplete or measures a rate of success."""
         spec, about = folder.spec, folder.about
-        name = f"evaluation {folder.job_id} ({spec['attack']} on {about.model})"
-        if about.metric != Measure.ROBUST:
-            raise BadInput(f"The {name} has an {about.metric} and no accuracy to draw; name another.")
-        rows = folder.rows()
-        if folder.result is None or len(rows) != spec["count"]:
-            raise BadInput(f"The {name} is incomplete; run its command again, then draw it.")
+        rows = whole_rows(folder, "accuracy to draw", "draw it")
         attack = label_of(folder)
         return cls(folder.job_id, about.model, about.dataset, attack, ThreatModel.of(spec["norm"], spec["eps"]), rows)
 
