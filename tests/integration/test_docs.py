@@ -154,7 +154,7 @@ def known(call: Call) -> None:
     choices = {
         "norm": {"linf", "l2"},
         "executor": {"inline", "ray"},
-        "kind": set(listing.KINDS.replace(" or", ",").split(", ")),
+        "kind": set(listing.KINDS),
         "suite": set(suites()),
         "dataset": set(DATASETS),
     }
