@@ -45,6 +45,21 @@ app = typer.Typer(
 )
 
 
+# commands that first load what they compute with, which takes seconds
+SLOW = (
+    "quickstart",
+    "train",
+    "evaluate",
+    "reproduce",
+    "diagnose",
+    "advise",
+    "verify",
+    "baseline",
+    "check",
+    "test-plugin",
+)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from robench.environment import __version__
@@ -55,6 +70,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def group(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -64,6 +80,8 @@ def group(
 ) -> None:
     """What every command shares."""
     progress.debug(debug)
+    if context.invoked_subcommand in SLOW and not {"-h", "--help"} & set(sys.argv):
+        terminal.wait("Starting ...")
 
 
 app.command("quickstart")(quickstart.quickstart)
