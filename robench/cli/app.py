@@ -31,6 +31,7 @@ from robench.cli import (
     train,
     verify,
 )
+from robench.cli.panels import Command
 from robench.errors import RobenchError, crash
 from robench.text import terminal
 
@@ -84,20 +85,20 @@ def group(
         terminal.wait("Starting ...")
 
 
-app.command("quickstart")(quickstart.quickstart)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("reproduce")(reproduce.reproduce)
-app.command("diagnose")(diagnose.diagnose)
-app.command("advise")(advise.advise)
-app.command("leaderboard")(leaderboard.leaderboard)
-app.command("verify")(verify.verify)
-app.command("baseline")(baseline.baseline)
-app.command("check")(check.check)
-app.command("cost")(cost.cost)
-app.command("list")(listing.list_)
-app.command("show")(show.show)
-app.command("test-plugin")(test_plugin.check_plugin)
+app.command("quickstart", cls=Command)(quickstart.quickstart)
+app.command("train", cls=Command)(train.train)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
+app.command("reproduce", cls=Command)(reproduce.reproduce)
+app.command("diagnose", cls=Command)(diagnose.diagnose)
+app.command("advise", cls=Command)(advise.advise)
+app.command("leaderboard", cls=Command)(leaderboard.leaderboard)
+app.command("verify", cls=Command)(verify.verify)
+app.command("baseline", cls=Command)(baseline.baseline)
+app.command("check", cls=Command)(check.check)
+app.command("cost", cls=Command)(cost.cost)
+app.command("list", cls=Command)(listing.list_)
+app.command("show", cls=Command)(show.show)
+app.command("test-plugin", cls=Command)(test_plugin.check_plugin)
 app.add_typer(data.app, name="data")
 app.add_typer(figure.app, name="figure")
 app.add_typer(runs.app, name="runs")
