@@ -39,7 +39,7 @@ app = typer.Typer(
     name="robench",
     help="A benchmark harness for adversarial robustness: train defenses, attack them, re-check every figure.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -104,6 +104,8 @@ app.add_typer(figure.app, name="figure")
 app.add_typer(runs.app, name="runs")
 
 INTERRUPTED = 130
+# a shell that completes a line sets it
+COMPLETING = "_ROBENCH_COMPLETE"
 QUIT = (
     "Code of a model or a plugin tried to end the process ({}), so there is no result; mend it and run the same "
     "command again."
@@ -143,6 +145,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return _unread()
     except SystemExit as stop:
+        if COMPLETING in os.environ:  # the shell has what it asked for
+            return int(stop.code or 0)
         if isinstance(stop.__context__, BrokenPipeError):  # what the parser makes of it
             return _unread()
         progress.trace(stop)

@@ -6,6 +6,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from robench.cli.completion import completer
+
 OTHER = "Other"
 # the headings in their order, with the options below each, by the names of the parameters
 PANELS = {
@@ -89,7 +91,14 @@ EXAMPLES = {
 
 
 class Command(TyperCommand):
-    """A command whose options stand under headings, and whose help ends in examples."""
+    """A command whose options stand under headings, whose help ends in examples, and whose names a shell completes."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        for parameter in self.params:
+            found = completer(str(self.name), str(parameter.name))
+            if found is not None:
+                parameter._custom_shell_complete = found
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments first, then the headings in their order."""
