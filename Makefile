@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DEV_READY = $(VENV)/.dev-ready
 
-.PHONY: help setup quickstart test unit fuzz lint clean
+.PHONY: help setup quickstart test unit fuzz lint digests clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -32,6 +32,10 @@ lint: $(DEV_READY)  ## check style, types and the layering of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# SAME="module:Class ..." names those whose code was changed and whose figures were not
+digests: $(DEV_READY)  ## record what the code of the plugins says, each under its version
+	$(BIN)/python -m robench.testing.digests robench_attacks robench_defenses $(addprefix --same ,$(SAME))
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

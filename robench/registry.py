@@ -214,6 +214,16 @@ def bundled(kind: str, name: str) -> bool:
     return distribution is not None and distribution.name == "robench"
 
 
+def classes(package: str) -> list[type]:
+    """The classes of the plugins of an installed package, each once. Raises BadInput for a package without any."""
+    entries = [entry for kind in KINDS if kind != "set" for entry in _entries(kind).values()]
+    loaded = [entry.load() for entry in entries if entry.module.partition(".")[0] == package]
+    if not loaded:
+        tops = {entry.module.partition(".")[0] for entry in entries}
+        raise unknown("package of plugins", package, sorted(tops))
+    return list(dict.fromkeys(each.base if isinstance(each, Variant) else each for each in loaded))
+
+
 def check_names(kind: str, wanted: Iterable[str]) -> None:
     """Raise BadInput for the first name that no plugin has; imports none, so it cannot know a family's members."""
     for name in wanted:

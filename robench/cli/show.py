@@ -89,6 +89,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     from robench.evaluation.recorded_command import command_of
     from robench.results.rows import absent_classes
     from robench.trust.bounds import bound_of
+    from robench.trust.origins import aged
 
     spec, about, rows, bound = folder.spec, folder.about, folder.rows(), bound_of(folder)
     figures = folder.result.to_json() if folder.result else {"status": "incomplete"}
@@ -104,6 +105,8 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "second_verdict": folder.second.to_json() if folder.second else {},
         "command": command_of(folder),
     }
+    if old := aged(folder):
+        found["code"] = f"made by {old}; for today's figure run its command again"
     if found["status"] == "complete" and (absent := absent_classes(rows, about.classes)):
         found["absent"] = absent
     if about.mended:
@@ -132,6 +135,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} (n = {spec['count']:,})",
         "threat model": f"{spec['norm']} eps {about['eps']}",
         "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),
+        "code": found.get("code"),
         "absent": found.get("absent"),
         "figures": figures if result.get("n") else {},
         "images": {key.replace("_", " "): item for key, item in rows.items() if not key.startswith("broken_")},

@@ -71,6 +71,12 @@ def _tell(checks: list[Verified]) -> None:
         ids = [check.evaluation for check in checks if check.exit_code == code]
         if ids:
             say(f"{len(ids)} of {len(checks)} evaluations {text} ({', '.join(ids[:5])}{', ...' if ids[5:] else ''}).")
+    for old in dict.fromkeys(check.made_by for check in checks if check.made_by):
+        ids = [check.evaluation for check in checks if check.made_by == old]
+        say(
+            f"{len(ids)} of {len(checks)} evaluations were made by {old} ({', '.join(ids[:5])}"
+            f"{', ...' if ids[5:] else ''}): this says what that code found; for today's figure evaluate again."
+        )
     for reason in dict.fromkeys(check.unsealed for check in checks if check.unsealed):
         ids = [check.evaluation for check in checks if check.unsealed == reason]
         say(f"{len(ids)} of {len(checks)} evaluations were not asked in a process of their own: {reason}.")

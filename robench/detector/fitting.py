@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from robench import randomness, registry
 from robench.attack.base import Attack
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.data.dataset import Dataset, Split
+from robench.detector.base import Detector
 from robench.detector.request import LEAST_BROKEN, DetectorRequest
 from robench.detector.score import Guarded, Score
 from robench.device import full_precision
@@ -25,7 +27,6 @@ from robench.norms import NORMS
 from robench.progress import bar, say
 from robench.results.rows import succeeded
 from robench.store.claims import claim
-from robench.store.code import plugin_digest
 from robench.store.files import (
     Damaged,
     checksum,
@@ -36,7 +37,9 @@ from robench.store.files import (
     write_sealed,
     write_tensors,
 )
+from robench.store.reach import plugin_digest
 from robench.store.records import DetectorRecord, FittedRecord
+from robench.store.released import unreleased
 from robench.store.runs import Store
 from robench.store.specs import DetectorSpec
 from robench.threat import ThreatModel
@@ -69,6 +72,10 @@ class Subject(Protocol):
         """What its answers depend on."""
 
     @property
+    def defense(self) -> str:
+        """The defense that it is, "" for a model that robench did not train."""
+
+    @property
     def dataset(self) -> Dataset:
         """The data, whose validation images the detector is fitted on."""
 
@@ -86,10 +93,6 @@ class Watch:
     def name(self) -> str:
         """The detector and what it learnt from: "er-kde (pgd)"."""
         return f"{self.spec.detector} ({self.spec.trained_on})"
-
-    def made_by(self, lesson: _Lesson) -> bool:
-        """Whether it was fitted by the code that would fit it now; old records do not say, and are believed."""
-        return self.fitted.get("sources") in (None, _sources(lesson))
 
     def guard(self, module: nn.Module) -> Guarded:
         """The classifier and this detector as one model."""
@@ -117,17 +120,16 @@ def watch(
     *,
     anew: bool = False,
 ) -> Watch:
-    """The detector fitted for a classifier, from the store or made now, which it is where that is asked for (`anew`)
-    and where the source of the detector or of the attack it learnt from is another than it was.
+    """The detector fitted for a classifier, from the store or made now, which it is where that is asked for (`anew`).
 
     Raises BadInput for a classifier it cannot watch, options out of range, and an attack too weak to learn from.
     """
     lesson, spec = _plan(guard, subject, threat, settings)
-    if fitted(spec, store) and not anew and (found := load(store, spec.job_id)).made_by(lesson):
-        return found
+    if fitted(spec, store) and not anew:
+        return load(store, spec.job_id)
     with claim(store.root, f"detector-{spec.job_id}", wait=True):
-        if fitted(spec, store) and not anew and (found := load(store, spec.job_id)).made_by(lesson):
-            return found  # made by another process meanwhile
+        if fitted(spec, store) and not anew:
+            return load(store, spec.job_id)  # made by another process meanwhile
         return _make(lesson, spec, store)
 
 
@@ -177,13 +179,21 @@ def _plan(
         fpr=guard.fpr,
         seed=settings.seed,
         batch_size=settings.batch_size if built.batched and settings.batch_size != USUAL else None,
+        sources=_unreleased(_made_of(detector, built, subject)),
     )
     return _Lesson(Score(detector.eval()), subject, built, trained, guard, plain(settings)), spec
 
 
-def _sources(lesson: _Lesson) -> dict[str, str]:
-    made = {"detector": lesson.score.detector, "attack": lesson.attack}
-    return {kind: plugin_digest(type(each)) for kind, each in made.items()}
+def _made_of(detector: Detector, attack: Attack, subject: Subject) -> dict[str, type]:
+    """The classes behind a fitted detector, by the kind of plugin."""
+    found: dict[str, type] = {"detector": type(detector), "attack": type(attack)}
+    return found | ({"defense": registry.load("defense", subject.defense).base} if subject.defense else {})
+
+
+def _unreleased(bases: Mapping[str, type]) -> dict[str, str] | None:
+    """The digests of their code, as far as their versions do not speak for it."""
+    found = {kind: unreleased(base) for kind, base in bases.items()}
+    return {kind: digest for kind, digest in found.items() if digest is not None} or None
 
 
 def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
@@ -197,7 +207,8 @@ def _make(lesson: _Lesson, spec: DetectorSpec, store: Store) -> Watch:
     tensors = {key: value.cpu().contiguous() for key, value in score.state_dict().items()}
     digest = write_tensors(folder / "detector.safetensors", tensors)
     record = {"command": command(), "environment": environment(), "model": subject.name, "digest": digest}
-    record |= {"sources": _sources(lesson), "fitted": spec.job_id}
+    bases = _made_of(score.detector, lesson.attack, subject)
+    record |= {"sources": {kind: plugin_digest(base) for kind, base in bases.items()}, "fitted": spec.job_id}
     write_json(folder / "spec.json", spec.to_json())
     write_sealed(folder / "fitted.json", {**fitted, **record})
     return Watch(score, spec, folder, fitted)

@@ -23,16 +23,16 @@ from robench.environment import command, environment
 from robench.errors import BadInput
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import NamedAttack
-from robench.evaluation.origins import PluginName, sources_of
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.store.about import About, depends_on_folder
 from robench.store.chains import chain_of, spent_on
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import CraftSpec, EvalSpec, sizes_told
+from robench.store.specs import SURROGATE, CraftSpec, EvalSpec, sizes_told
 from robench.threat import ThreatModel
 from robench.trust.bounds import walked
+from robench.trust.origins import PluginName, identified, sources_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Target:
     def digest(self) -> str:
         """What the model's answers depend on."""
         return self.model.digest
+
+    @property
+    def defense(self) -> str:
+        """The defense that it is, "" for a model that robench did not train."""
+        return self.model.defense
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -185,6 +190,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     if count > len(split):
         raise BadInput(f"-n is {count}, but {target.dataset.name} has {len(split)} test images; give at most that.")
     address.threat.check_shape(target.shape)
+    plugins = _plugins(address, target, named, source)
     spec = EvalSpec(
         model_digest=model.digest,
         data_digest=split.digest,
@@ -202,15 +208,15 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         after=address.after.job if address.after else None,
         search_precision=_searched(address, target, named),
         max_passes=_allowed(address, named),
+        sources=identified(plugins),
         **address.how.batches(named.attack),
     )
     about = _about(address, target, named, source)
-    craft = _craft(address, store, source, named, spec, about) if source else None
+    craft = _craft(store, source, named, spec, about, plugins) if source else None
     if watch:
         model = replace(model, load=partial(_guarded, model, watch))
     folder = store.evaluation(spec.job_id)
     before = store.evaluation(address.after.job) if address.after else None
-    plugins = _plugins(address, target, named, source)
     return Job(
         spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins
     )
@@ -234,8 +240,8 @@ def _plugins(address: Address, target: Target, named: NamedAttack, source: Targe
     if target.watch is not None:
         learnt = target.watch.spec
         found += [("detector", learnt.detector), ("attack", learnt.trained_on.partition("@")[0])]
-    models = [target.model, *([source.model] if source else [])]
-    found += [("defense", model.defense) for model in models if model.defense]
+    found += [("defense", target.model.defense)] if target.model.defense else []
+    found += [(f"{SURROGATE}defense", source.model.defense)] if source and source.model.defense else []
     return tuple(dict.fromkeys(found))
 
 
@@ -278,7 +284,9 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     )
 
 
-def _craft(address: Address, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: About) -> Craft:
+def _craft(
+    store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: About, plugins: tuple[PluginName, ...]
+) -> Craft:
     """The crafting on a surrogate, the same for every target; raises BadInput where it can say nothing about them."""
     if source.dataset.test.digest != spec.data_digest:
         raise BadInput(
@@ -290,27 +298,12 @@ def _craft(address: Address, store: Store, source: Target, named: NamedAttack, s
             f"The attack {named.name!r} stops where an image breaks the surrogate, or leaves it as it is where none "
             "does, which says nothing about transfer; choose another, such as pgd or the set transfer."
         )
-    craft = CraftSpec(
-        model_digest=source.model.digest,
-        data_digest=spec.data_digest,
-        norm=spec.norm,
-        eps=spec.eps,
-        attack=spec.attack,
-        attack_version=spec.attack_version,
-        attack_options=spec.attack_options,
-        seed=spec.seed,
-        eot=spec.eot,
-        bpda=spec.bpda,
-        search_precision=spec.search_precision,
-        max_passes=spec.max_passes,
-        batch_size=spec.batch_size,
-        shard_size=spec.shard_size,
-    )
+    craft = CraftSpec.of(spec.to_json())
     reference, dataset = source.model.reference, source.dataset
     where = os.getcwd() if depends_on_folder(reference, dataset.name) else ""
     record = replace(about, model=source.model.name, reference=reference, against="", folder=where)
     folder = EvaluationFolder(store.crafted / craft.job_id)
-    return Craft(
-        craft, source.model.module, dataset.classes, named.attack, address.threat, dataset.test, folder, record,
-        sources_of([("attack", named.name), *([("defense", source.model.defense)] if source.model.defense else [])]),
-    )  # fmt: skip
+    threat = ThreatModel.of(spec.norm, spec.eps)
+    mine = [each for each in plugins if each == ("attack", named.name) or each[0].startswith(SURROGATE)]
+    made_of = source.model.module, dataset.classes, named.attack, threat, dataset.test
+    return Craft(craft, *made_of, folder, record, sources_of(mine))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from robench.errors import disk_error
 from robench.evaluation.address import How
 from robench.evaluation.jobs import Job
-from robench.evaluation.origins import PluginName, foreign
 from robench.evaluation.wanted import PlannedEvaluation, Wanted
 from robench.progress import say
 from robench.store.evaluation_folder import EvaluationFolder
-from robench.store.runs import ASIDE
+from robench.store.runs import ASIDE, Store
+from robench.trust.origins import aged
 
 
 @dataclass
@@ -26,23 +27,26 @@ class Renewal:
     _seen: set[Path] = field(default_factory=set)
 
     def of(self, wanted: Wanted) -> Wanted:
-        """The evaluations, after those were set aside that were made by other code, in other batches or, with `fresh`,
-        at all. Raises DiskError."""
+        """The evaluations, after those were set aside that were made in other batches or, with `fresh`, at all. Says of
+        which there is a figure that other code made, which stays where it is. Raises DiskError."""
         return replace(wanted, evaluations=tuple(map(self._renewed, wanted.evaluations)))
 
     def _renewed(self, planned: PlannedEvaluation) -> PlannedEvaluation:
         job, how = planned.job, planned.address.how
         if job.craft is not None:
-            plugins = [plugin for plugin in job.plugins if f"{plugin[0]} {plugin[1]}" in job.craft.sources]
-            self._look(job.craft.folder, f"The images of {job.title}", plugins, job, how)
-        self._look(job.folder, job.title, job.plugins, job, how)
+            self._look(job.craft.folder, f"The images of {job.title}", job, how)
+        self._look(job.folder, job.title, job, how)
         return replace(planned, stored=planned.stored and not planned.missing)
 
-    def _look(self, folder: EvaluationFolder, title: str, plugins: Iterable[PluginName], job: Job, how: How) -> None:
-        if folder.path in self._seen or not folder.path.is_dir():
+    def _look(self, folder: EvaluationFolder, title: str, job: Job, how: How) -> None:
+        if folder.path in self._seen:
             return
         self._seen.add(folder.path)
-        reason = "asked for anew" if self.fresh else _reason(folder, tuple(plugins), job, how)
+        if not folder.path.is_dir():
+            if folder is job.folder:
+                _tell_of_older(job, title)
+            return
+        reason = "asked for anew" if self.fresh else _reason(folder, job, how)
         if reason:
             place = _set_aside(folder)
             say(f"{title} ({folder.job_id}) is computed again, as it was {reason}; the old one lies in {place}.")
@@ -60,12 +64,23 @@ def _set_aside(folder: EvaluationFolder) -> Path:
     return place
 
 
-def _reason(folder: EvaluationFolder, plugins: tuple[PluginName, ...], job: Job, how: How) -> str:
+def _tell_of_older(job: Job, title: str) -> None:
+    """Say where the same evaluation by other code is in the store."""
+    if not job.spec.sources:
+        return
+    wanted = _but_code(job.spec.to_json())
+    for folder in Store(job.folder.root).intact()[0]:
+        if folder.job_id != job.spec.job_id and _but_code(folder.spec) == wanted and (old := aged(folder)):
+            say(f"{title} is computed anew; the stored figure {folder.job_id} was made by {old}, and stays its figure.")
+
+
+def _but_code(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in spec.items() if name != "sources"}
+
+
+def _reason(folder: EvaluationFolder, job: Job, how: How) -> str:
     """Why what is stored does not answer for a job, "" where it does."""
     for shard in folder.shards():
-        found = foreign(shard.notes, plugins)
-        if found:
-            return f"made by {found}"
         size = shard.notes.get("batch_size")
         if job.attack.batched and size is not None and size != how.batch_size:
             return f"made in batches of {size} images, on which this attack's figures depend"

@@ -20,7 +20,6 @@ from robench.errors import BadInput, Hindered, Permanent, RobenchError, crash, o
 from robench.evaluation.address import Address
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
-from robench.evaluation.origins import sources_of
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
 from robench.progress import say
@@ -28,6 +27,7 @@ from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
 from robench.training.jobs import TrainRequest, train
+from robench.trust.origins import sources_of
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from robench.evaluation.address import Address, After
 from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job, Target, make_job, watched
+from robench.evaluation.recorded_command import train_command_of
 from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
 from robench.progress import say
+from robench.training.jobs import outdated
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target],
     request = asked.request
     target = bench.target(reference, request.dataset, request.data_root, request.classes)
     target.dataset.tell()
+    if target.defense and outdated(target.name, bench.store):
+        say(
+            f"The model {target.name!r} was trained by another source of the defense {target.defense!r} than is "
+            f"installed; train it again with {train_command_of(bench.store.card(target.name))!r}."
+        )
     evaluations: list[PlannedEvaluation] = []
     places: Sequence[Target | None] = sources or [None]
     for source in places:

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robench import registry
 from robench.errors import BadInput, first_line, unknown
-from robench.evaluation.origins import aged
 from robench.progress import say
 from robench.results.accuracy import Measure, enters
 from robench.results.rows import Marks, broken, correct, succeeded
@@ -24,6 +23,7 @@ from robench.store.records import Images, Interval, Metric, Options, Shape, Shar
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name
 from robench.threat import ThreatModel
+from robench.trust.origins import aged
 
 FORMAT = 1
 # an example's outcome: classified wrongly; wrongly, and taken for the class that was aimed at; robust; broken as the
@@ -238,6 +238,7 @@ def find(name: str, store: Store, probes: bool = False) -> list[EvaluationFolder
     for reason in damaged.values():
         say(f"Left out, and perhaps one of {name}'s: {reason}")
     found = [folder for folder in named if _usual(folder, probes) and folder.result is not None]
+    found = [folder for folder in found if not aged(folder)] or found  # of other code only where there is none of today
     if len({folder.spec["model_digest"] for folder in found}) > 1:
         raise BadInput(
             f"There are evaluations of several models named {name!r}: {', '.join(folder.job_id for folder in found)}; "
@@ -251,8 +252,8 @@ def find(name: str, store: Store, probes: bool = False) -> list[EvaluationFolder
     left = len(named) - len(found)
     if left:
         say(
-            f"{left} of {name}'s evaluations are left out: not finished, not of a white-box attack by itself, or run "
-            "for the diagnostics alone."
+            f"{left} of {name}'s evaluations are left out: not finished, not of a white-box attack by itself, of other "
+            "code than today's, or run for the diagnostics alone."
         )
     return found
 
@@ -286,7 +287,7 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
             f"The evaluation {name} of {about.model} is flagged {', '.join(unstable)}, so a later run would differ "
             "by itself; make the model's answers repeatable, or leave this evaluation out."
         )
-    old = aged(folder.notes())
+    old = aged(folder)
     if old:
         raise BadInput(f"The evaluation {name} was made by {old}; run its command again: {about.command}.")
     assert result.clean_accuracy is not None
@@ -341,8 +342,7 @@ def _batched(spec: EvalSpec) -> bool:
 
 def _surrogate(spec: EvalSpec, name: str, store: Store) -> str:
     """The reference of the model that an evaluation's images were crafted on; raises BadInput where there is none."""
-    same = spec.model_dump(include=set(CraftSpec.model_fields) & set(EvalSpec.model_fields))
-    craft = CraftSpec(**{**same, "model_digest": spec.surrogate}).job_id
+    craft = CraftSpec.of(spec.to_json()).job_id
     reference = EvaluationFolder(store.crafted / craft).about.reference
     if not reference:
         raise BadInput(

@@ -13,7 +13,6 @@ from robench.errors import BadInput, require, unknown
 from robench.evaluation.address import SIZE, Address, How
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Target, make_job, open_target
-from robench.evaluation.origins import sources_of
 from robench.evaluation.request import check_dataset
 from robench.evaluation.scheduler import evaluate_one
 from robench.models import load_model
@@ -27,6 +26,7 @@ from robench.store.files import digest
 from robench.store.known import allow
 from robench.store.runs import Store
 from robench.trust.gates import Finding
+from robench.trust.origins import identified
 
 # a model by reference, or itself
 Model = str | nn.Module
@@ -136,8 +136,8 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
 def _edited(kept: Kept) -> str:
     """A sentence where the attack is not what it was: a change of the figure may be of its making; "" where it is."""
     name = f"attack {kept.spec.attack}"
-    was = (kept.sources or {}).get(name)
-    if was is None or was == sources_of([("attack", kept.spec.attack)])[name]:
+    now = identified([("attack", kept.spec.attack)]) or {}
+    if (kept.spec.sources or {}).get(name) == now.get(name):
         return ""
     return (
         f"{kept.model} under {kept.label}: the source of the {name} is another than the baseline's, so what changed "
@@ -258,7 +258,7 @@ def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store,
     now = make_job(address, store, target, named, source).spec.to_json()
     sizes = {"batch_size": kept.batch_size, "shard_size": kept.shard_size}  # of before a spec had them
     then = {name: size for name, size in sizes.items() if size not in (None, SIZE)} | kept.spec.to_json()
-    for field_name in sorted({*then, *now} - {"model_digest"}):
+    for field_name in sorted({*then, *now} - {"model_digest", "sources"}):  # whose code is another is said
         if now.get(field_name) != then.get(field_name):
             raise BadInput(
                 f"The {field_name.replace('_', ' ')} of {kept.label} is {now.get(field_name)} today, but was "

@@ -5,13 +5,10 @@ import __future__
 
 import ast
 import dis
-import hashlib
-import importlib.util
 import linecache
-import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -45,6 +42,8 @@ def plain(node: ast.AST) -> str:
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             value = value[1:]
+        if isinstance(node, ast.JoinedStr) and name == "values":  # Python 3.12.0 and 3.12.1 end some with nothing
+            value = [each for each in value if not (isinstance(each, ast.Constant) and each.value == "")]
         if name not in SILENT and value is not None and value != []:
             found.append(f"{name}={_plain(value)}")
     return f"{type(node).__name__}({','.join(found)})"
@@ -54,102 +53,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_plain, value))}]"
     return plain(value) if isinstance(value, ast.AST) else repr(value)
-
-
-@cache
-def plugin_digest(base: type) -> str:
-    """16 hex digits over the modules behind a plugin's class: its own, those of the classes it is made from, and what
-    they import from their own package or, where that is not installed, from beside it. As they were when this process
-    first asked. robench's own modules do not count: `HARNESS` speaks for them."""
-    top = base.__module__.partition(".")[0]
-    first = {each.__module__ for each in base.__mro__}
-    return modules_digest(sorted(name for name in first if name.partition(".")[0] == top or _theirs(name)))
-
-
-def _theirs(name: str) -> bool:
-    """Whether a module is somebody's own code that lies outside of the folders of installed packages."""
-    origin = _origin(name) if _counts(name) else None
-    return origin is not None and own(str(origin))
-
-
-def _counts(name: str) -> bool:
-    top = name.partition(".")[0]
-    return top not in sys.stdlib_module_names and top not in ("robench", "torch", "pytorch_lightning", "builtins")
-
-
-def modules_digest(names: Iterable[str]) -> str:
-    """16 hex digits over modules by name and what they import, transitively, of their own."""
-    found: dict[str, str] = {}
-    todo = list(names)
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        origin = _origin(name)
-        found[name] = ""
-        if origin is not None:
-            found[name], wanted = _read(origin, name)
-            todo += [each for each in wanted if each not in found and _belongs(each, name, origin)]
-    kept = sorted((name, text) for name, text in found.items() if text)
-    return hashlib.sha256(repr(kept).encode()).hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """16 hex digits over a file of Python by what it says; of any other, or one that cannot be read as such, by its
-    bytes."""
-    return hashlib.sha256(_read(path, "")[0].encode()).hexdigest()[:16]
-
-
-def _read(path: Path, name: str) -> tuple[str, list[str]]:
-    """What a module says, and the names of the modules that it may import."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return "", []
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError):
-        return hashlib.sha256(content).hexdigest(), []
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    return plain(tree), list(_imported(tree, package))
-
-
-def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            source = ".".join([*parts, *([node.module] if node.module else [])])
-            names = [source, *(f"{source}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-
-
-def _belongs(name: str, importer: str, origin: Path) -> bool:
-    """Whether an imported module is of its importer's own package, or lies beside it where that is not installed."""
-    top = name.partition(".")[0]
-    if top == importer.partition(".")[0]:
-        return True
-    if not _counts(name) or not own(str(origin)):
-        return False
-    root = origin.parents[importer.count(".") + (origin.name == "__init__.py")]
-    return (root / f"{top}.py").is_file() or (root / top / "__init__.py").is_file()
-
-
-def _origin(name: str) -> Path | None:
-    """The file of a module, loaded or not; None where there is none."""
-    place = getattr(sys.modules.get(name), "__file__", None)
-    if place is None and name not in sys.modules:
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError, AttributeError):
-            return None
-        place = spec.origin if spec and spec.has_location else None
-    return Path(place) if place else None
 
 
 def function_text(function: FunctionType, *, known: bool = False) -> str:
@@ -214,14 +117,20 @@ def _constant(value: Any) -> str:
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 
-def global_names(code: CodeType) -> tuple[set[str], set[str], set[str]]:
-    """The globals, the attributes, and the modules by name that a code object and those inside it ask for."""
-    kinds: dict[str, set[str]] = {"GLOBAL": set(), "NAME": set(), "ATTR": set(), "METHOD": set(), "IMPORT": set()}
+def global_names(code: CodeType) -> tuple[set[str], set[str], dict[str, set[str]]]:
+    """The globals and the attributes that a code object and those inside it ask for, and the modules that they import,
+    each with the names that are taken from it."""
+    kinds: dict[str, set[str]] = {"GLOBAL": set(), "NAME": set(), "ATTR": set(), "METHOD": set()}
+    imported: dict[str, set[str]] = {}
     for each in within(code):
+        module = ""
         for step in dis.get_instructions(each):
             _, _, kind = step.opname.partition("_")
-            if step.opname.startswith("IMPORT_NAME"):
-                kinds["IMPORT"].add(str(step.argval))
+            if step.opname == "IMPORT_NAME":
+                module = str(step.argval)
+                imported.setdefault(module, set())
+            elif step.opname == "IMPORT_FROM":
+                imported[module].add(str(step.argval))
             elif kind in kinds and isinstance(step.argval, str):
                 kinds[kind].add(step.argval)
-    return kinds["GLOBAL"] | kinds["NAME"], kinds["ATTR"] | kinds["METHOD"], kinds["IMPORT"]
+    return kinds["GLOBAL"] | kinds["NAME"], kinds["ATTR"] | kinds["METHOD"], imported

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.store import code
+from robench.store.reach import beside_digest
 
 PLAIN = (
     bool,
@@ -48,6 +49,8 @@ SCRIPTED = re.compile(rb"__torch__(\.\w+)*|___torch_mangle_\d+")
 UNTOLD = (".debug_pkl", "serialization_id")
 # what every stream of text or bytes can do
 STREAMED = ("write", "flush", "isatty", "fileno")
+# what may ask a module for anything
+ASKING = {"getattr", "vars", "eval", "exec", "globals", "locals", "dir"}
 # calls within calls
 DEEP = 20_000
 
@@ -243,10 +246,11 @@ class _Contents:
             else:
                 self.add(value)
         folder = Path(function.__code__.co_filename).parent
-        for name in sorted(imported):
-            for place in (folder / f"{name.replace('.', '/')}.py", folder / name.replace(".", "/") / "__init__.py"):
-                if name and place.is_file() and code.own(str(place)):
-                    self._say(name, code.file_digest(place))
+        for name, taken in sorted(imported.items()):
+            asked = () if names & ASKING else taken or attributes
+            found = beside_digest(folder, name, sorted(asked))
+            if found is not None:
+                self._say(name, found)
 
     def _asked_of(self, module: ModuleType, attributes: set[str], depth: int = 0) -> None:
         """Of a module of the user's own, what code that names it may ask of it; of others the name."""

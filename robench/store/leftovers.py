@@ -114,7 +114,9 @@ def _all(store: Store) -> Iterator[Leftover]:
     yield from _checks(store)
     for path in sorted((store.root / ASIDE).glob("[!.]*")):
         if carries_our_spec(path):
-            yield _leftover([path], "an evaluation that was made anew since", path.name.partition("-")[0])
+            model = (path / "model.safetensors").exists()
+            what = "a model that was trained" if model else "an evaluation that was made"
+            yield _leftover([path], f"{what} anew since", path.name.partition("-")[0])
     kept: list[EvaluationFolder] = []
     damaged = list(digests.values()).count(None)
     for job_id in store.evaluation_ids():

@@ -75,6 +75,7 @@ class CraftRecord(Shape):
     max_passes: Images | None = None
     batch_size: Images | None = None
     shard_size: Images | None = None
+    sources: Sources | None = None
 
 
 class SpecRecord(CraftRecord):
@@ -287,3 +288,4 @@ class DetectorRecord(Watching):
     images: Images
     fpr: Share
     batch_size: Images | None = None
+    sources: Sources | None = None

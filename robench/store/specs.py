@@ -11,6 +11,8 @@ from robench.store.files import canonical, identity
 
 # raise when a change of the loop, the judge or the projection changes figures; stored evaluations are then not reused
 HARNESS = 1
+# before the kind of a plugin whose code made what images were crafted on
+SURROGATE = "surrogate "
 
 
 def _name(value: Any) -> Any:
@@ -44,7 +46,8 @@ class Spec(BaseModel):
 
 class TrainSpec(Spec):
     """Everything a trained model depends on. `recipe` and `options` are complete, defaults filled in; `classes` is
-    given where the data have more than their labels show."""
+    given where the data have more than their labels show; `defense_version` where it is not 1, `source` the digest of
+    the defense's code where that version does not speak for it (see `store.released`)."""
 
     defense: str
     options: dict[str, Any]
@@ -54,6 +57,8 @@ class TrainSpec(Spec):
     train_digest: str
     seed: int
     classes: int | None = None
+    defense_version: int | None = None
+    source: str | None = None
 
 
 class EvalSpec(Spec):
@@ -65,7 +70,8 @@ class EvalSpec(Spec):
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
-    image may cost, with the evaluations before it.
+    image may cost, with the evaluations before it, `sources` the digests of the code of plugins, by kind and name,
+    whose version does not speak for it (see `store.released`).
     """
 
     harness: int = HARNESS
@@ -89,6 +95,7 @@ class EvalSpec(Spec):
     after: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
+    sources: dict[str, str] | None = None
 
 
 class CraftSpec(Spec):
@@ -111,12 +118,18 @@ class CraftSpec(Spec):
     max_passes: int | None = None
     batch_size: int | None = None
     shard_size: int | None = None
+    sources: dict[str, str] | None = None
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> CraftSpec:
         """The crafting behind an evaluation on a surrogate's images, from the evaluation's spec as JSON."""
         shared = {name: spec[name] for name in cls.model_fields if name in spec and name != "model_digest"}
-        return cls(**shared, model_digest=spec["surrogate"])
+        sources = {
+            key: digest
+            for key, digest in (spec.get("sources") or {}).items()
+            if key == f"attack {spec['attack']}" or key.startswith(SURROGATE)  # and not what the target is made of
+        }
+        return cls(**{**shared, "sources": sources or None}, model_digest=spec["surrogate"])
 
 
 class DetectorSpec(Spec):
@@ -136,6 +149,7 @@ class DetectorSpec(Spec):
     fpr: float
     seed: int
     batch_size: int | None = None
+    sources: dict[str, str] | None = None
 
 
 def sizes_told(spec: Mapping[str, Any]) -> str:

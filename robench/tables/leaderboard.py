@@ -12,7 +12,6 @@ from typing import Any
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
-from robench.evaluation.origins import aged
 from robench.evaluation.recorded_command import command_of
 from robench.progress import say
 from robench.results.accuracy import (
@@ -48,6 +47,7 @@ from robench.tables.model_names import told_apart
 from robench.text.escaping import file_name
 from robench.threat import ThreatModel
 from robench.trust.bounds import upper_bound
+from robench.trust.origins import aged
 
 
 def build(store: Store, chosen: Chosen = EVERYTHING) -> list[Board]:
@@ -116,10 +116,10 @@ def _model(folder: EvaluationFolder) -> tuple[str, str]:
 def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()) -> Board:
     """One table of evaluations on the same images within one threat model; lost: as in `_boards`."""
     labels = _labels(folders)
-    newest = sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], f.job_id))
+    newest = sorted(folders, key=lambda f: (f.spec["harness"], f.spec["attack_version"], not aged(f), f.job_id))
     models: dict[tuple[str, str], dict[str, Scored]] = defaultdict(dict)
     columns: dict[str, Column] = {}
-    for folder in newest:  # the last one of a column is that of the newest version of its attack
+    for folder in newest:  # the last one of a column is that of the newest version of its attack, and of today's code
         scored = Scored.of(folder, labels[folder.job_id])
         name = scored.column
         columns[name] = Column(name, partial(attack_cell, name), scored.access, scored.metric)
@@ -216,7 +216,7 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: 
 
 def _flags(folder: EvaluationFolder, result: Summary) -> list[str]:
     """The flags of an evaluation, and whether today's code is another than made it."""
-    old = aged(folder.notes())
+    old = aged(folder)
     return [*result.flags, *([f"made by {old}"] if old else [])]
 
 

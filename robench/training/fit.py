@@ -39,8 +39,7 @@ ONE_CLASS = 0.99
 class Fit:
     """One training: the data, its recipe, the seed, the device, and the folder that checkpoints go to.
 
-    spec: the id of everything it depends on; a checkpoint of another is refused. source: the digest of the defense's
-    source; a checkpoint that another source made is refused too.
+    spec: the id of everything it depends on; a checkpoint of another is refused.
     """
 
     dataset: Dataset
@@ -50,7 +49,6 @@ class Fit:
     folder: Path
     title: str
     spec: str = ""
-    source: str = ""
 
 
 @dataclass
@@ -272,7 +270,6 @@ class _Watch(Callback):
         """What a resumed training goes on from."""
         return {
             "spec": self.plan.spec,
-            "source": self.plan.source,
             **{name: getattr(self, name) for name in REMEMBERED},
         }
 
@@ -283,10 +280,6 @@ class _Watch(Callback):
         if state_dict.get("spec", "") not in ("", self.plan.spec):
             raise BadInput(
                 f"The checkpoint in {self.plan.folder} is of a training with other settings; delete it and train again."
-            )
-        if state_dict.get("source", "") not in ("", self.plan.source):
-            raise BadInput(
-                f"The checkpoint in {self.plan.folder} is of another source of the defense; begin anew with --fresh."
             )
         for name in REMEMBERED:
             setattr(self, name, state_dict[name])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +26,17 @@ from robench.progress import say
 from robench.ranges import TRAINING_SEED, hold, whole
 from robench.results.statistics import wilson
 from robench.store.claims import claim, held, note
-from robench.store.code import plugin_digest
 from robench.store.files import Damaged, checksum, identity, read_json, write_json, write_tensors
-from robench.store.runs import Store
+from robench.store.reach import plugin_digest
+from robench.store.released import Release, unreleased
+from robench.store.runs import ASIDE, Store
 from robench.store.specs import TrainSpec
 from robench.training.fit import Fit, Trained, fit
 
 # letters in a model's name
 LONGEST = 100
+# of a training's spec, what tells the code of its defense
+CODE = ("defense_version", "source")
 
 
 @dataclass(frozen=True)
@@ -109,17 +114,36 @@ def plan(request: TrainRequest) -> TrainJob:
         train_digest=dataset.train.digest,
         seed=request.seed,
         classes=dataset.stated,
+        **identified(plugin.base),
     )
     name = _default_name(request, spec.job_id) if request.name is None else request.name
     return TrainJob(spec, name, recipe, dataset, device, plugin_digest(plugin.base))
 
 
+def identified(base: type) -> dict[str, Any]:
+    """What tells a defense's code in a training's spec: its version where that is not 1, and the digest of its code
+    where the version does not speak for it."""
+    version = Release.of(base).version
+    return {"defense_version": version if version != 1 else None, "source": unreleased(base)}
+
+
+def outdated(name: str, store: Store) -> bool:
+    """Whether a trained model's defense has other code today, or its code was not recorded. Raises BadInput."""
+    card = store.card(name)
+    try:
+        spec = read_json(store.model_folder(name) / "spec.json")
+    except Damaged:  # which the next training mends
+        return False
+    now = identified(registry.load("defense", card["defense"]).base)
+    return any(spec.get(key) != now[key] for key in CODE)
+
+
 def train(request: TrainRequest, store: Store, *, claimed: bool = False) -> dict[str, Any]:
     """Train, or return at once when the same model is there; returns the model's card.
 
-    Where another process trains it, waits for that one, unless the caller holds the claim. Raises BadInput when the
-    name is taken by a model with other settings, or that another source of the defense made, CheckFailed when training
-    goes wrong.
+    Where another process trains it, waits for that one, unless the caller holds the claim. A model of the name that
+    other code of the defense made, finished or not, is set aside. Raises BadInput when the name is taken by a model
+    with other settings, CheckFailed when training goes wrong.
     """
     job = plan(request)
     if request.fresh:
@@ -144,7 +168,8 @@ def claim_of(name: str) -> str:
 
 
 def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
-    """The card of a planned training that is done. Raises BadInput when its name is taken by other settings."""
+    """The card of a planned training that is done, None where it is not, or was done by other code of the defense.
+    Raises BadInput when its name is taken by other settings."""
     folder = store.model_folder(job.name)
     card = store.card(job.name) if (folder / "DONE").exists() else None
     try:
@@ -152,18 +177,40 @@ def finished(job: TrainJob, store: Store) -> dict[str, Any] | None:
     except Damaged:
         kept = ""  # a card and a checkpoint know, too, what they are of
     if (card["spec_id"] if card else kept or job.spec.job_id) != job.spec.job_id:
+        if _older(job, store):
+            return None
         raise BadInput(
             f"The name {job.name!r} is taken by a model with other settings; choose another with --name, "
             f"or delete {folder}."
         )
-    if card and card.get("source", job.source) != job.source:
-        raise BadInput(
-            f"The model {job.name!r} was trained by another source of the defense {job.spec.defense!r}; train it again "
-            "with --fresh, or choose another name with --name."
-        )
     if card and kept != job.spec.job_id:
         write_json(folder / "spec.json", job.spec.to_json())
     return card
+
+
+def _older(job: TrainJob, store: Store) -> bool:
+    """Whether the model of that name, finished or not, is this one but for the code of its defense."""
+    try:
+        spec = read_json(store.model_folder(job.name) / "spec.json")
+    except Damaged:
+        return False
+    mine = job.spec.to_json()
+    return spec != mine and all(spec.get(key) == mine.get(key) for key in {*spec, *mine} - {*CODE})
+
+
+def _set_aside(job: TrainJob, store: Store) -> None:
+    """Move a model that other code made out of the way. Raises DiskError."""
+    folder = store.model_folder(job.name)
+    place = store.root / ASIDE / f"{identity(read_json(folder / 'spec.json'))}-{uuid.uuid4().hex[:8]}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, place)
+    except OSError as error:
+        raise disk_error(error, place) from error
+    say(
+        f"{job.name} is trained anew, as it was made by another source of the defense {job.spec.defense!r}; the old "
+        f"one lies in {place}."
+    )
 
 
 def _forget(job: TrainJob, store: Store) -> None:
@@ -179,14 +226,15 @@ def _forget(job: TrainJob, store: Store) -> None:
 def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     job.dataset.tell()
     folder = store.model_folder(job.name)
+    if _older(job, store):
+        _set_aside(job, store)
     pl.seed_everything(job.spec.seed, verbose=False)
     defense = registry.load("defense", job.spec.defense).build(job.spec.options, job.dataset.info)
     assert isinstance(defense, Defense)
     note(store.root, claim_of(job.name), "begin")
     write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
-    made = (job.spec.job_id, job.source)
-    place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, *made)
+    place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, job.spec.job_id)
     outcome = fit(defense, place)
     weights = folder / "model.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}

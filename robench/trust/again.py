@@ -28,6 +28,7 @@ from robench.store.known import secret
 from robench.store.specs import HARNESS
 from robench.trust.answers import DRAWS, FEW
 from robench.trust.opened import Opened
+from robench.trust.origins import aged
 
 # flags of a model and of images that a run shows by itself, and that the stored ones must have then
 OF_MODELS = (
@@ -83,6 +84,11 @@ def _check(opened: Opened) -> None:
         raise BadInput(
             f"The attack {spec['attack']} of evaluation {job_id} cannot be run again: it was made with another version "
             "of it, or of its library, than is installed."
+        )
+    if old := aged(opened.folder):
+        raise BadInput(
+            f"The attack {spec['attack']} of evaluation {job_id} cannot be run again as it was: it was made by {old}; "
+            "evaluate anew, and verify that."
         )
 
 

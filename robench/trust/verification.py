@@ -24,6 +24,7 @@ from robench.threat import TOLERANCE
 from robench.trust.again import attack_again
 from robench.trust.answers import Chance, tied, too_many
 from robench.trust.opened import How, Opened, open_evaluation
+from robench.trust.origins import aged
 from robench.trust.records import misrecorded, misstated, unjudged
 from robench.trust.second_look import differing
 
@@ -55,6 +56,7 @@ class Verified:
 
     records: the fields of about.json and result.json that are wrong. again: on how many images that are said to stand
     the attack was run once more. unsealed: why no process that knows nothing of the evaluation could be asked.
+    made_by: whose code made it, "" where that is today's.
     """
 
     evaluation: str
@@ -68,6 +70,7 @@ class Verified:
     records: tuple[str, ...] = ()
     again: int = 0
     unsealed: str = ""
+    made_by: str = ""
 
     @property
     def holds(self) -> bool:
@@ -146,7 +149,7 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     opened = open_evaluation(store, folder, how)
     spec, check = opened.spec, _Check(opened)
     attack = spec["attack"] + opened.about.against
-    found = Verified(folder.job_id, opened.about.model, attack, 0, spec["count"], check.faults)
+    found = Verified(folder.job_id, opened.about.model, attack, 0, spec["count"], check.faults, made_by=aged(folder))
     rows, records = folder.rows(doubted=True), misrecorded(opened)
     check.run(rows)
     if check.examples == spec["count"]:

@@ -16,6 +16,8 @@ DATA = (
     "robench/py.typed",
     "robench/__init__.pyi",
     "robench/testing/__init__.pyi",
+    "attacks/digests.txt",
+    "defenses/digests.txt",
     "robench/suites/bundled/*.toml",
     "robench/tables/templates/*.j2",
 )

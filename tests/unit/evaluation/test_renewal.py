@@ -6,7 +6,6 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,16 @@ from robench.evaluation.scheduler import evaluate
 from robench.evaluation.summaries import Evaluated
 from robench.regression import baseline
 from robench.regression.check import Rerun, check
+from robench.store import released
 from robench.store.evaluation_folder import EvaluationFolder
-from robench.store.files import read_json, write_json, write_sealed
+from robench.store.files import checksum, identity, read_json, write_json, write_sealed
+from robench.store.leftovers import leftovers
 from robench.store.runs import Store
 from robench.tables.leaderboard import build
 from robench.threat import ThreatModel
 from robench.training.jobs import TrainRequest, train
+from robench.trust.origins import aged
+from robench.trust.verification import verify_all
 
 ATTACK = '''
 from robench import Attack
@@ -145,13 +148,28 @@ def test_an_edited_attack_is_run_again(
     first = run(store).results[0]
     plugins.edit(*EDITS[what])
     second = run(store).results[0]
-    assert second.evaluation == first.evaluation
+    assert second.evaluation != first.evaluation
     assert second.summary.value != first.summary.value
     assert second.summary.value == run(Store(tmp_path / "new")).results[0].summary.value
     told = capsys.readouterr().err
-    assert "made by another source of the attack 'mine'" in told
+    assert f"the stored figure {first.evaluation} was made by another source of the attack 'mine'" in told
     assert "was in the store" not in told
-    assert len(list((store.root / "superseded").iterdir())) == 1
+    name, old, new = EDITS[what]
+    plugins.edit(name, new, old)
+    assert run(store).results[0] == first
+    assert f"{first.evaluation}) was in the store" in capsys.readouterr().err
+
+
+def test_what_other_code_began_is_not_gone_on_from(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store, shard_size=10))
+    for path in folder.path.glob("shard-000020*"):
+        path.unlink()
+    plugins.edit(*EDITS["the attack"])
+    again = folder_of(store, run(store, shard_size=10))
+    assert again.job_id != folder.job_id
+    assert len(again.shards()) == 4
+    assert len(EvaluationFolder(folder.path).shards()) == 3
 
 
 @pytest.mark.parametrize(
@@ -160,6 +178,8 @@ def test_an_edited_attack_is_run_again(
         ("attack", '"""Makes images darker."""', '"""Says something else."""'),
         ("attack", "    def perturb", "    # a comment\n\n    def perturb"),
         ("defense", "* 1", "* 2"),
+        ("attack", "class Mine", "def unrelated():\n    return 2\n\nclass Mine"),
+        ("helper", "def how_far", "def unrelated():\n    return 2\n\nclass Other: ...\n\ndef how_far"),
     ],
 )
 def test_what_it_does_not_use_changes_nothing(
@@ -172,31 +192,36 @@ def test_what_it_does_not_use_changes_nothing(
     assert "was in the store" in capsys.readouterr().err
 
 
-def test_a_stranger_s_figure_of_unrecorded_source_is_made_again(plugins: Plugins, tmp_path: Path) -> None:
+def test_robench_s_own_plugins_are_known_by_their_versions(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    folder = folder_of(store, run(store))
-    renote(folder, lambda notes: notes.pop("sources"))
-    run(store)
-    assert (store.root / "superseded").is_dir()
+    folder = folder_of(store, run(store, "pgd"))
+    assert "sources" not in folder.spec
+    assert aged(folder) == ""
 
 
-def test_robench_s_own_of_before_sources_were_recorded_stays_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_edited_copy_of_robench_s_own_has_figures_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its code is not what is recorded for its version."""
     store = Store(tmp_path / "runs")
-    folder = folder_of(store, run(store, "pgd"))
-    renote(folder, lambda notes: notes.pop("sources"))
-    run(store, "pgd")
-    assert "was in the store" in capsys.readouterr().err
-    assert not (store.root / "superseded").exists()
+    first = folder_of(store, run(store, "pgd"))
+    monkeypatch.setattr(released, "recorded", lambda place: {})
+    second = folder_of(store, run(store, "pgd"))
+    assert second.job_id != first.job_id
+    assert second.spec["sources"].keys() == {"attack pgd"}
+    assert aged(first) == "another source of the attack 'pgd'"
+    assert f"the stored figure {first.job_id} was made by another source" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert aged(second) == "another source of the attack 'pgd'"
 
 
-def test_robench_s_own_of_another_source_is_made_again(tmp_path: Path) -> None:
+def test_a_stranger_s_figure_of_before_code_was_recorded_is_not_today_s(plugins: Plugins, tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    folder = folder_of(store, run(store, "pgd"))
-    renote(folder, lambda notes: notes["sources"].update({"attack pgd": "0" * 16}))
-    run(store, "pgd")
-    assert (store.root / "superseded").is_dir()
+    now = folder_of(store, run(store))
+    spec = {key: value for key, value in now.spec.items() if key != "sources"}
+    old = store.evaluation(identity(spec))
+    old.begin(spec, now.about)
+    assert aged(old) == "a source of the attack 'mine' that was not recorded"
 
 
 def test_all_of_a_cascade_goes_with_what_it_goes_on_from(plugins: Plugins, tmp_path: Path) -> None:
@@ -206,7 +231,7 @@ def test_all_of_a_cascade_goes_with_what_it_goes_on_from(plugins: Plugins, tmp_p
     again = run(store, "mine,fgsm", cascade=True)
     new = run(Store(tmp_path / "new"), "mine,fgsm", cascade=True)
     assert [r.summary.value for r in again.results] == [r.summary.value for r in new.results]
-    assert len(list((store.root / "superseded").iterdir())) == 2
+    assert len(store.evaluation_ids()) == 4
 
 
 def test_what_is_crafted_goes_with_its_attack(plugins: Plugins, tmp_path: Path) -> None:
@@ -215,7 +240,8 @@ def test_what_is_crafted_goes_with_its_attack(plugins: Plugins, tmp_path: Path) 
     plugins.edit(*EDITS["the attack"])
     again, new = run(store, **settings), run(Store(tmp_path / "new"), **settings)
     assert again.results[0].summary.value == new.results[0].summary.value
-    assert len(list((store.root / "superseded").iterdir())) == 2
+    assert len(list(store.crafted.iterdir())) == 2
+    assert folder_of(store, again).spec["sources"].keys() == {"attack mine"}
 
 
 def test_fresh_computes_everything_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,15 +254,47 @@ def test_fresh_computes_everything_once_more(tmp_path: Path, capsys: pytest.Capt
     assert "was in the store" not in told
 
 
-def test_an_edited_defense_is_not_trained_already(plugins: Plugins, tmp_path: Path) -> None:
+def test_an_edited_defense_is_trained_anew(
+    plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store, request = Store(tmp_path / "runs"), TrainRequest("own", "digits", device="cpu")
-    assert train(request, store)["fresh"]
+    first = train(request, store)
+    assert first["fresh"]
     assert not train(request, store)["fresh"]
+    plugins.edit("defense", '"""A linear layer."""', '"""Another text."""')
+    assert not train(request, store)["fresh"]
+    plugins.edit("defense", "cross_entropy(self(x), y)", "cross_entropy(2 * self(x), y)")
+    run(store, "fgsm", "own-digits")
+    assert "was trained by another source of the defense 'own'" in capsys.readouterr().err
+    second = train(request, store)
+    assert second["fresh"]
+    assert second["digest"] != first["digest"]
+    assert "trained anew, as it was made by another source of the defense 'own'" in capsys.readouterr().err
+    assert not train(request, store)["fresh"]
+    (aside,) = (store.root / "superseded").iterdir()
+    assert checksum(aside / "model.safetensors") == first["digest"]
+    assert [each.reason for each in leftovers(store) if aside in each.paths] == ["a model that was trained anew since"]
+    run(store, "fgsm", "own-digits")
+    assert "another source of the defense" not in capsys.readouterr().err
+
+
+def test_a_training_that_other_code_began_is_not_gone_on_from(plugins: Plugins, tmp_path: Path) -> None:
+    store, request = Store(tmp_path / "runs"), TrainRequest("own", "digits", epochs=2, device="cpu")
+    name = train(request, store)["name"]
+    (store.model_folder(name) / "DONE").unlink()
     plugins.edit("defense", "* 1", "* 2")
-    with pytest.raises(BadInput, match=r"another source of the defense 'own'.*--fresh"):
-        train(request, store)
-    assert train(replace(request, fresh=True), store)["fresh"]
-    assert not train(request, store)["fresh"]
+    card = train(request, store)
+    assert card["fresh"]
+    assert card["resumed_from_epoch"] == 0
+    assert len(list((store.root / "superseded").iterdir())) == 1
+
+
+def test_other_settings_are_refused_whatever_the_code(plugins: Plugins, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    train(TrainRequest("own", "digits", name="it", device="cpu"), store)
+    plugins.edit("defense", "* 1", "* 2")
+    with pytest.raises(BadInput, match="taken by a model with other settings"):
+        train(TrainRequest("own", "digits", name="it", epochs=2, device="cpu"), store)
 
 
 def test_figures_of_a_model_go_with_its_defense(plugins: Plugins, tmp_path: Path) -> None:
@@ -245,23 +303,31 @@ def test_figures_of_a_model_go_with_its_defense(plugins: Plugins, tmp_path: Path
     first = run(store, "fgsm", "own-digits").results[0]
     plugins.edit("defense", "* 1", "* -1")
     second = run(store, "fgsm", "own-digits").results[0]
-    assert first.evaluation == second.evaluation
+    assert first.evaluation != second.evaluation
     assert first.summary.clean_accuracy != second.summary.clean_accuracy
+    (old,) = verify_all(store, [first.evaluation], device="cpu")
+    assert old.made_by == "another source of the defense 'own'"
+    assert old.exit_code == 1
 
 
-def test_a_detector_of_another_source_is_fitted_again(tmp_path: Path) -> None:
+def test_a_detector_of_another_source_is_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "runs")
     train(TrainRequest("standard", "digits", epochs=1, name="plain", device="cpu"), store)
     guard = DetectorRequest("kd", {}, "fgsm@linf:0.3", images=60)
     first = run(store, "fgsm", "plain", guard=guard)
-    (path,) = store.detectors.glob("*/fitted.json")
-    made = {k: v for k, v in read_json(path).items() if k not in ("seal", "format")}
-    write_sealed(path, {**made, "threshold": 1e9, "sources": {**made["sources"], "detector": "0" * 16}})
-    for scores in path.parent.glob("scores-*"):
-        scores.write_text("of the other detector")
+    known = released.recorded
+    kept = {"robench_attacks", "robench_defenses.standard"}
+    monkeypatch.setattr(
+        released,
+        "recorded",
+        lambda place: {r: d for r, d in known(place).items() if any(r.plugin.startswith(name) for name in kept)},
+    )
     second = run(store, "fgsm", "plain", guard=guard)
-    assert read_json(path)["threshold"] == made["threshold"]
-    assert [each.to_json() for each in first.detections] == [each.to_json() for each in second.detections]
+    assert len(list(store.detectors.iterdir())) == 2
+    assert {r.evaluation for r in first.results} & {r.evaluation for r in second.results} == {
+        first.results[0].evaluation
+    }
+    assert [each.figures for each in first.detections] == [each.figures for each in second.detections]
 
 
 def test_a_check_says_that_the_attack_was_edited(plugins: Plugins, tmp_path: Path) -> None:
@@ -280,6 +346,11 @@ def test_tables_and_baselines_say_that_code_was_edited(plugins: Plugins, tmp_pat
     plugins.edit(*EDITS["the attack"])
     (board,) = build(store)
     assert board.rows[0].attacks["mine"].flags == ("made by another source of the attack 'mine'",)
+    now = run(store).results[0]
+    (board,) = build(store)
+    assert board.rows[0].attacks["mine"].flags == ()
+    assert board.rows[0].attacks["mine"].figure.value == now.summary.value
+    assert [kept.evaluation for kept in baseline.make(["Sequential"], store).kept] == [now.evaluation]
     with pytest.raises(BadInput, match="another source of the attack 'mine'"):
         baseline.make([done.results[0].evaluation], store)
 

@@ -113,7 +113,13 @@ HELPED += "def load():\n    return Net().eval()\n"
 
 
 @pytest.mark.parametrize(
-    "body", ["return helper.f(x.flatten(1))", "from deep import g\n        return g(x.flatten(1))[:, :10]"]
+    "body",
+    [
+        "return helper.f(x.flatten(1))",
+        "from deep import g\n        return g(x.flatten(1))[:, :10]",
+        "import deep\n        return deep.g(x.flatten(1))[:, :10]",
+        "from helper import f\n        return f(x.flatten(1))",
+    ],
 )
 def test_helpers_beside_it_are_in(tmp_path: Path, body: str) -> None:
     found = []
@@ -128,7 +134,19 @@ def test_helpers_beside_it_are_in(tmp_path: Path, body: str) -> None:
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
         found.append(run.stdout)
     assert found[0] != found[1]
-    assert (found[0] == found[2]) == body.startswith("return")  # a whole file where it is imported on the way
+    assert found[0] == found[2]
+
+
+def test_a_helper_that_may_be_asked_for_anything_is_in_as_a_whole(tmp_path: Path) -> None:
+    body = "import deep\n        return getattr(deep, 'fg'[1:])(x.flatten(1))[:, :10] + 0 * deep.h"
+    found = []
+    for i in range(2):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "helper.py").write_text("")
+        (folder / "deep.py").write_text(f"h = 1\ndef g(x):\n    return {i} * x\n")
+        found.append(digest(folder, HELPED.format(body)))
+    assert found[0] != found[1]
 
 
 class Holds(nn.Module):

@@ -1,0 +1,82 @@
+"""Record what the code of a package's plugins says, version by version: `python -m robench.testing.digests PACKAGE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from robench import registry
+from robench.errors import BadInput, RobenchError, unknown
+from robench.store.files import write_text
+from robench.store.reach import plugin_digest
+from robench.store.released import Recorded, Release, place_of, recorded, text_of
+from robench.text.terminal import tell
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Add the digests of today's code to the records of packages; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m robench.testing.digests", description=__doc__)
+    parser.add_argument("packages", nargs="+", metavar="PACKAGE", help="a package of plugins, such as robench_attacks")
+    parser.add_argument(
+        "--same", action="append", default=[], metavar="CLASS",
+        help="a plugin's class, as module:name, whose code was changed and whose figures are what they were",
+    )  # fmt: skip
+    asked = parser.parse_args(arguments)
+    try:
+        bases = {package: registry.classes(package) for package in asked.packages}
+        known = [Release.of(base).plugin for each in bases.values() for base in each]
+        for name in asked.same:
+            if name not in known:
+                raise unknown("plugin's class", name, known)
+        added = sum(record(each, asked.same) for each in bases.values())
+    except RobenchError as error:
+        tell(str(error))
+        return error.exit_code
+    tell(f"{added} digests were added." if added else "Every plugin's code is recorded under its version.")
+    return 0
+
+
+def lacking(bases: Iterable[type]) -> list[tuple[type, bool]]:
+    """The plugins whose code is not recorded under its version, and whether other code is."""
+    found = []
+    for base in bases:
+        digests = recorded(place_of(base)).get(Release.of(base), frozenset())
+        if plugin_digest(base) not in digests:
+            found.append((base, bool(digests)))
+    return found
+
+
+def record(bases: Sequence[type], same: Sequence[str] = ()) -> int:
+    """Add what is lacking to the record of the package that these plugins are of; returns how many digests.
+
+    Raises BadInput, and writes nothing, where a version is recorded with other code and is not said to be the `same`.
+    """
+    new = lacking(bases)
+    moved = [Release.of(base) for base, other in new if other and Release.of(base).plugin not in same]
+    if moved:
+        told = ", ".join(f"{each.plugin} (version {each.version})" for each in moved)
+        raise BadInput(
+            f"The code of {told} is not what is recorded for that version; raise its version, or, where the figures "
+            "are what they were, say so with --same CLASS ('make digests SAME=CLASS')."
+        )
+    place = place_of(bases[0])
+    if place is None:
+        raise BadInput(f"The plugin {Release.of(bases[0]).plugin} is in no package, so nothing can be recorded of it.")
+    if new:
+        found: dict[Release, frozenset[str]] = dict(recorded(place))
+        for base, _ in new:
+            release = Release.of(base)
+            found[release] = found.get(release, frozenset()) | {plugin_digest(base)}
+        _write(place, found)
+    return len(new)
+
+
+def _write(place: Path, releases: Recorded) -> None:
+    write_text(place, text_of(releases))
+    recorded.cache_clear()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The code of robench's own plugins is recorded under their versions: who changes one raises its version, or says that
+its figures are what they were."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from robench import registry
+from robench.errors import BadInput
+from robench.store.reach import plugin_digest
+from robench.store.released import Release, place_of, recorded, text_of, unreleased
+from robench.testing import digests
+
+PACKAGES = ("robench_attacks", "robench_defenses")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_plugin_s_code_is_recorded_under_its_version(package: str) -> None:
+    moved = [str(Release.of(base)) for base, _ in digests.lacking(registry.classes(package))]
+    assert not moved, "raise the version of these, or say that figures are the same; then run 'make digests'"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_record_is_as_it_is_written(package: str) -> None:
+    """And holds no plugin that is not there."""
+    bases = registry.classes(package)
+    place = place_of(bases[0])
+    assert place is not None
+    assert place.read_text() == text_of(recorded(place))
+    assert {release.plugin for release in recorded(place)} == {Release.of(base).plugin for base in bases}
+
+
+PLUGIN = "class One:\n    version = 1\n    def f(self):\n        return 1\n"
+
+
+class Kept:
+    """A package of one plugin, which can be edited."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.text = folder / "kept", PLUGIN
+        self.folder.mkdir()
+
+    def edited(self, old: str = "", new: str = "") -> type:
+        """The plugin's class in a new process."""
+        self.text = self.text.replace(old, new) if old else self.text
+        (self.folder / "__init__.py").write_text(self.text)
+        sys.modules.pop("kept", None)
+        found: type = __import__("kept").One
+        return found
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    """The package, importable."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Kept(tmp_path)
+    sys.modules.pop("kept", None)
+    recorded.cache_clear()
+
+
+def test_recorded_code_is_known_by_its_version(kept: Kept) -> None:
+    base = kept.edited()
+    assert unreleased(base) == plugin_digest(base)
+    assert digests.record([base]) == 1
+    assert unreleased(base) is None
+    assert digests.record([base]) == 0
+    assert unreleased(kept.edited("return 1", "return 1  # a comment")) is None
+    edited = kept.edited("return 1", "return 2")
+    assert unreleased(edited) == plugin_digest(edited)
+
+
+def test_other_code_is_not_added_to_a_version_by_the_way(kept: Kept) -> None:
+    digests.record([kept.edited()])
+    edited = kept.edited("return 1", "return 2")
+    before = (kept.folder / "digests.txt").read_text()
+    with pytest.raises(BadInput, match=r"kept:One \(version 1\).*raise its version, or"):
+        digests.record([edited])
+    assert (kept.folder / "digests.txt").read_text() == before
+    assert digests.record([edited], same=["kept:One"]) == 1
+    assert unreleased(edited) is None
+    assert unreleased(kept.edited("return 2", "return 1")) is None
+    assert digests.record([kept.edited("version = 1\n    def f(self):\n        return 1", "version = 2")]) == 1
+
+
+def test_a_damaged_record_is_refused(kept: Kept) -> None:
+    (kept.folder / "digests.txt").write_text("kept:One one 00\n")
+    with pytest.raises(BadInput, match=r"Line 1 of .*digests.txt.*restore the file from git"):
+        unreleased(kept.edited())
+
+
+def test_the_command_names_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert digests.main(["robench_attacks"]) == 0
+    assert capsys.readouterr().out == "Every plugin's code is recorded under its version.\n"
+    assert digests.main(["robench_attakcs"]) == 2
+    assert "robench_attakcs" in (told := capsys.readouterr().out)
+    assert "robench_attacks" in told
+    assert digests.main(["robench_attacks", "--same", "robench_attacks.pgd:PDG"]) == 2
+    assert "robench_attacks.pgd:PGD" in capsys.readouterr().out
