@@ -65,13 +65,15 @@ class EvalSpec(Spec):
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
-    image may cost, with the evaluations before it.
+    image may cost, with the evaluations before it, `draw` how the images were drawn where they are not the first ones:
+    the digest of the data is then of all of them in the order of the draw.
     """
 
     harness: int = HARNESS
     model_digest: str
     data_digest: str
     split: str = "test"
+    draw: str | None = None
     start: int = 0
     count: int
     norm: str
@@ -136,6 +138,13 @@ class DetectorSpec(Spec):
     fpr: float
     seed: int
     batch_size: int | None = None
+
+
+def draw_told(spec: Mapping[str, Any], images: int | None) -> str:
+    """Which of a data set's `images` an evaluation is of, in words behind their number; "" where it is of all."""
+    if spec.get("draw"):
+        return f" ({spec['draw']} over classes{f', of {images:,}' if images else ''})"
+    return f" (the first of {images:,})" if images and spec["count"] < images and not spec.get("start") else ""
 
 
 def sizes_told(spec: Mapping[str, Any]) -> str:

@@ -192,7 +192,7 @@ def test_digests_and_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     digest = write_npz(tmp_path / "a.npz", x_test=images).test.digest
     assert re.fullmatch("[0-9a-f]{16}", digest)
     assert write_npz(tmp_path / "b.npz", x_test=images, y_test=labels(12).astype(np.uint8)).test.digest == digest
-    monkeypatch.setattr("robench.data.dataset._CHUNK_BYTES", 5000)
+    monkeypatch.setattr("robench.data.split._CHUNK_BYTES", 5000)
     assert write_npz(tmp_path / "c.npz", x_test=images).test.digest == digest
     for changes in ({"x_test": images ^ np.eye(32, dtype=np.uint8)[..., None]}, {"x_test": images[::-1]}):
         assert write_npz(tmp_path / "d.npz", **changes).test.digest != digest
