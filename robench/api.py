@@ -24,6 +24,9 @@ from robench.threat import ThreatModel
 SETTINGS = ("count", "options", "seed", "batch_size", "shard_size", "device", "surrogates", "eot", "bpda",
             "search_precision", "max_passes", "cascade", "classes", "fresh", "probe")  # fmt: skip
 
+# how data are to be read, as the options of the command line say it
+READING = ("ids", "labels_from", "layout", "range", "draw")
+
 # the name that DetectorRequest had until 0.1; goes with the next version
 Guard = DetectorRequest
 
@@ -49,12 +52,14 @@ def evaluate(
     folder of datasets, or data as under `dataset`. settings: count (of test images), options, seed, batch_size,
     shard_size, device, search_precision ("bf16" takes the gradients of searches in bfloat16), max_passes (what an image
     may cost in forward passes), fresh (compute anew what is in the store), classes (how many your data have, where
-    labels do not show it, or their names).
+    labels do not show it, or their names), ids (a file that lists test images), labels_from, layout, range, draw (how
+    data are read, see docs/data.md).
     The float 8/255 means "8/255", any other float its shortest decimal. Raises BadInput for input that cannot be used.
     """
+    reading = {name: str(settings.pop(name)) for name in READING if settings.get(name) is not None}
     for name in settings:
         if name not in SETTINGS:
-            raise unknown("setting of robench.evaluate", name, SETTINGS)
+            raise unknown("setting of robench.evaluate", name, (*SETTINGS, *READING))
     require(isinstance(runs, str | Path | None), "runs", runs, "a folder")
     if not isinstance(data, str | Path | None):
         require(dataset is None, "dataset", dataset, "left out where data are handed over")
@@ -63,7 +68,8 @@ def evaluate(
     named = dataset if isinstance(dataset, str | None) else hand_over(dataset)
     names = settings.get("classes")
     if isinstance(names, list | tuple) and names and all(isinstance(each, str) for each in names):
-        named, settings["classes"] = with_settings(named, names=",".join(names)), None
+        reading["names"], settings["classes"] = ",".join(names), None
+    named = with_settings(named, **reading)
     require(isinstance(detector, str | DetectorRequest | None), "detector", detector, "a name or a DetectorRequest")
     request = Request(
         models=model,  # type: ignore[arg-type]  # one, or several: it takes both

@@ -60,7 +60,7 @@ def listed(path: Path, count: int, files: Sequence[Path]) -> Numbers:
     """
     words = _words(path)
     if not words:
-        raise BadInput(f"{path} lists no image.")
+        raise BadInput(f"{path} lists no image; give an index from 0 or a file name per line.")
     known = _names(files)
     found = [_position(word, path, count, known) for word in words]
     positions, counts = np.unique(found, return_counts=True)

@@ -19,7 +19,7 @@ from robench.errors import BadInput, first_line
 
 # data that a process keeps by their names
 KEPT = 8
-_handed: OrderedDict[str, tuple[Any, NDArray[Any]]] = OrderedDict()
+_handed: OrderedDict[str, tuple[Any, NDArray[Any], bool]] = OrderedDict()
 
 
 def hand_over(data: object) -> str:
@@ -28,14 +28,14 @@ def hand_over(data: object) -> str:
     data: (x, y), a torch TensorDataset or another data set of (image, label), or a DataLoader, whose data set is meant.
     Raises BadInput for anything else.
     """
-    images, labels = _pair(data)
-    state = hashlib.sha256()
+    images, labels, tensors = _pair(data)
+    state = hashlib.sha256(b"tensors" if tensors else b"")
     for each in [*(images if isinstance(images, list) else [images]), labels]:
         array = np.ascontiguousarray(np.asarray(each))
         state.update(repr((array.dtype.str, array.shape)).encode())
         state.update(array.tobytes())
     name = f"memory:{state.hexdigest()[:12]}"
-    _handed[name] = images, labels
+    _handed[name] = images, labels, tensors
     _handed.move_to_end(name)
     while len(_handed) > KEPT:
         _handed.popitem(last=False)
@@ -51,7 +51,10 @@ class Handed:
                 f"The data {name} were handed over in a program, so only that process has them; hand them over again, "
                 "or name a file of them with --dataset."
             )
-        self.where, self._settings, self._data = Path(name), settings, _handed[name]
+        *self._data, tensors = _handed[name]
+        # torch has channels first, which is said where the numbers alone leave it open
+        first = tensors and getattr(self._data[0], "ndim", 0) == 4 and self._data[0].shape[1] in (1, 3)
+        self.where, self._settings = Path(name), {"layout": "chw", **settings} if first else settings
         self.told: list[str] = []
         self.names = names_of(settings)
 
@@ -88,13 +91,13 @@ class Handed:
         return found, labels
 
 
-def _pair(data: Any) -> tuple[Any, NDArray[Any]]:
-    """Images, an array or a list of Pillow's, and labels."""
+def _pair(data: Any) -> tuple[Any, NDArray[Any], bool]:
+    """Images, an array or a list of Pillow's, and labels; and whether the images were torch's tensors."""
     if type(data).__name__ == "DataLoader" and hasattr(data, "dataset"):
         data = data.dataset
     tensors = getattr(data, "tensors", data)
     if isinstance(tensors, tuple | list) and len(tensors) == 2 and all(hasattr(each, "shape") for each in tensors):
-        return _array(tensors[0]), _array(tensors[1])
+        return _array(tensors[0]), _array(tensors[1]), hasattr(tensors[0], "detach")
     if isinstance(data, str) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise BadInput(
             f"The data are {type(data).__name__}, but must be a pair (images, labels) of arrays or tensors, a data set "
@@ -103,10 +106,11 @@ def _pair(data: Any) -> tuple[Any, NDArray[Any]]:
     return _items(data)
 
 
-def _items(data: Any) -> tuple[Any, NDArray[Any]]:
+def _items(data: Any) -> tuple[Any, NDArray[Any], bool]:
     """What a data set of (image, label) holds."""
     images: list[Any] = []
     labels: list[Any] = []
+    tensors = True
     for i in range(len(data)):
         try:
             image, label = data[i]
@@ -114,14 +118,15 @@ def _items(data: Any) -> tuple[Any, NDArray[Any]]:
             raise BadInput(
                 f"Item {i} of the data ({type(data).__name__}) cannot be read as (image, label) ({first_line(error)})."
             ) from error
+        tensors = tensors and hasattr(image, "detach")
         images.append(image if _is_picture(image) else _array(image))
         labels.append(_array(label))
     if not images:
         raise BadInput(f"The data ({type(data).__name__}) are empty.")
     if all(map(_is_picture, images)):
-        return images, np.stack(labels)
+        return images, np.stack(labels), False
     try:
-        return np.stack(images), np.stack(labels)
+        return np.stack(images), np.stack(labels), tensors
     except ValueError as error:
         raise BadInput(
             f"The images of the data ({type(data).__name__}) are not all of one shape ({first_line(error)})."
