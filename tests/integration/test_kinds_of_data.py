@@ -264,8 +264,8 @@ HANDED: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("kind", HANDED)
 def test_data_handed_over_in_a_program(kind: str, runs: Path) -> None:
     report = face.evaluate(
-        f"{runs / 'linear.py'}:colour", data=HANDED[kind](), attacks="multi-targeted", eps="1/255", options={"steps": 10},
-        runs=runs / "runs",
+        f"{runs / 'linear.py'}:colour", data=HANDED[kind](), attacks="multi-targeted", eps="1/255",
+        options={"steps": 10}, runs=runs / "runs",
     )  # fmt: skip
     assert report.rows[0]["robust_accuracy"] == pytest.approx(by_hand(3))
     assert len(list((runs / "runs" / "evaluations").iterdir())) <= 2
@@ -287,8 +287,8 @@ def test_a_data_set_of_hugging_face(runs: Path, tmp_path: Path, robench: Run, mo
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     found = robench(
-        "evaluate", f"{runs / 'linear.py'}:colour", "--dataset", "hf-data:owner/tiny", "-a", "multi-targeted", "--eps", "1/255",
-        "--steps", "10", "--runs", runs / "runs", "--json",
+        "evaluate", f"{runs / 'linear.py'}:colour", "--dataset", "hf-data:owner/tiny", "-a", "multi-targeted",
+        "--eps", "1/255", "--steps", "10", "--runs", runs / "runs", "--json",
     ).json  # fmt: skip
     assert found["rows"][0]["robust_accuracy"] == pytest.approx(by_hand(3))
     with pytest.raises(face.BadInput, match=r"no split test; its splits are train, validation: say which with"):
@@ -301,8 +301,8 @@ def test_a_data_set_of_hugging_face(runs: Path, tmp_path: Path, robench: Run, mo
 def test_what_was_evaluated_by_reference_is_verified(runs: Path, tmp_path: Path, robench: Run) -> None:
     name = npz_floats_from_one(tmp_path, *sample(3))
     done = robench(
-        "evaluate", f"{runs / 'linear.py'}:colour", "--dataset", name, "-a", "multi-targeted", "--eps", "1/255", "-n", "12",
-        "--runs", tmp_path / "runs", "--json",
+        "evaluate", f"{runs / 'linear.py'}:colour", "--dataset", name, "-a", "multi-targeted", "--eps", "1/255",
+        "-n", "12", "--runs", tmp_path / "runs", "--json",
     ).json  # fmt: skip
     job = done["rows"][0]["evaluation"]
     assert json.loads((tmp_path / "runs" / "evaluations" / job / "spec.json").read_text())["draw"] == "balanced"
