@@ -142,8 +142,8 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
     eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
     return Board(
         _name(dataset, spec, eps), dataset, spec["norm"], eps, spec["start"], spec["count"], (CLEAN, WORST, *order),
-        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))), _absent(newest),
-        draw_told(spec, newest[-1].about.images),
+        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))),
+        absent=_absent(newest), drawn=draw_told(spec, newest[-1].about.images),
         shared=tuple(common) if lacking else (),
     )  # fmt: skip
 
