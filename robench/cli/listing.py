@@ -22,6 +22,7 @@ KINDS = {
     "detectors": "what --detector names",
     "suites": "tables of papers that robench reproduce makes",
     "datasets": "what --dataset names",
+    "sources": "where data can come from",
     "models": "those that were trained into the runs folder",
     "evaluations": "those that were run into it",
 }
@@ -45,6 +46,7 @@ def list_(
         "detectors": lambda: _plugins("detector"),
         "suites": _suites,
         "datasets": _datasets,
+        "sources": _sources,
         "models": lambda: _models(runs),
         "evaluations": lambda: _evaluations(runs, model, attack),
     }
@@ -81,6 +83,11 @@ def _datasets() -> list[dict[str, Any]]:
     from robench.data.catalogue import DATASETS
 
     return [{"name": name, "summary": entry.description} for name, entry in DATASETS.items()]
+
+
+def _sources() -> list[dict[str, Any]]:
+    """Where data can come from."""
+    return [{"name": f"data {item['name']}", "summary": item["summary"]} for item in _datasets()]
 
 
 def _suites() -> list[dict[str, Any]]:
@@ -145,7 +152,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "model": about.model,
         "attack": folder.label,
         "threat": f"{spec['norm']} {about.eps}",
-        "n": f"n {spec['count']}",
+        "n": f"n {spec['count']}{', balanced' if spec.get('draw') else ''}",
         "figure": "",
         "status": _status(folder, result is not None),
     }

@@ -16,6 +16,7 @@ PANELS = {
     ),
     "Data": (
         "dataset", "scale", "data", "classes", "count", "ids", "draw", "least", "labels_from", "one_hot", "layout",
+        "range_",
     ),
     "Attacks": (
         "attack", "eps", "norm", "restarts", "steps", "effort", "targets", "option", "seed", "eot", "bpda", "surrogate",

@@ -107,7 +107,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     }
     if old := aged(folder):
         found["code"] = f"made by {old}; for today's figure run its command again"
-    if found["status"] == "complete" and (absent := absent_classes(rows, about.classes)):
+    if found["status"] == "complete" and (absent := absent_classes(rows, about.classes, about.names)):
         found["absent"] = absent
     if about.mended:
         found["record"] = "the first record was lost; the environment is that of a later run"
@@ -118,6 +118,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
     """The same for a reader: what it is, the figures, how they came about, then everything recorded."""
     from robench.results.accuracy import Measure
     from robench.results.summary import label
+    from robench.store.specs import draw_told
 
     spec, about, result, rows = found["spec"], found["about"], found["result"], found["rows"]
     last = spec["start"] + spec["count"] - 1
@@ -132,7 +133,8 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "evaluation": found["evaluation"],
         "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
         "model": about["model"],
-        "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} (n = {spec['count']:,})",
+        "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} "
+        f"(n = {spec['count']:,}){draw_told(spec, about.get('images'))}",
         "threat model": f"{spec['norm']} eps {about['eps']}",
         "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),
         "code": found.get("code"),

@@ -33,6 +33,7 @@ class Board:
     settings: tuple[Setting, ...] = field(default=())
     attacks: str = ""
     absent: str = ""
+    drawn: str = ""
     shared: tuple[str, ...] = ()
 
     template = "leaderboard"
@@ -59,7 +60,8 @@ class Board:
     def title(self) -> str:
         """Data, threat model and examples in words."""
         last = self.start + self.count - 1
-        images = f"test images {self.start}-{last} (n = {self.count:,}{f', {self.absent}' if self.absent else ''})"
+        absent = f", {self.absent}" if self.absent else ""
+        images = f"test images {self.start}-{last} (n = {self.count:,}{self.drawn}{absent})"
         attacks = f", under {self.attacks}" if self.attacks else ""
         return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from robench.data_names import parse
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
 from robench.evaluation.recorded_command import command_of
@@ -27,6 +28,7 @@ from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE, Summary
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
+from robench.store.specs import draw_told
 from robench.tables.board import Board
 from robench.tables.cells import (
     ABSENT,
@@ -140,7 +142,8 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
     eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
     return Board(
         _name(dataset, spec, eps), dataset, spec["norm"], eps, spec["start"], spec["count"], (CLEAN, WORST, *order),
-        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))), _absent(newest),
+        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))),
+        absent=_absent(newest), drawn=draw_told(spec, newest[-1].about.images),
         shared=tuple(common) if lacking else (),
     )  # fmt: skip
 
@@ -148,13 +151,15 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
 def _absent(folders: Sequence[EvaluationFolder]) -> str:
     """The classes that no image of these evaluations, which are of the same images, is of, in words."""
     whole = next((folder for folder in folders if readable(folder) and folder.about.classes), None)
-    return absent_classes(whole.rows(("label",)), whole.about.classes) if whole else ""
+    return absent_classes(whole.rows(("label",)), whole.about.classes, whole.about.names) if whole else ""
 
 
 def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
     """The files' name."""
+    data = parse(dataset)
+    told = [key if key == "ids" else f"{key}{value}" for key, value in data.settings.items()]
     parts = [
-        Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset,
+        "-".join([Path(data.place).stem if data.kind else data.base, *told]),
         spec["norm"],
         eps,
         f"n{spec['count']}",

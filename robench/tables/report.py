@@ -179,7 +179,8 @@ class Report:
 
     def _title(self) -> str:
         settings = dict.fromkeys(
-            f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{f', {r.absent}' if r.absent else ''}"
+            f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{r.drawn}"
+            f"{f', {r.absent}' if r.absent else ''}"
             for r in self.results
         )
         return "; ".join(settings)

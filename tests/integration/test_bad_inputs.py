@@ -132,7 +132,7 @@ FILES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*TRAIN, "--dataset", "npz:absent.npz"), ("absent.npz",)),
     ((*TRAIN, "--dataset", "npz:"), ("npz:",)),
     ((*TRAIN, "--dataset", "npz:short.npz"), ("short.npz",)),
-    ((*TRAIN, "--dataset", "npz:floats.npz"), ("floats.npz", "float", "uint8")),
+    ((*TRAIN, "--dataset", "npz:floats.npz"), ("floats.npz", "float64 images from 2", "--range")),
     ((*TRAIN, "--dataset", "npz:keys.npz"), ("keys.npz", "x_test")),
     ((*TRAIN, "--dataset", "npz:labels.npz"), ("labels.npz",)),
     ((*TRAIN, "--dataset", "folder:absent"), ("absent",)),
@@ -181,7 +181,7 @@ def workshop(tmp_path: Path, store: Path, model_file: Path) -> Path:
     np.savez(tmp_path / "short.npz", **arrays)
     whole = (tmp_path / "short.npz").read_bytes()
     (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])
-    np.savez(tmp_path / "floats.npz", **{**arrays, "x_train": grey / 255})
+    np.savez(tmp_path / "floats.npz", **{**arrays, "x_train": grey / 255 + 2})
     np.savez(tmp_path / "keys.npz", x_train=grey, y_train=labels, x_tset=grey, y_tset=labels)
     np.savez(tmp_path / "labels.npz", **{**arrays, "y_train": labels[:-1]})
     np.savez(tmp_path / "colour.npz", **{**arrays, "x_train": colour, "x_test": colour})
