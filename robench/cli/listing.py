@@ -22,6 +22,7 @@ KINDS = {
     "detectors": "what --detector names",
     "suites": "tables of papers that robench reproduce makes",
     "datasets": "what --dataset names",
+    "sources": "where a model may come from",
     "models": "those that were trained into the runs folder",
     "evaluations": "those that were run into it",
 }
@@ -45,6 +46,7 @@ def list_(
         "detectors": lambda: _plugins("detector"),
         "suites": _suites,
         "datasets": _datasets,
+        "sources": _sources,
         "models": lambda: _models(runs),
         "evaluations": lambda: _evaluations(runs, model, attack),
     }
@@ -88,6 +90,15 @@ def _suites() -> list[dict[str, Any]]:
 
     own = {OWN_SUITE: "your own table: its rows, columns and scales in a file, see docs/guide.md"}
     return [{"name": name, "summary": title} for name, title in (names() | own).items()]
+
+
+def _sources() -> list[dict[str, Any]]:
+    from robench.models.sources import SOURCES
+
+    return [
+        {"name": each.form, "summary": each.summary + (f" (pip install 'robench[{each.extra}]')" if each.extra else "")}
+        for each in SOURCES
+    ]
 
 
 def _models(runs: Any) -> list[dict[str, Any]]:

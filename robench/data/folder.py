@@ -144,7 +144,9 @@ class Folder:
         ready = mapped(target, len(examples))
         if ready is not None and self.size is not None and ready.shape[2:] != self._size():
             ready = None
-        files = Files([path for path, _ in examples], self._size() if ready is None else ready.shape[2:])
+        files = Files(
+            [path for path, _ in examples], ready.shape[2:] if ready is not None and self.size is None else self._size()
+        )
         if not examples or len(examples) * math.prod(files.shape) > memory_limit():
             return files, labels
         if ready is None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robench.data.sides import Side
 from robench.errors import BadInput, first_line
 
 Bytes = NDArray[np.uint8]
@@ -87,6 +88,8 @@ class Headers:
 
 def crop_told(size: int) -> str:
     """What becomes of images that are not size x size, in a phrase."""
+    if isinstance(size, Side):
+        return size.told
     return f"those not {size}x{size} are scaled to a shorter side of {round(size * SHORT / USUAL)} and cropped to that"
 
 
@@ -99,7 +102,9 @@ def decode(path: Path, size: Size) -> Bytes:
     with reading(path, "replace or remove it"), Image.open(path) as image:
         rgb = _rgb(image, path)
         height, width = size
-        if (rgb.height, rgb.width) != size:
+        if isinstance(height, Side):
+            rgb = height.cut(rgb)
+        elif (rgb.height, rgb.width) != size:
             short, wanted = min(rgb.size), round(min(size) * SHORT / USUAL)
             rgb = rgb.resize((rgb.width * wanted // short, rgb.height * wanted // short), Image.Resampling.BILINEAR)
             left, top = round((rgb.width - width) / 2), round((rgb.height - height) / 2)

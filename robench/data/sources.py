@@ -15,6 +15,7 @@ from robench.data.catalogue import DATASETS, Entry, Part
 from robench.data.folder import Folder
 from robench.data.images import reading
 from robench.data.pixels import OF_ONES, Array, Pixels
+from robench.data.sides import Side
 from robench.environment import expanded
 from robench.errors import BadInput, unknown
 
@@ -176,7 +177,8 @@ def sized_folder(text: str) -> tuple[Path, int | None]:
     Raises BadInput where it could be either.
     """
     whole, (head, _, digits) = expanded(text), text.rpartition("@")
-    if not head or not SIZE.fullmatch(digits):
+    side = Side.read(digits)
+    if not head or not (SIZE.fullmatch(digits) or side):
         return whole, None
     folder = expanded(head)
     if whole.is_dir() and folder.is_dir():
@@ -184,7 +186,7 @@ def sized_folder(text: str) -> tuple[Path, int | None]:
             f"folder:{text} could be the folder {whole}, or {folder} at {digits} pixels; write folder:{text}/ for the "
             f"first, folder:{head}/@{digits} for the second."
         )
-    return (whole, None) if whole.is_dir() else (folder, int(digits))
+    return (whole, None) if whole.is_dir() else (folder, side or int(digits))
 
 
 def _in_memory(images: NDArray[Any], labels: NDArray[Any], where: str) -> Array:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from robench.references import Reference, is_relative
+
 
 @dataclass(frozen=True)
 class About:
@@ -63,9 +65,11 @@ class About:
     def at_hand(self, name: str) -> str:
         """The model's reference or the data's name, of this record, with the path that leads there from here: the one
         from its own folder where something is there, which from that folder itself is the name as it is."""
-        path = path_of(name)
-        if not path or not self.folder or self.folder == os.getcwd():
+        if not self.folder or self.folder == os.getcwd():
             return name
+        path = path_of(name)
+        if not path:
+            return str(Reference.parse(name).moved(self.folder)) if paths_of(name) else name
         there = os.path.join(self.folder, path)
         sizeless = there.rpartition("@")[0] or there
         before, _, after = name.rpartition(path)
@@ -89,12 +93,16 @@ class About:
 
 
 def path_of(name: str) -> str:
-    """The relative path in the reference of a model's file or in the name of a user's data; "" where there is none."""
-    found = re.fullmatch(r"(?:npz|folder):(.+)|(.+\.py):[^:/]+", name, re.DOTALL)
-    path = (found[1] or found[2]) if found else ""
-    return "" if os.path.isabs(path) or path.startswith("~") else path
+    """The relative path in the name of a user's data; "" where there is none."""
+    found = re.fullmatch(r"(?:npz|folder):(.+)", name, re.DOTALL)
+    return found[1] if found and is_relative(found[1]) else ""
+
+
+def paths_of(name: str) -> list[str]:
+    """The relative paths in the reference of a model; none in the name of data."""
+    return [] if path_of(name) else [path for path in Reference.parse(name).paths if is_relative(path)]
 
 
 def depends_on_folder(*names: str) -> bool:
     """Whether one of these names means something else in another folder."""
-    return any(map(path_of, names))
+    return any(path_of(name) or paths_of(name) for name in names)
