@@ -39,7 +39,8 @@ class Adaptation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Adaptation:
         """The settings of `to_json`."""
-        return cls(**{name: tuple(each) if isinstance(each, list) else each for name, each in value.items()})
+        found: dict[str, Any] = {n: tuple(each) if isinstance(each, list) else each for n, each in value.items()}
+        return cls(**found)
 
     def to_json(self) -> dict[str, Any]:
         """Those that differ from what is usual, as JSON types."""

@@ -94,7 +94,7 @@ def _read(path: Path) -> Any:
 
 def _numbers() -> list[Any]:
     """The kinds of numpy's numbers, which training scripts save losses as, under the names of both of its versions."""
-    scalar = np._core.multiarray.scalar
+    scalar: Any = getattr(np, "_core").multiarray.scalar  # noqa: B009  # numpy's own stubs hide it
     kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")]
     return [*kinds, scalar, (scalar, "numpy.core.multiarray.scalar")]
 

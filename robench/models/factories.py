@@ -127,11 +127,13 @@ def _arguments(factory: Any, reference: Reference) -> dict[str, Any]:
     """The arguments as the factory's type hints have them, or as they look. Raises BadInput."""
     if not reference.arguments:
         return {}
+    taken: Mapping[str, inspect.Parameter] = {}
+    hints: Mapping[str, Any] = {}
     try:
         taken = inspect.signature(factory).parameters
-        hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+        hints = typing.get_type_hints(vars(factory).get("__init__") if isinstance(factory, type) else factory)
     except Exception:  # whatever a user's code has as hints; builtins have no signature
-        taken, hints = {}, {}
+        hints = {}
     anything = not taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
     found: dict[str, Any] = {}
     for name, text in reference.arguments.items():

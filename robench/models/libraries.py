@@ -149,7 +149,7 @@ def _jit(name: str, arguments: dict[str, Any], bare: bool) -> Made:
     del arguments, bare
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Made(torch.jit.load(name, map_location="cpu"))
+        return Made(torch.jit.load(name, map_location="cpu"))  # type: ignore[no-untyped-call]
 
 
 def _sides(size: Any) -> tuple[int, ...]:

@@ -101,10 +101,10 @@ class _Unpickler(pickle.Unpickler):
         del pid
         return _around(self._found(), self.reference)
 
-    def _found(self) -> torch.nn.Module:
+    def _found(self) -> Any:
         kind, name, arguments = self.reference["kind"], self.reference.get("name"), self.reference.get("arguments", {})
         if kind == "packed":
-            return pickle.loads(self.packed)  # type: ignore[no-any-return]
+            return pickle.loads(self.packed)
         if kind == "module":
             with _first(self.reference.get("folder")):
                 return _made(importlib.import_module(self.reference["place"]), name, arguments)
@@ -114,7 +114,7 @@ class _Unpickler(pickle.Unpickler):
                 return _made(space.run(), name, arguments)
         made = _beside("models/libraries").make(kind, name, arguments, bare=self.reference["bare"])
         if not self.reference.get("normalised"):
-            return made.module  # type: ignore[no-any-return]
+            return made.module
         from torchvision.transforms import Normalize
 
         return torch.nn.Sequential(_Callable(Normalize(made.mean, made.std)), made.module).eval()
