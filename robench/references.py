@@ -37,7 +37,7 @@ _MODULE = re.compile(rf"(?P<place>[^?#]*):(?P<name>[^:?#]*)(?:\?(?P<arguments>[^
 _LIBRARY = re.compile(
     rf"(?P<kind>{'|'.join(LIBRARIES)}):(?P<name>[^?#]*)(?:\?(?P<arguments>[^#]*))?{_AROUND}", re.DOTALL
 )
-_GRAPH = re.compile(rf"(?P<kind>{'|'.join(FILES)}):(?P<name>.+?){_AROUND}", re.DOTALL)
+_GRAPH = re.compile(rf"(?P<kind>{'|'.join(FILES)}):(?P<name>.*?){_AROUND}", re.DOTALL)
 _TRAINED = re.compile(rf"(?P<name>.*?){_AROUND}", re.DOTALL)
 
 

@@ -85,6 +85,9 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals([*HARMLESS, *_numbers()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with open(path, "rb") as stream:
+            if stream.read(2)[:1] not in (b"P", b"\x80"):  # neither an archive nor a pickle
+                raise ValueError(f"the file {path} is no file of weights") from error
         raise ValueError(_refused(path, str(error))) from error
     except RuntimeError as error:
         if "TorchScript" in str(error):

@@ -6,6 +6,7 @@ the libraries' own; a package that is not there is a ModuleNotFoundError.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -142,7 +143,12 @@ def _pt2(name: str, arguments: dict[str, Any], bare: bool) -> Made:
     del arguments, bare
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Made(torch.export.load(name).module())
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # what it cannot read it tells by an error too
+        try:
+            return Made(torch.export.load(name).module())
+        finally:
+            logging.disable(before)
 
 
 def _jit(name: str, arguments: dict[str, Any], bare: bool) -> Made:

@@ -21,7 +21,7 @@ from robench.errors import BadInput
 from robench.models.adapted import Adaptation, Adapted
 from robench.models.factories import made_by_code, place_of_code
 from robench.models.libraries import Sizing
-from robench.models.outside import NEEDED, from_library, installed
+from robench.models.outside import NEEDED, from_library, installed, tell
 from robench.models.settings import adaptation_of, give_weights
 from robench.models.trained import data_of, trained_module
 from robench.progress import say
@@ -140,6 +140,8 @@ def _opened(
     check_values(module)
     own = adaptation_of(parsed.settings)
     whole = together(library, own)
+    if library != Adaptation():
+        tell(parsed.bare, whole)
     digest = digest_of(module)
     if whole != Adaptation():
         module, digest = Adapted(module, whole), _around(digest, whole)

@@ -146,7 +146,7 @@ def _quiet() -> Iterator[None]:
 
 
 def tell(name: str, adaptation: Adaptation) -> None:
-    """Say once on stderr what a library's own settings put inside a model."""
+    """Say once on stderr what stands around a library's model, by its settings or the user's."""
     if adaptation.told and name not in _told:
         _told.add(name)
-        say(f"{name}: inside the model, as its library has it: {adaptation.told}.")
+        say(f"{name}: inside the model, as its library and you say: {adaptation.told}.")

@@ -176,7 +176,10 @@ def _text(name: str, value: object) -> str:
     if hasattr(value, "__fspath__"):
         return str(value)
     if hasattr(value, "tolist"):  # a tensor or an array
-        return _text(name, value.tolist())
+        held = value.tolist()
+        if "float32" in str(getattr(value, "dtype", "")):  # as it was written, and not as it was rounded
+            held = [float(f"{each:.7g}") for each in held] if isinstance(held, list) else float(f"{held:.7g}")
+        return _text(name, held)
     if isinstance(value, Sequence) and value and all(isinstance(each, int | float) for each in value):
         return (".." if name == "pixels" else ",").join(map(repr, value))
     raise BadInput(f"{name} is {shown(value)}, but must be text, a number or a list of numbers.")

@@ -43,6 +43,17 @@ def load(width=16):
     net.load_state_dict(torch.load("raw.pt", weights_only=True))
     return net.eval()
 
+class Bytes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = load()
+
+    def forward(self, x):
+        return self.net((x - 1) / 255 + 1 / 255)
+
+def in_bytes():
+    return Bytes().eval()
+
 ready = Net().eval()
 """
 
@@ -60,7 +71,7 @@ def named(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
 View = Callable[[Tensor], Tensor]
 VIEWS: dict[str, View] = {
     "raw": lambda x: x,
-    "normed": lambda x: (x - 0.3) / 0.25,
+    "normed": lambda x: (x - 0.3) / 0.05,
     "signed": lambda x: 2 * x - 1,
     "bytes": lambda x: 255 * x,
 }
@@ -152,10 +163,10 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, str]]] = {
     "an entry of several": (("m.py:Net", "--weights", "ema.pt@ema"), RAW),
     "safetensors": (("m.py:Net", "--weights", "raw.safetensors"), RAW),
     "module of the current folder": (("nets.small:Net", "--weights", "raw.pt"), RAW),
-    "mean and std": (("m.py:Net", "--weights", "normed.pt", "--mean", "0.3", "--std", "0.25"), ("normed", "normed")),
+    "mean and std": (("m.py:Net", "--weights", "normed.pt", "--mean", "0.3", "--std", "0.05"), ("normed", "normed")),
     "pixels from -1": (("m.py:Net", "--weights", "signed.pt", "--pixels", "-1..1"), ("signed", "signed")),
     "pixels to 255": (("m.py:Net", "--weights", "bytes.pt", "--pixels", "0..255"), ("bytes", "bytes")),
-    "settings in the name": (("m.py:Net#weights=normed.pt&mean=0.3&std=0.25",), ("normed", "normed")),
+    "settings in the name": (("m.py:Net#weights=normed.pt&mean=0.3&std=0.05",), ("normed", "normed")),
     "tuple": (("m.py:Net?answer=tuple", "--weights", "raw.pt", "--output", "1"), RAW),
     "dictionary": (("m.py:Net?answer=dict", "--weights", "raw.pt", "--output", "out"), RAW),
     "object": (("m.py:Net?answer=object", "--weights", "raw.pt", "--output", "logits"), RAW),
@@ -221,7 +232,7 @@ def test_a_figure_is_the_one_by_hand(
     assert not {"not sealed", "answers differ when sealed"} & set(found.get("flags", ()))
 
 
-@pytest.mark.parametrize("kind", ["argument beside it", "mean and std", "probabilities", "TorchScript", "exported"])
+@pytest.mark.parametrize("kind", ["class and weights", "mean and std", "probabilities", "TorchScript", "exported"])
 def test_what_is_recorded_leads_back(
     kind: str, files: dict[str, dict[str, Tensor]], robench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,20 +275,20 @@ def test_what_stands_around_a_model_is_its_identity(files: object, robench: Run,
 
 
 PIXELS = (
-    ("normed", (), "with --mean"),
-    ("bytes", (), "with --pixels 0..255"),
-    ("signed", (), "with --"),
-    ("raw", ("--mean", "0.3", "--std", "0.1"), "without --mean and --std; leave them out"),
-    ("raw", ("--pixels", "0..255"), "without --pixels"),
+    (("m.py:Net", "--weights", "normed.pt"), "with --mean"),
+    (("m.py:Net", "--weights", "signed.pt"), "with --"),
+    (("m.py:in_bytes",), "with --pixels 0..255"),
+    (("m.py:load", "--mean", "0.3", "--std", "0.05"), "without --mean and --std; leave them out"),
+    (("m.py:in_bytes", "--pixels", "-1..1"), "with --pixels 0..255 instead of --pixels"),
 )
 
 
-@pytest.mark.parametrize(("weights", "options", "told"), PIXELS)
+@pytest.mark.parametrize(("words", "told"), PIXELS)
 def test_wrong_pixels_are_told_before_the_attack(
-    weights: str, options: tuple[str, ...], told: str, files: object, robench: Run, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], told: str, files: object, robench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("robench.evaluation.scheduler.run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    outcome = robench("evaluate", "m.py:Net", "--weights", f"{weights}.pt", *options, "--dataset", "digits", *ATTACK)
+    outcome = robench("evaluate", *words, "--dataset", "digits", *ATTACK)
     assert outcome.code == 130
     lines = [line for line in outcome.err.splitlines() if "clean images right" in line]
     assert len(lines) == 1, outcome.err
@@ -484,15 +495,15 @@ def test_python_takes_the_same(files: dict[str, dict[str, Tensor]], tmp_path: Pa
     model = model_of(files["normed"])
     shared: dict[str, Any] = {"dataset": "digits", "attacks": "fgsm", "eps": "0.2", "count": N, "device": "cpu"}
     expected = hand(lambda x: model(VIEWS["normed"](x)))
-    handed = package.evaluate(model, mean=[0.3], std=0.25, **shared)
-    named_ = package.evaluate("m.py:Net", weights=Path("normed.pt"), mean=0.3, std=0.25, **shared)
+    handed = package.evaluate(model, mean=[0.3], std=0.05, **shared)
+    named_ = package.evaluate("m.py:Net", weights=Path("normed.pt"), mean=0.3, std=0.05, **shared)
     loaded = package.evaluate(
-        net().eval(), weights=_saved(files["normed"], tmp_path), mean=torch.tensor([0.3]), std="1/4", **shared
+        net().eval(), weights=_saved(files["normed"], tmp_path), mean=torch.tensor([0.3]), std="1/20", **shared
     )
     for report in (handed, named_, loaded):
         assert report.rows[0]["clean_accuracy"] == pytest.approx(expected)
         assert "not sealed" not in json.dumps(report.rows[0])
-    assert handed.rows[0]["model"] == "Sequential [mean 0.3; std 0.25]"
+    assert handed.rows[0]["model"] == "Sequential [mean 0.3; std 0.05]"
     assert handed.rows[0]["evaluation"] == loaded.rows[0]["evaluation"]
 
 
