@@ -127,7 +127,7 @@ class Folder:
         A file's time of modification can be set at will and its time of change cannot, so what was put in its place has
         another one.
         """
-        state = hashlib.sha256(repr((DECODING, self.size)).encode())
+        state = hashlib.sha256(repr((DECODING, getattr(self.size, "written", self.size))).encode())
         for path, label in (*self.parts["train"], *self.parts["test"]):
             with reading(path, "replace or remove it"):
                 status = path.stat()

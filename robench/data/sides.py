@@ -28,7 +28,9 @@ class Side(int):
         side.interpolation = found[4]
         return side
 
-    def __repr__(self) -> str:
+    @property
+    def written(self) -> str:
+        """The side as it was read; its repr is a number's, which files of arrays need."""
         return f"{int(self)}-{'x'.join(map(str, self.resize))}-{self.interpolation}"
 
     @property
