@@ -16,6 +16,7 @@ from robench.detector.request import DetectorRequest
 from robench.errors import require, unknown
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate as run
+from robench.models.settings import ModelSettings
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report as Report
 from robench.threat import ThreatModel
@@ -23,6 +24,9 @@ from robench.threat import ThreatModel
 # what goes to the request as it is
 SETTINGS = ("count", "options", "seed", "batch_size", "shard_size", "device", "surrogates", "eot", "bpda",
             "search_precision", "max_passes", "cascade", "classes", "fresh", "probe")  # fmt: skip
+# what stands around the models, by the names that ModelSettings has
+AROUND = {"model_options": "options", "weights": "weights", "mean": "mean", "std": "std", "pixels": "pixels",
+          "output": "output", "binary": "binary", "log_probabilities": "log_probabilities"}  # fmt: skip
 
 # how data are to be read, as the options of the command line say it
 READING = ("ids", "labels_from", "layout", "range", "draw")
@@ -53,13 +57,15 @@ def evaluate(
     shard_size, device, search_precision ("bf16" takes the gradients of searches in bfloat16), max_passes (what an image
     may cost in forward passes), fresh (compute anew what is in the store), classes (how many your data have, where
     labels do not show it, or their names), ids (a file that lists test images), labels_from, layout, range, draw (how
-    data are read, see docs/data.md).
+    data are read, see docs/data.md); and what stands around the models, as on the command line: weights, mean, std,
+    pixels ("-1..1"), output, binary, log_probabilities, model_options (arguments of factories).
     The float 8/255 means "8/255", any other float its shortest decimal. Raises BadInput for input that cannot be used.
     """
     reading = {name: str(settings.pop(name)) for name in READING if settings.get(name) is not None}
     for name in settings:
-        if name not in SETTINGS:
-            raise unknown("setting of robench.evaluate", name, (*SETTINGS, *READING))
+        if name not in (*SETTINGS, *AROUND):
+            raise unknown("setting of robench.evaluate", name, (*SETTINGS, *AROUND, *READING))
+    around = ModelSettings(**{own: settings.pop(name) for name, own in AROUND.items() if name in settings})
     require(isinstance(runs, str | Path | None), "runs", runs, "a folder")
     if not isinstance(data, str | Path | None):
         require(dataset is None, "dataset", dataset, "left out where data are handed over")
@@ -72,7 +78,7 @@ def evaluate(
     named = with_settings(named, **reading)
     require(isinstance(detector, str | DetectorRequest | None), "detector", detector, "a name or a DetectorRequest")
     request = Request(
-        models=model,  # type: ignore[arg-type]  # one, or several: it takes both
+        models=around.around(model),
         attacks=attacks,
         threat=ThreatModel.of(norm, eps),
         dataset=named,

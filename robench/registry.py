@@ -308,13 +308,13 @@ def _summary(entry: EntryPoint) -> str:
     return ""
 
 
-def parse_options(pairs: list[str]) -> dict[str, str]:
+def parse_options(pairs: Sequence[str], example: str = "-o steps=100") -> dict[str, str]:
     """Options from "key=value" texts. Raises BadInput for text without "=" or a repeated key."""
     options: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise BadInput(f"Option {pair!r} is not of the form key=value, such as -o steps=100.")
+            raise BadInput(f"Option {pair!r} is not of the form key=value, such as {example}.")
         key = key.strip().replace("-", "_")
         if key in options:
             raise BadInput(f"Option {key!r} is given twice; give it once.")

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.attack.answer import logits_of
 from robench.attack.budget import Asked, Budget, Exhausted, inert
 from robench.attack.guard import Guard, plain_tensor
 from robench.attack.modes import check_eval_mode
 from robench.attack.strided import Strided, strided
 from robench.attack.substitutes import identity_gradient, through_sigmoid
 from robench.attack.witness import Witness
-from robench.errors import BadInput, unknown
+from robench.errors import unknown
 from robench.results.rows import passes
 
 # maps logits [B, C] to the values [B] an attack maximises
@@ -153,30 +154,7 @@ class Classifier:
 
     def check_answer(self, answer: object, batch: int) -> Tensor:
         """The answer, if it is a float tensor [batch, classes]; raises BadInput if not."""
-        if not isinstance(answer, Tensor):
-            raise BadInput(
-                f"The model returned a {type(answer).__name__}, but must return a tensor of logits [batch, classes]."
-            )
-        if answer.layout is not torch.strided or answer.is_meta or answer.is_quantized:
-            kind = "meta" if answer.is_meta else "quantised" if answer.is_quantized else "sparse"
-            mend = "dequantize()" if answer.is_quantized else "to_dense()"
-            raise BadInput(
-                f"The model returned a {kind} tensor, but logits must be dense numbers; "
-                + ("keep it off the meta device." if answer.is_meta else f"call {mend} on them.")
-            )
-        if answer.dim() == 1 and batch == 1:
-            raise BadInput(
-                f"The model returned shape {tuple(answer.shape)} for one image, but must return (1, {self.classes}), "
-                "as for any other number of images; use flatten(1) where it calls squeeze()."
-            )
-        if answer.dim() != 2 or answer.shape[0] != batch or answer.shape[1] != self.classes + self.rejects:
-            raise BadInput(
-                f"The model returned shape {tuple(answer.shape)} for {batch} images, but the data has {self.classes} "
-                f"classes, so it must return logits of shape ({batch}, {self.classes})."
-            )
-        if not answer.is_floating_point():
-            raise BadInput(f"The model returned {answer.dtype} values, but logits must be floating point.")
-        return answer
+        return logits_of(answer, batch, self.classes, self.classes + self.rejects)
 
     def fold(self, logits: Tensor, examples: Tensor) -> Tensor:
         """What an attack sees of the answers [B, classes (+ 1)] for `examples`, int64 [B]: logits [B, classes].

@@ -171,7 +171,10 @@ def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> li
     if bad:
         raise BadInput(f"The model returned NaN or infinite logits for {bad} of {len(x)} clean images; mend it first.")
     if _probabilities(logits):
-        raise BadInput("The model returned probabilities (they sum to 1), but must return logits; remove its softmax.")
+        raise BadInput(
+            "The model returned probabilities (they sum to 1), but must return logits; remove its softmax, or give "
+            "--log-probabilities to take their logarithm."
+        )
     flags = ["gradient-at-inference"] if _optimises(model, x[:4]) else []
     own = logits[:, : model.classes]
     if squashed(own):

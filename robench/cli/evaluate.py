@@ -17,8 +17,36 @@ Models = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[MODEL]...",
-        help="Trained models, file.py:factory, package.module:factory or torchvision:NAME; none: all trained.",
+        help="Trained models, file.py:factory, torchvision:NAME, ... ('robench list sources'); none: all trained.",
     ),
+]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--model-option", metavar="KEY=VALUE", help="An argument of the model's factory; repeatable."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="A state_dict for the model, or a checkpoint or safetensors of one."
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", metavar="X[,X...]", help="Subtracted from pixels before the model sees them.")
+]
+Std = Annotated[str | None, typer.Option("--std", metavar="X[,X...]", help="What pixels are divided by, after --mean.")]
+PixelRange = Annotated[
+    str | None,
+    typer.Option("--pixels", metavar="LOW..HIGH", help="What pixels of [0, 1] become for the model: -1..1, 0..255."),
+]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", metavar="KEY|INDEX", help="Which part of a tuple, dictionary or object is the logits."),
+]
+Binary = Annotated[
+    bool, typer.Option("--binary", help="The model answers with one logit, which speaks for the second of two classes.")
+]
+Logarithm = Annotated[
+    bool, typer.Option("--log-probabilities", help="The model answers with probabilities: take their logarithm.")
 ]
 Attacks = Annotated[
     list[str] | None, typer.Option("-a", "--attack", help="Attacks' or sets' names, with commas between or repeated.")
@@ -138,6 +166,14 @@ def evaluate(
     one_hot: shared.OneHot = False,
     layout: shared.Layout = None,
     range_: shared.Reach = None,
+    model_option: ModelOptions = None,
+    weights: Weights = None,
+    mean: Mean = None,
+    std: Std = None,
+    pixels: PixelRange = None,
+    output: Output = None,
+    binary: Binary = False,
+    log_probabilities: Logarithm = False,
     seed: shared.Seed = 0,
     executor: shared.ExecutorName = "inline",
     workers: shared.WorkerCount = None,
@@ -162,14 +198,19 @@ def evaluate(
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate as run
     from robench.executors.workers import Workers
+    from robench.models.settings import ModelSettings
     from robench.store.runs import Store, runs_root
     from robench.tables.report import Report
     from robench.threat import ThreatModel
 
     dataset, number = named_data(dataset, classes, labels_from, one_hot, layout, range_, ids)
     short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
+    around = ModelSettings.of(
+        model_option, weights=weights, mean=mean, std=std, pixels=pixels, output=output, binary=binary,
+        log_probabilities=log_probabilities,
+    )  # fmt: skip
     request = Request(
-        models=models or [],
+        models=around.around(models or []),
         attacks=attacks,
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,

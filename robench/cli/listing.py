@@ -22,7 +22,7 @@ KINDS = {
     "detectors": "what --detector names",
     "suites": "tables of papers that robench reproduce makes",
     "datasets": "what --dataset names",
-    "sources": "where data can come from",
+    "sources": "where a model and data may come from",
     "models": "those that were trained into the runs folder",
     "evaluations": "those that were run into it",
 }
@@ -85,16 +85,21 @@ def _datasets() -> list[dict[str, Any]]:
     return [{"name": name, "summary": entry.description} for name, entry in DATASETS.items()]
 
 
-def _sources() -> list[dict[str, Any]]:
-    """Where data can come from."""
-    return [{"name": f"data {item['name']}", "summary": item["summary"]} for item in _datasets()]
-
-
 def _suites() -> list[dict[str, Any]]:
     from robench.suites.suite import names
 
     own = {OWN_SUITE: "your own table: its rows, columns and scales in a file, see docs/guide.md"}
     return [{"name": name, "summary": title} for name, title in (names() | own).items()]
+
+
+def _sources() -> list[dict[str, Any]]:
+    """Where a model and data may come from."""
+    from robench.models.sources import SOURCES
+
+    return [
+        {"name": each.form, "summary": each.summary + (f" (pip install 'robench[{each.extra}]')" if each.extra else "")}
+        for each in SOURCES
+    ] + [{"name": f"data {item['name']}", "summary": item["summary"]} for item in _datasets()]
 
 
 def _models(runs: Any) -> list[dict[str, Any]]:

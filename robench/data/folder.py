@@ -147,7 +147,8 @@ class Folder:
         A file's time of modification can be set at will and its time of change cannot, so what was put in its place has
         another one.
         """
-        state = hashlib.sha256(repr((DECODING, self.size, self.settings.get("channels"))).encode())
+        size = getattr(self.size, "written", self.size)
+        state = hashlib.sha256(repr((DECODING, size, self.settings.get("channels"))).encode())
         for path, label in (*self.parts["train"], *self.parts["test"]):
             with reading(path, "replace or remove it"):
                 status = path.stat()
@@ -164,8 +165,8 @@ class Folder:
         ready = mapped(target, len(examples))
         if ready is not None and self.size is not None and ready.shape[2:] != self._size():
             ready = None
-        size, channels = (self._size(), self._channels()) if ready is None else (ready.shape[2:], ready.shape[1])
-        files = Files([path for path, _ in examples], size, channels)
+        size = ready.shape[2:] if ready is not None and self.size is None else self._size()
+        files = Files([path for path, _ in examples], size, self._channels() if ready is None else ready.shape[1])
         if not examples or len(examples) * math.prod(files.shape) > memory_limit():
             return files, labels
         if ready is None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robench.data.sides import Side
 from robench.errors import BadInput, first_line
 
 Bytes = NDArray[np.uint8]
@@ -105,6 +106,8 @@ class Headers:
 
 def crop_told(size: int) -> str:
     """What becomes of images that are not size x size, in a phrase."""
+    if isinstance(size, Side):
+        return size.told
     return f"those not {size}x{size} are scaled to a shorter side of {round(size * SHORT / USUAL)} and cropped to that"
 
 
@@ -124,7 +127,9 @@ def fitted(image: Image.Image, path: Path, size: Size, channels: int = 3) -> Byt
     if channels == 1:
         found = found.getchannel(0)  # all three are the same
     height, width = size
-    if (found.height, found.width) != size:
+    if isinstance(height, Side):
+        found = height.cut(found)
+    elif (found.height, found.width) != size:
         short, wanted = min(found.size), round(min(size) * SHORT / USUAL)
         found = found.resize((found.width * wanted // short, found.height * wanted // short), Image.Resampling.BILINEAR)
         left, top = round((found.width - width) / 2), round((found.height - height) / 2)

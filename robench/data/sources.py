@@ -15,6 +15,7 @@ from robench.data.catalogue import DATASETS, Entry, Part
 from robench.data.folder import Folder
 from robench.data.images import reading
 from robench.data.pixels import Array, Pixels
+from robench.data.sides import Side
 from robench.data.stored import stored
 from robench.data_names import DataName
 from robench.environment import expanded
@@ -168,7 +169,8 @@ def sized_folder(text: str) -> tuple[Path, int | None]:
     Raises BadInput where it could be either.
     """
     whole, (head, _, digits) = expanded(text), text.rpartition("@")
-    if not head or not SIZE.fullmatch(digits):
+    side = Side.read(digits)
+    if not head or not (SIZE.fullmatch(digits) or side):
         return whole, None
     folder = expanded(head)
     if whole.is_dir() and folder.is_dir():
@@ -176,4 +178,4 @@ def sized_folder(text: str) -> tuple[Path, int | None]:
             f"folder:{text} could be the folder {whole}, or {folder} at {digits} pixels; write folder:{text}/ for the "
             f"first, folder:{head}/@{digits} for the second."
         )
-    return (whole, None) if whole.is_dir() else (folder, int(digits))
+    return (whole, None) if whole.is_dir() else (folder, side or int(digits))

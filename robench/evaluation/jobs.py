@@ -163,7 +163,8 @@ def open_target(
     name = completed(dataset, model.data.name if model.data else None)
     if name is None:
         raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
-    target = Target(model, model.on(opener(name, data_root, classes)))
+    target = Target(model, model.on(opener(model.sized(name), data_root, classes)))
+    model.check_channels(target.shape[0])
     if model.data is not None and (model.data.shape, model.data.classes) != (target.shape, target.dataset.classes):
         raise BadInput(
             f"The model {model.name!r} takes images {model.data.shape} of {model.data.classes} classes, but {name} has "

@@ -11,6 +11,7 @@ from typing import Any
 
 from robench import norms, registry
 from robench.errors import BadInput
+from robench.references import Reference
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json
 from robench.store.records import DetectorRecord
@@ -42,7 +43,15 @@ def command_of(folder: EvaluationFolder) -> str:
             raise _Unwritable
     except _Unwritable:
         return portable(about.command)
-    words = ["robench", "evaluate", about.reference, "--dataset", about.dataset, *attacks, *_pairs("-o", options)]
+    words = [
+        "robench",
+        "evaluate",
+        *_model(about.reference),
+        "--dataset",
+        about.dataset,
+        *attacks,
+        *_pairs("-o", options),
+    ]
     words += ["--norm", spec["norm"]] if spec["norm"] != norms.DEFAULT else []
     words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
@@ -55,6 +64,15 @@ def command_of(folder: EvaluationFolder) -> str:
     words += ["--max-passes", str(spec["max_passes"])] if spec.get("max_passes") else []
     words += [word for layer in spec.get("bpda") or [] for word in ("--bpda", layer)]
     return command_line([*words, *surrogate, *detector])
+
+
+def _model(text: str) -> list[str]:
+    """A model's reference as words of a command, with options for what is behind its name."""
+    named = Reference.parse(text)
+    if named.kind == "trained":
+        return [text]
+    around = [word for name, value in named.settings.items() for word in (f"--{name}", *([value] if value else []))]
+    return [named.bare, *_pairs("-m", named.arguments), *around]
 
 
 def train_command_of(card: Mapping[str, Any]) -> str:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from robench.device import choose_device
 from robench.evaluation.address import Address, After
 from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job, Target, make_job, watched
 from robench.evaluation.recorded_command import train_command_of
+from robench.evaluation.request import Request
 from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
+from robench.models.pixels import doubt
 from robench.progress import say
 from robench.training.jobs import outdated
 
@@ -69,11 +72,21 @@ def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target],
     places: Sequence[Target | None] = sources or [None]
     for source in places:
         evaluations += _planned(reference, target, asked, bench, source)
+    _doubt(target, evaluations, request)
     behind = None
     if asked.guard is not None:  # before the attacks: what it refuses costs nothing to find
         behind = watched(target, asked.guard, request.threat, request.settings, bench.store, anew=request.fresh)
         evaluations += _planned(reference, behind, asked, bench) if asked.guard.adaptive else []
     return Wanted(target, behind, tuple(evaluations))
+
+
+def _doubt(target: Target, evaluations: Sequence[PlannedEvaluation], request: Request) -> None:
+    """Say where a stranger's model looks as if it wanted other pixels, before anything is computed of it."""
+    if target.model.data is not None or all(planned.stored for planned in evaluations):
+        return
+    found = doubt(target.model, target.dataset, choose_device(request.device), request.batch_size)
+    if found:
+        say(found)
 
 
 def want_one(address: Address, bench: Bench) -> Wanted:

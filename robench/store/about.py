@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from robench.data_names import DataName, parse, relative
+from robench.data_names import DataName, parse
 from robench.errors import BadInput
+from robench.references import Reference, is_relative
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,11 @@ class About:
     def at_hand(self, name: str) -> str:
         """The model's reference or the data's name, of this record, with the path that leads there from here: the one
         from its own folder where something is there, which from that folder itself is the name as it is."""
-        path = path_of(name)
         if not self.folder or self.folder == os.getcwd():
             return name
         if (data := _data(name)) is not None:
             return str(data.at(self._there))
-        if not path:
-            return name
-        there = os.path.join(self.folder, path)
-        sizeless = there.rpartition("@")[0] or there
-        before, _, after = name.rpartition(path)
-        return f"{before}{there}{after}" if os.path.exists(there) or os.path.exists(sizeless) else name
+        return str(Reference.parse(name).moved(self.folder)) if paths_of(name) else name
 
     def _there(self, path: str) -> str:
         """A relative path as it leads from here to where it led from the record's own folder, if something is there."""
@@ -105,12 +99,9 @@ class About:
 
 
 def path_of(name: str) -> str:
-    """The relative path in the reference of a model's file or in the name of a user's data; "" where there is none."""
-    if (data := _data(name)) is not None:
-        return next(iter(data.relative), "")
-    found = re.fullmatch(r"(.+\.py):[^:/]+", name, re.DOTALL)
-    path = found[1] if found else ""
-    return path if relative(path) else ""
+    """A relative path in the name of a user's data; "" where there is none."""
+    data = _data(name)
+    return next(iter(data.relative), "") if data is not None else ""
 
 
 def _data(name: str) -> DataName | None:
@@ -122,6 +113,11 @@ def _data(name: str) -> DataName | None:
     return data if data.relative else None
 
 
+def paths_of(name: str) -> list[str]:
+    """The relative paths in the reference of a model; none in the name of data."""
+    return [] if path_of(name) else [path for path in Reference.parse(name).paths if is_relative(path)]
+
+
 def depends_on_folder(*names: str) -> bool:
     """Whether one of these names means something else in another folder."""
-    return any(map(path_of, names))
+    return any(path_of(name) or paths_of(name) for name in names)

@@ -13,12 +13,13 @@ import secrets
 from pathlib import Path
 
 from robench.errors import BadInput
+from robench.references import Reference
 
 
 def is_code(reference: str) -> bool:
-    """Whether loading a model by this reference runs code of its author: file.py:factory or package.module:factory."""
-    kind, colon, _ = reference.partition(":")
-    return bool(colon) and kind != "torchvision"
+    """Whether loading a model by this reference runs code of its author: file.py:factory, package.module:factory, or
+    a file of an exported program."""
+    return Reference.parse(reference).runs_code
 
 
 def remember(reference: str) -> None:
@@ -75,9 +76,7 @@ def secret() -> bytes:
 
 def _place(reference: str) -> str:
     """What a reference names from wherever it is named, on one line of ASCII: a file by its whole path."""
-    kind, _, name = reference.rpartition(":")
-    where = str(Path(kind).resolve()) if kind.endswith(".py") else kind
-    return json.dumps(f"{where}:{name}")
+    return json.dumps(Reference.parse(reference).somewhere().loading)
 
 
 def _state(name: str) -> Path | None:

@@ -22,7 +22,7 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def _serve(talk: socket.socket) -> None:
     torch.set_num_threads(order["threads"])
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     torch.set_float32_matmul_precision("highest")
-    _files()  # for objects of classes that a model's file has
+    _beside("model_files")  # for objects of classes that a model's file has
     module = _Unpickler(io.BytesIO(whole), order["reference"], packed).load().to(order["device"])
     send(talk, b"{}")
     while True:
@@ -99,44 +99,67 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: object) -> Any:
         """The model of the reference."""
         del pid
-        if self.reference["kind"] == "packed":
+        return _around(self._found(), self.reference)
+
+    def _found(self) -> Any:
+        kind, name, arguments = self.reference["kind"], self.reference.get("name"), self.reference.get("arguments", {})
+        if kind == "packed":
             return pickle.loads(self.packed)
-        kind, place, name = (self.reference[key] for key in ("kind", "place", "name"))
-        if kind == "torchvision":
-            return _torchvision(name)
         if kind == "module":
-            return _made(importlib.import_module(place), name)
-        space = _files().Space(pathlib.Path(place))
-        with space.opened():
-            return _made(space.run(), name)
+            with _first(self.reference.get("folder")):
+                return _made(importlib.import_module(self.reference["place"]), name, arguments)
+        if kind == "file":
+            space = _beside("model_files").Space(pathlib.Path(self.reference["place"]))
+            with space.opened():
+                return _made(space.run(), name, arguments)
+        made = _beside("models/libraries").make(kind, name, arguments, bare=self.reference["bare"])
+        if not self.reference.get("normalised"):
+            return made.module
+        from torchvision.transforms import Normalize
+
+        return torch.nn.Sequential(_Callable(Normalize(made.mean, made.std)), made.module).eval()
 
 
-def _made(module: Any, name: str) -> Any:
+def _made(module: Any, name: Any, arguments: dict[str, Any]) -> Any:
     """The model that a module has by this name, or a factory of it."""
     found = getattr(module, name)
-    return found if isinstance(found, torch.nn.Module) else found()
+    return found if isinstance(found, torch.nn.Module) else found(**arguments)
+
+
+def _around(module: torch.nn.Module, reference: dict[str, Any]) -> torch.nn.Module:
+    """A model with the weights and all else that the reference puts around it."""
+    if "weights" in reference:
+        _beside("models/checkpoint").load_into(reference["weights"], module)
+    if "adaptation" not in reference:
+        return module
+    adapted = _beside("models/adapted")
+    found = adapted.Adapted(module, adapted.Adaptation.from_json(reference["adaptation"]))
+    assert isinstance(found, torch.nn.Module)
+    return found
+
+
+@contextlib.contextmanager
+def _first(folder: str | None) -> Iterator[None]:
+    """While this lasts, imports look into a folder first."""
+    sys.path[:0] = [folder] if folder else []
+    try:
+        yield
+    finally:
+        if folder:
+            sys.path.remove(folder)
 
 
 @functools.cache
-def _files() -> Any:
-    """What loads a model's file for robench, which needs nothing of robench; by its path, so it is no module of it."""
-    path = pathlib.Path(__file__).parents[1] / "model_files.py"
-    spec = importlib.util.spec_from_file_location("model_files", path)
+def _beside(name: str) -> Any:
+    """A file of robench's that needs nothing of robench; by its path, so it is no module of it."""
+    path = pathlib.Path(__file__).parents[1] / f"{name}.py"
+    own = f"_sealed_{path.stem}"  # as no model's own module is called
+    spec = importlib.util.spec_from_file_location(own, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[own] = importlib.util.module_from_spec(spec)  # dataclasses look there for themselves
     spec.loader.exec_module(module)
     return module
-
-
-def _torchvision(name: str) -> torch.nn.Module:
-    from torchvision import models
-    from torchvision.transforms import Normalize
-
-    weights = models.get_model_weights(name)["DEFAULT"]
-    preset = weights.transforms()
-    network = models.get_model(name, weights=weights)
-    return torch.nn.Sequential(_Callable(Normalize(preset.mean, preset.std)), network).eval()
 
 
 class _Callable(torch.nn.Module):

@@ -57,7 +57,7 @@ class Envelope:
     """
 
     whole: bytes
-    reference: Mapping[str, str] | None = None
+    reference: Mapping[str, Any] | None = None
     packed: bytes = b""
     libraries: tuple[str, ...] = ()
 
@@ -75,7 +75,8 @@ def envelope(model: LoadedModel, wrap: Any = None) -> Envelope:
         if model.packed is None:
             raise Unsealed(f"a {model.name} cannot be pickled")
         module = model.module
-        return Envelope(_pickled(wrap(module) if wrap else module, module), {"kind": "packed"}, model.packed)
+        around = {"adaptation": model.adaptation.to_json()} if model.adaptation.told else {}
+        return Envelope(_pickled(wrap(module) if wrap else module, module), {"kind": "packed", **around}, model.packed)
     fresh = model.load()
     return Envelope(_pickled(wrap(fresh) if wrap else fresh), libraries=libraries_of(model))
 
