@@ -10,6 +10,8 @@ rounding.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # input channels up to which this is faster: where the kernel is no whole number of strides, so that zeros are
 # multiplied, and where it is one
 FEW, MORE = 4, 16
+# the largest stride at which pixels are brought together place by place
+SMALL = 4
 
 
 class Strided(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,16 +60,36 @@ def slope(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: Sequence[i
     out, channels, *size = weight.shape
     taps = [-(-a // s) for a, s in zip(size, stride, strict=True)]
     lack = [t * s - a for t, a, s in zip(taps, size, stride, strict=True)]
-    parts = functional.pad(weight, (0, lack[1], 0, lack[0]))
+    parts = functional.pad(weight, (0, lack[1], 0, lack[0])) if any(lack) else weight
     parts = parts.reshape(out, channels, taps[0], stride[0], taps[1], stride[1]).flip(2, 4)
     kernel = parts.permute(1, 3, 5, 0, 2, 4).reshape(-1, out, *taps)
     found = functional.conv2d(grad, kernel, padding=(taps[0] - 1, taps[1] - 1))
-    batch, _, high, wide = found.shape
-    found = found.reshape(batch, channels, *stride, high, wide).permute(0, 1, 4, 2, 5, 3)
-    found = found.reshape(batch, channels, high * stride[0], wide * stride[1])
-    short = [max(0, n + p - m) for n, p, m in zip(shape[2:], padding, found.shape[2:], strict=True)]
-    found = functional.pad(found, (0, short[1], 0, short[0])) if any(short) else found
-    return found[:, :, padding[0] : padding[0] + shape[2], padding[1] : padding[1] + shape[3]].contiguous()
+    return _shuffled(found.reshape(len(grad), channels, *stride, *found.shape[2:]), shape, padding)
+
+
+def _shuffled(found: Tensor, shape: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The image [B, C, H, W] of `shape` whose padded pixel at (s q + r, t p + u) is [:, :, r, u, q, p] of `found`
+    [B, C, s, t, Q, P]; pixels that it lacks are zero.
+
+    Where strides are small, a copy for each of the s t places takes half as long as one of all, whose runs are of t
+    numbers.
+    """
+    stride, reached = found.shape[2:4], found.shape[4:]
+    if max(stride) > SMALL:
+        image = found.permute(0, 1, 4, 2, 5, 3).reshape(*found.shape[:2], *map(operator.mul, stride, reached))
+        short = [max(0, n + p - m) for n, p, m in zip(shape[2:], padding, image.shape[2:], strict=True)]
+        image = functional.pad(image, (0, short[1], 0, short[0])) if any(short) else image
+        return image[:, :, padding[0] : padding[0] + shape[2], padding[1] : padding[1] + shape[3]].contiguous()
+    whole = all(s * m - p >= n for s, m, p, n in zip(stride, reached, padding, shape[2:], strict=True))
+    image = (found.new_empty if whole else found.new_zeros)(tuple(shape))
+    for places in itertools.product(*map(range, stride)):
+        first = [max(0, -((r - p) // s)) for r, p, s in zip(places, padding, stride, strict=True)]
+        at = [s * q + r - p for s, q, r, p in zip(stride, first, places, padding, strict=True)]
+        into = image[:, :, at[0] :: stride[0], at[1] :: stride[1]]
+        high, wide = (min(n, m - q) for n, m, q in zip(into.shape[2:], reached, first, strict=True))
+        part = found[:, :, places[0], places[1], first[0] : first[0] + high, first[1] : first[1] + wide]
+        into[:, :, :high, :wide] = part
+    return image
 
 
 def _pays(channels: int, kernel: Sequence[int], stride: Sequence[int]) -> bool:
