@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +24,22 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 # one processor, however many cores; up to a hundred GPUs
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
+
+
+# by mallopt's numbers, in bytes: how much freed memory at the end of the heap is kept, and from which size on a block
+# has a mapping of its own, given back as soon as it is freed
+_KEPT, _MAPPED = (-1, 256 * 2**20), (-3, 64 * 2**20)
+
+
+@cache
+def keep_freed() -> bool:
+    """Let this process keep memory that one pass frees for the next one; returns whether that could be arranged.
+
+    glibc gives the end of the heap back to the system where a pass frees more than some megabytes there, and a pass
+    through a small network then spends up to half its time on being given the same pages again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all(mallopt(*option) == 1 for option in (_KEPT, _MAPPED))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robench.attack.tags import tag_of
 from robench.device import precisions, set_precisions
 
 Owner = ModuleType | type
@@ -30,8 +31,8 @@ OURS = ("robench", "robench_attacks", "robench_defenses", "pyautoattack", "foolb
 # those of the judge
 JUDGING = tuple(f"robench.{name}" for name in (
     "attack.base", "attack.classifier", "attack.generators", "attack.gradient", "attack.guard", "attack.inspection",
-    "attack.judge", "attack.objectives", "attack.step_rules", "attack.strided", "attack.surroundings", "norms",
-    "results.rows", "threat",
+    "attack.judge", "attack.objectives", "attack.step_rules", "attack.strided", "attack.surroundings", "attack.tags",
+    "norms", "results.rows", "threat",
 ))  # fmt: skip
 # modules of others that these compute with
 THEIRS = (
@@ -54,13 +55,16 @@ class Functions:
     def __init__(self, owners: list[Owner], deep: bool) -> None:
         self.kept = [(owner, vars(owner), tuple(vars(owner)), tuple(vars(owner).values())) for owner in owners]
         self.deep = deep
+        # what was looked through at such a number needs no second look; all of it does, once per shard
+        self.tags = [None if deep else tag_of(space) for _, space, _, _ in self.kept]
+        self.seen: list[int | None] = [None] * len(self.tags)
         functions = [f for _, _, _, values in self.kept for f in values if deep and type(f) is FunctionType]
         self.codes = [(function, function.__code__) for function in functions]
         self.modules = {owner.__name__: owner for owner in owners if isinstance(owner, ModuleType)} if deep else {}
 
     @classmethod
     def near(cls) -> Functions:
-        """What every line of code uses, and the judge's own: looked at in each call, in about 15 microseconds."""
+        """What every line of code uses, and the judge's own: looked at in each call, in a few microseconds."""
         judging = [module for name in JUDGING if (module := sys.modules.get(name)) is not None]
         return cls([torch, Tensor, functional, nn.Module, torch.autograd, builtins, *judging], deep=False)
 
@@ -72,9 +76,12 @@ class Functions:
     def restore(self) -> list[str]:
         """Put back what was replaced, and return its names."""
         found = []
-        for place, (_, space, _, values) in enumerate(self.kept):
-            if not self._intact(space, values):
-                found += self._mend(place)
+        for place, tag in enumerate(self.tags):
+            number = tag() if tag else None
+            if number is None or number != self.seen[place]:
+                _, space, _, values = self.kept[place]
+                found += [] if self._intact(space, values) else self._mend(place)
+                self.seen[place] = number
         for function, code in self.codes:
             if function.__code__ is not code:
                 function.__code__ = code

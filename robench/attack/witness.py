@@ -123,4 +123,6 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
             shares.append(float((off[seen] / size[seen]).median()))
         sloped |= GROWN[0] * last < usual < GROWN[1] * last
         last = usual
+        if sloped and min(shares) <= MISSED:  # whatever else is measured, nothing is to be said
+            break
     return min(shares) if sloped else -torch.inf if hidden else None

@@ -12,7 +12,8 @@ from robench.attack import strided
 from robench.attack.classifier import Classifier
 from robench.attack.objectives import cross_entropy
 
-SHAPES = list(itertools.product((1, 3), ((1, 1), (3, 3), (4, 4), (7, 2)), ((2, 2), (3, 2), (4, 4), (5, 2)), ((0, 0), (1, 3))))
+KERNELS, STRIDES = ((1, 1), (3, 3), (4, 4), (7, 2)), ((2, 2), (3, 2), (4, 4), (5, 2))
+SHAPES = list(itertools.product((1, 3), KERNELS, STRIDES, ((0, 0), (1, 3))))
 
 
 @pytest.mark.parametrize(("channels", "kernel", "stride", "padding"), SHAPES)
