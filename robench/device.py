@@ -35,8 +35,9 @@ _KEPT, _MAPPED = (-1, 256 * 2**20), (-3, 64 * 2**20)
 def keep_freed() -> bool:
     """Let this process keep memory that one pass frees for the next one; returns whether that could be arranged.
 
-    glibc gives the end of the heap back to the system where a pass frees more than some megabytes there, and a pass
-    through a small network then spends up to half its time on being given the same pages again.
+    glibc gives the end of the heap back to the system where a pass frees more than some megabytes there, which depends
+    on what lies behind them. A pass through a small network then spends up to half its time on being given the same
+    pages again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(*option) == 1 for option in (_KEPT, _MAPPED))
@@ -63,7 +64,7 @@ def full_precision() -> Iterator[None]:
 def precisions() -> tuple[Any, ...]:
     """In what float32 may be multiplied: torch's older settings, None where its newer ones contradict them so that it
     does not say, and the newer ones."""
-    older = [_said(torch.backends.cudnn, "allow_tf32"), _said(torch, "get_float32_matmul_precision")]
+    older = [_said(torch._C._get_cudnn_allow_tf32), _said(torch._C._get_float32_matmul_precision)]
     return (*older, *(torch._C._get_fp32_precision_getter(*place) for place in _PLACES))
 
 
@@ -78,10 +79,9 @@ def set_precisions(values: tuple[Any, ...]) -> None:
         torch._C._set_fp32_precision_setter(*place, value)
 
 
-def _said(owner: object, name: str) -> Any:
+def _said(read: Callable[[], Any]) -> Any:
     try:
-        found = getattr(owner, name)
-        return found() if callable(found) else found
+        return read()
     except RuntimeError:
         return None
 
