@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import is_
 from types import FunctionType, ModuleType
 from typing import Any
@@ -113,13 +113,25 @@ class Functions:
         return found
 
 
-def _loaded() -> Iterator[Owner]:
-    for name, module in list(sys.modules.items()):
+def _loaded() -> list[Owner]:
+    """The modules that the harness and the libraries of attacks compute with, and their classes; looked for where other
+    modules are loaded than at the last time, as that takes longer than to look after them."""
+    global _owners
+    names, modules = list(sys.modules), list(sys.modules.values())
+    if names == _owners[0] and all(map(is_, modules, _owners[1])):
+        return _owners[2]
+    found: list[Owner] = []
+    for name, module in zip(names, modules, strict=True):
         ours = name.partition(".")[0] in OURS
         if isinstance(module, ModuleType) and (ours or name in THEIRS or name.startswith("torch.nn.modules.")):
-            yield module
+            found.append(module)
             if name not in THEIRS:
-                yield from (kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name)
+                found += [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name]
+    _owners = names, modules, found
+    return found
+
+
+_owners: tuple[list[str], list[ModuleType], list[Owner]] = [], [], []
 
 
 def _matters(name: str, value: object) -> bool:
