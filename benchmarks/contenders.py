@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, attack_shard
 
 BATCH = 250
+WIDE = "10"  # of the ball in L2 where the nearest image is sought, wherever it is
 Crafted = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -77,6 +78,11 @@ class Subject:
     def eps(self) -> float:
         """The radius."""
         return self.threat.radius
+
+    @property
+    def wide(self) -> Subject:
+        """The same under a radius that is in nobody's way to the nearest image."""
+        return replace(self, threat=ThreatModel.of(self.threat.norm, WIDE))
 
     def robench(self, attack: str, **options: Any) -> Crafted:
         """Its whole judgement of a shard: clean answers, inspection, attack and final verdict."""
@@ -241,9 +247,11 @@ def _nearest() -> Group:
     return Group(
         "the nearest image in L2, 100 steps", "l2",
         {
-            "robench fab-t": ("robench", lambda s: s.robench("fab-t", nearest=True)),
-            "robench fab-t, 1 target": ("robench", lambda s: s.robench("fab-t", nearest=True, targets=1)),
-            "pyautoattack fab-t": ("pyautoattack", lambda s: s.pyautoattack("fab-t")),
+            "robench fab-t": ("robench", lambda s: s.wide.robench("fab-t", nearest=True)),
+            "robench fab-t, 1 target": ("robench", lambda s: s.wide.robench("fab-t", nearest=True, targets=1)),
+            "pyautoattack fab-t": ("pyautoattack", lambda s: s.wide.pyautoattack("fab-t")),
+            "robench standard": ("robench", lambda s: s.robench("standard")),
+            "foolbox BB": ("foolbox", lambda s: s.foolbox("L2BrendelBethgeAttack", nearest=True, steps=100)),
             "foolbox DDN": ("foolbox", lambda s: s.foolbox("DDNAttack", nearest=True, steps=100)),
             "foolbox FMN": ("foolbox", lambda s: s.foolbox("L2FMNAttack", nearest=True, steps=100)),
             "adv-lib DDN": ("adv-lib", lambda s: s.adv_lib("ddn", steps=100, levels=None)),

@@ -13,7 +13,7 @@ import numpy as np
 from speed_table import Row
 
 # networks, and images per batch
-LOOPS = {"cnn": 250, "resnet-20": 25}
+LOOPS = {"cnn": 250, "resnet-20": 100}
 # restarts and classes; images, of which this many are attacked to the end, since the others are wrong from the start
 CASES, IMAGES, ATTACKED = ((1, 10), (20, 10), (1, 100), (20, 100)), 10_000, 250
 MODEL = """

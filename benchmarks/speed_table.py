@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +45,7 @@ def weaker(row: Row, rows: Sequence[Row]) -> str:
     whole = [each for each in rows if "failed" not in each]
     more = row["robust"] - min(each["robust"] for each in whole)
     said = [f"weaker: {100 * more:.1f} points more stand"] if more > APART else []
-    if "distance" in row:
+    if math.isfinite(row.get("distance", math.inf)):  # else it seeks no nearest image
         share = row["distance"] / min(each["distance"] for each in whole) - 1
         said += [f"further by {100 * share:.0f}%"] if share > FURTHER else []
     return ", ".join(said)
@@ -81,10 +82,14 @@ def _line(row: Row, whole: Sequence[Row], mine: Row | None, width: int, far: boo
         return "| " + " | ".join([row["who"], *[""] * (width - 3), said, f"`{row['command']}`"]) + " |"
     seconds = row["seconds"]
     times = " / ".join(f"{seen:.2f}" for seen in ratios(mine, row)) if mine else ""
-    cells = [row["who"], f"{100 * row['robust']:.1f}", *([f"{row['distance']:.4f}"] if far else [])]
+    cells = [row["who"], f"{100 * row['robust']:.1f}", *([_distance(row["distance"])] if far else [])]
     cells += [f"{row['forwards']:,.1f} + {row['backwards']:,.1f}"]
     cells += [f"{seconds[0]:.2f} / {statistics.median(seconds):.2f} / {seconds[-1]:.2f}", times]
     return "| " + " | ".join([*cells, weaker(row, whole), f"`{row['command']}`"]) + " |"
+
+
+def _distance(median: float) -> str:
+    return f"{median:.4f}" if math.isfinite(median) else "not sought"
 
 
 def goal_told(name: str, goal: float, mine: Row, peers: Sequence[Row]) -> str:

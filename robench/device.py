@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +24,23 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 # one processor, however many cores; up to a hundred GPUs
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
+
+
+# by mallopt's numbers, in bytes: how much freed memory at the end of the heap is kept, and from which size on a block
+# has a mapping of its own, given back as soon as it is freed
+_KEPT, _MAPPED = (-1, 256 * 2**20), (-3, 64 * 2**20)
+
+
+@cache
+def keep_freed() -> bool:
+    """Let this process keep memory that one pass frees for the next one; returns whether that could be arranged.
+
+    glibc gives the end of the heap back to the system where a pass frees more than some megabytes there, which depends
+    on what lies behind them. A pass through a small network then spends up to half its time on being given the same
+    pages again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all(mallopt(*option) == 1 for option in (_KEPT, _MAPPED))
 
 
 @contextmanager
@@ -44,7 +64,7 @@ def full_precision() -> Iterator[None]:
 def precisions() -> tuple[Any, ...]:
     """In what float32 may be multiplied: torch's older settings, None where its newer ones contradict them so that it
     does not say, and the newer ones."""
-    older = [_said(torch.backends.cudnn, "allow_tf32"), _said(torch, "get_float32_matmul_precision")]
+    older = [_said(torch._C._get_cudnn_allow_tf32), _said(torch._C._get_float32_matmul_precision)]
     return (*older, *(torch._C._get_fp32_precision_getter(*place) for place in _PLACES))
 
 
@@ -59,10 +79,9 @@ def set_precisions(values: tuple[Any, ...]) -> None:
         torch._C._set_fp32_precision_setter(*place, value)
 
 
-def _said(owner: object, name: str) -> Any:
+def _said(read: Callable[[], Any]) -> Any:
     try:
-        found = getattr(owner, name)
-        return found() if callable(found) else found
+        return read()
     except RuntimeError:
         return None
 

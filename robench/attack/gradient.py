@@ -181,7 +181,7 @@ class _Loop:
         else:
             if any_step and self.search.looks:
                 self._last()
-        self._write()
+        self._write(torch.arange(len(self.live), device=self.live.device))
         whole.note_nonfinite((self.nonfinite > 0)[self.groups])
         return Proposal(self.out, self.out_step.cpu())
 
@@ -242,13 +242,16 @@ class _Loop:
         going = self.found[self.group] == 0
         return None if bool(going.all()) else going.nonzero()[:, 0]
 
-    def _write(self) -> None:
+    def _write(self, at: Tensor) -> None:
+        """Put the rows at the positions `at` where the result is."""
         last = self.rule.best if isinstance(self.rule, AutoStep) and self.keeps_best else self.x
-        self.out[self.live] = torch.where(expand(self.best_margin > 0, last), self.best, last)
-        self.out_step[self.live] = self.step
+        places = self.live[at]
+        self.out[places] = torch.where(expand(self.best_margin[at] > 0, last), self.best[at], last[at])
+        self.out_step[places] = self.step[at]
 
     def _select(self, keep: Tensor) -> None:
-        self._write()
+        gone = torch.ones_like(self.live, dtype=torch.bool).index_fill_(0, keep, value=False)
+        self._write(gone.nonzero()[:, 0])
         self.x0, self.x, self.y, self.goal = self.x0[keep], self.x[keep], self.y[keep], self.goal[keep]
         self.best, self.best_margin, self.step = self.best[keep], self.best_margin[keep], self.step[keep]
         self.group, self.live = self.group[keep], self.live[keep]

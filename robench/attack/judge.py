@@ -34,7 +34,7 @@ from robench.attack.rough import rough_of
 from robench.attack.slopes import misleading
 from robench.attack.waves import Work, pulse, waves
 from robench.attack.witness import WRONG, Witness
-from robench.device import full_precision
+from robench.device import full_precision, keep_freed
 from robench.errors import BadInput
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
@@ -125,6 +125,8 @@ def attack_shard(
     threat.check_shape(tuple(examples.x.shape[1:]))
     settings = settings or Settings()
     check_gradients(module)
+    if settings.device == "cpu":
+        keep_freed()
     with full_precision():
         model = Classifier(module, classes, len(examples), settings.device, examples.y)
         try:

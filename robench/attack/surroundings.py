@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import is_
 from types import FunctionType, ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robench.attack.tags import tag_of
 from robench.device import precisions, set_precisions
 
 Owner = ModuleType | type
@@ -30,8 +31,8 @@ OURS = ("robench", "robench_attacks", "robench_defenses", "pyautoattack", "foolb
 # those of the judge
 JUDGING = tuple(f"robench.{name}" for name in (
     "attack.base", "attack.classifier", "attack.generators", "attack.gradient", "attack.guard", "attack.inspection",
-    "attack.judge", "attack.objectives", "attack.step_rules", "attack.strided", "attack.surroundings", "norms",
-    "results.rows", "threat",
+    "attack.judge", "attack.objectives", "attack.step_rules", "attack.strided", "attack.surroundings", "attack.tags",
+    "norms", "results.rows", "threat",
 ))  # fmt: skip
 # modules of others that these compute with
 THEIRS = (
@@ -54,13 +55,16 @@ class Functions:
     def __init__(self, owners: list[Owner], deep: bool) -> None:
         self.kept = [(owner, vars(owner), tuple(vars(owner)), tuple(vars(owner).values())) for owner in owners]
         self.deep = deep
+        # what was looked through at such a number needs no second look; all of it does, once per shard
+        self.tags = [None if deep else tag_of(space) for _, space, _, _ in self.kept]
+        self.seen: list[int | None] = [None] * len(self.tags)
         functions = [f for _, _, _, values in self.kept for f in values if deep and type(f) is FunctionType]
         self.codes = [(function, function.__code__) for function in functions]
         self.modules = {owner.__name__: owner for owner in owners if isinstance(owner, ModuleType)} if deep else {}
 
     @classmethod
     def near(cls) -> Functions:
-        """What every line of code uses, and the judge's own: looked at in each call, in about 15 microseconds."""
+        """What every line of code uses, and the judge's own: looked at in each call, in a few microseconds."""
         judging = [module for name in JUDGING if (module := sys.modules.get(name)) is not None]
         return cls([torch, Tensor, functional, nn.Module, torch.autograd, builtins, *judging], deep=False)
 
@@ -72,9 +76,12 @@ class Functions:
     def restore(self) -> list[str]:
         """Put back what was replaced, and return its names."""
         found = []
-        for place, (_, space, _, values) in enumerate(self.kept):
-            if not self._intact(space, values):
-                found += self._mend(place)
+        for place, tag in enumerate(self.tags):
+            number = tag() if tag else None
+            if number is None or number != self.seen[place]:
+                _, space, _, values = self.kept[place]
+                found += [] if self._intact(space, values) else self._mend(place)
+                self.seen[place] = number
         for function, code in self.codes:
             if function.__code__ is not code:
                 function.__code__ = code
@@ -106,13 +113,25 @@ class Functions:
         return found
 
 
-def _loaded() -> Iterator[Owner]:
-    for name, module in list(sys.modules.items()):
+def _loaded() -> list[Owner]:
+    """The modules that the harness and the libraries of attacks compute with, and their classes; looked for where other
+    modules are loaded than at the last time, as that takes longer than to look after them."""
+    global _owners
+    names, modules = list(sys.modules), list(sys.modules.values())
+    if names == _owners[0] and all(map(is_, modules, _owners[1])):
+        return _owners[2]
+    found: list[Owner] = []
+    for name, module in zip(names, modules, strict=True):
         ours = name.partition(".")[0] in OURS
         if isinstance(module, ModuleType) and (ours or name in THEIRS or name.startswith("torch.nn.modules.")):
-            yield module
+            found.append(module)
             if name not in THEIRS:
-                yield from (kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name)
+                found += [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name]
+    _owners = names, modules, found
+    return found
+
+
+_owners: tuple[list[str], list[ModuleType], list[Owner]] = [], [], []
 
 
 def _matters(name: str, value: object) -> bool:
@@ -186,8 +205,8 @@ def _set_deterministic(values: tuple[bool, bool]) -> None:
 
 
 def _cudnn() -> tuple[bool, ...]:
-    backend = torch.backends.cudnn
-    return backend.enabled, backend.benchmark, backend.deterministic
+    torch_c = torch._C  # through torch.backends it takes ten times as long
+    return torch_c._get_cudnn_enabled(), torch_c._get_cudnn_benchmark(), torch_c._get_cudnn_deterministic()
 
 
 def _set_cudnn(values: tuple[bool, ...]) -> None:
@@ -196,8 +215,8 @@ def _set_cudnn(values: tuple[bool, ...]) -> None:
 
 
 def _autocast() -> tuple[Any, ...]:
-    kinds = ("cpu", "cuda")
-    return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+    enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+    return (enabled("cpu"), dtype("cpu")), (enabled("cuda"), dtype("cuda"))
 
 
 def _set_autocast(values: tuple[Any, ...]) -> None:

@@ -105,15 +105,13 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
     drawn = torch.randint(0, 2, (DIRECTIONS, *sight.x.shape), generator=generator)
     directions = drawn.to(sight.x) * 2 - 1
     for radius in RADII:  # each in the same directions: in others a change grows by chance too
-        off, size, change = (torch.zeros(len(sight.x)).double() for _ in range(3))
-        for signs in directions:
-            moved = sight.x + radius * reach * signs
-            moved = torch.where((moved < 0) | (moved > 1), sight.x - radius * reach * signs, moved).clamp(0, 1)
-            said = (sight.below * (moved - sight.x).double().cpu()).flatten(1).sum(1)
-            done = (sight.above * (answer(moved) - before)).sum(1)
-            off += (done - said) ** 2
-            size += torch.maximum(done**2, said**2)
-            change += done**2
+        moved = sight.x + radius * reach * directions
+        outside = (moved < 0) | (moved > 1)
+        moved = torch.where(outside, sight.x - radius * reach * directions, moved).clamp(0, 1)
+        said = (sight.below * (moved - sight.x).double().cpu()).flatten(2).sum(2)
+        done = (sight.above * (answer(moved.flatten(0, 1)).reshape(*said.shape, -1) - before)).sum(2)
+        off, change = ((done - said) ** 2).sum(0), (done**2).sum(0)
+        size = torch.maximum(done**2, said**2).sum(0)
         seen = (change > DIRECTIONS * floor**2) & off.isfinite() & size.isfinite()
         if radius == RADII[-2]:  # two steps are needed to see whether a change grows
             hidden = int(((change > 0) & ~seen).sum()) >= max(LEAST, len(seen) / 2)
@@ -123,4 +121,6 @@ def _missed(sight: _Sight, answer: Callable[[Tensor], Tensor], reach: float, see
             shares.append(float((off[seen] / size[seen]).median()))
         sloped |= GROWN[0] * last < usual < GROWN[1] * last
         last = usual
+        if sloped and min(shares) <= MISSED:  # whatever else is measured, nothing is to be said
+            break
     return min(shares) if sloped else -torch.inf if hidden else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -110,3 +112,25 @@ def test_a_gpu_sums_in_one_order_while_it_lasts(monkeypatch: pytest.MonkeyPatch)
     with full_precision():
         assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.deterministic
+
+
+FAULTS = """
+import resource, torch
+from robench.device import keep_freed
+{before}
+def touched():
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        parts = [torch.ones(2**21) for _ in range(4)]  # 8 MiB each
+        del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+touched()
+print(touched())
+"""
+
+
+@pytest.mark.parametrize(("before", "few"), [("", False), ("assert keep_freed()", True)], ids=["without", "with"])
+def test_memory_that_is_freed_is_kept(before: str, few: bool) -> None:
+    words = [sys.executable, "-c", FAULTS.format(before=before)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True, env={"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+    assert (int(ran.stdout) < 200) is few  # of some 160,000 pages

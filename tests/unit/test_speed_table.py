@@ -66,6 +66,18 @@ def test_a_speed_at_unequal_strength_and_a_missing_peer_are_said(table: Any) -> 
     assert {line.count("|") for line in lines if line.startswith("| ")} == {8}
 
 
+def test_distances_are_compared_where_nearest_images_were_sought(table: Any) -> None:
+    distances = {"near": 1.0, "far": 1.5, "within": float("inf")}
+    rows = [_line(table, who, [1.0], 0.5) | {"distance": distance} for who, distance in distances.items()]
+    result = {"group": "near", "model": "m", "norm": "l2", "eps": "0.5", "rows": rows, "machine": {"processor": "p"}}
+    lines = table.render([result]).splitlines()
+    near, far, within = (next(line for line in lines if line.startswith(f"| {who} ")) for who in distances)
+    assert "1.0000" in near
+    assert "further by 50%" in far
+    assert "not sought" in within
+    assert "further" not in near + within
+
+
 def test_results_replace_those_of_their_group_and_model_alone(bench: ModuleType, tmp_path: Path) -> None:
     def result(group: str, model: str, said: str) -> dict[str, Any]:
         return {"group": group, "model": model, "about": said, "heads": ["a"], "lines": [[1]], "command": "c",

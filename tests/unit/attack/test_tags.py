@@ -1,0 +1,73 @@
+"""Whether a name space was written to: every way to write is seen, and looking is none."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from robench.attack.surroundings import Functions
+from robench.attack.tags import tag_of
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "assigned": lambda owner: setattr(owner, "kept", 3),
+    "new": lambda owner: setattr(owner, "fresh", 3),
+    "deleted": lambda owner: delattr(owner, "kept"),
+    "there and back": lambda owner: [setattr(owner, "kept", 3), setattr(owner, "kept", 1)],
+}
+
+
+def _module() -> types.ModuleType:
+    module = types.ModuleType("somebody")
+    module.kept = 1  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("make", [_module, lambda: type("Somebody", (), {"kept": 1})], ids=["module", "class"])
+def test_what_is_written_is_seen(make: Callable[[], Any], write: Callable[[Any], object]) -> None:
+    owner = make()
+    tag = tag_of(vars(owner))
+    assert tag is not None  # in every Python that robench runs on
+    before = tag()
+    assert owner.kept == 1
+    assert list(vars(owner).items())
+    assert not hasattr(owner, "absent")
+    assert tag() == before
+    write(owner)
+    assert tag() != before
+
+
+def test_a_module_written_to_past_its_attributes_is_seen() -> None:
+    module = _module()
+    tag = tag_of(vars(module))
+    assert tag is not None
+    for write in (lambda: vars(module).update(kept=2), vars(module).clear, lambda: vars(module).setdefault("fresh", 1)):
+        before = tag()
+        write()
+        assert tag() != before
+
+
+def test_functions_are_put_back_however_often_they_are_replaced() -> None:
+    module = _module()
+    module.act = abs  # type: ignore[attr-defined]
+    functions = Functions([module], deep=False)
+    assert functions.restore() == []
+    for other in (len, max, len):
+        module.act = other  # type: ignore[attr-defined]
+        assert functions.restore() == ["somebody.act"]
+        assert module.act is abs
+        assert functions.restore() == []
+
+
+def test_functions_are_compared_where_changes_have_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robench.attack.surroundings.tag_of", lambda space: None)
+    module = _module()
+    module.act = abs  # type: ignore[attr-defined]
+    functions = Functions([module], deep=False)
+    assert functions.restore() == []
+    module.act = len  # type: ignore[attr-defined]
+    assert functions.restore() == ["somebody.act"]
+    assert module.act is abs
