@@ -16,6 +16,7 @@ from robench.cli import (
     advise,
     baseline,
     check,
+    compare,
     cost,
     data,
     diagnose,
@@ -76,6 +77,7 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("verify")(verify.verify)
 app.command("baseline")(baseline.baseline)
 app.command("check")(check.check)
+app.command("compare")(compare.compare)
 app.command("cost")(cost.cost)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
