@@ -21,6 +21,7 @@ from robench.cli import (
     data,
     diagnose,
     evaluate,
+    export,
     figure,
     leaderboard,
     listing,
@@ -79,6 +80,7 @@ app.command("baseline")(baseline.baseline)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("cost")(cost.cost)
+app.command("export")(export.export)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
 app.command("test-plugin")(test_plugin.check_plugin)
