@@ -60,10 +60,11 @@ class Norm(ABC):
     def grey(self, pixels: int) -> Fraction:
         """The eps within which every image of so many numbers can be made grey, and so answers nothing."""
 
-    @abstractmethod
     def turning(self, size: Tensor, over: Tensor) -> Tensor:
         """Which pixels of an image in 8 bits are first rounded towards the original where it lies outside the ball: the
-        largest, [B, P]. size: how far each is, in steps; over: how much of that is rounding, at most half a step."""
+        largest of these, [B, P]; those that are farthest, unless a norm says otherwise. size: how far each is, in steps;
+        over: how much of that is rounding, at most half a step."""
+        return size + over
 
     def project(self, x0: Tensor, x: Tensor, radius: float) -> Tensor:
         """x taken into the ball around x0 and the box: [B, ...] -> [B, ...]."""
@@ -141,10 +142,6 @@ class Linf(SteepestNorm, AdamNorm, PlaneNorm):
         """Half the box."""
         del pixels
         return Fraction(1, 2)
-
-    def turning(self, size: Tensor, over: Tensor) -> Tensor:
-        """Those that are farthest."""
-        return size + over
 
     def steepest(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
         """x + size * sign(g)."""

@@ -36,7 +36,7 @@ def images_in(form: str, place: Path) -> tuple[NDArray[np.generic], list[int]]:
         shape = json.loads(table.schema.metadata[b"robench"])["shape"]
         return np.stack(table["adversarial"].to_pylist()).reshape(-1, *shape), table["example_id"].to_pylist()
     if form == "csv":
-        rows = pd.read_csv(place, float_precision="round_trip")
+        rows = pd.read_csv(place)
         pixels = rows[[name for name in rows if name.startswith("x_")]]
         last = [int(part) + 1 for part in pixels.columns[-1].split("_")[1:]]
         return pixels.to_numpy().reshape(-1, *last), rows["example_id"].tolist()
