@@ -62,8 +62,8 @@ class Norm(ABC):
 
     def turning(self, size: Tensor, over: Tensor) -> Tensor:
         """Which pixels of an image in 8 bits are first rounded towards the original where it lies outside the ball: the
-        largest of these, [B, P]; those that are farthest, unless a norm says otherwise. size: how far each is, in steps;
-        over: how much of that is rounding, at most half a step."""
+        largest of these, [B, P]. That is the farthest ones, unless a norm says otherwise. size: how far each is, in
+        steps; over: how much of that is rounding, at most half a step."""
         return size + over
 
     def project(self, x0: Tensor, x: Tensor, radius: float) -> Tensor:
