@@ -23,6 +23,7 @@ from robench.cli import (
     evaluate,
     export,
     figure,
+    import_,
     leaderboard,
     listing,
     quickstart,
@@ -81,6 +82,7 @@ app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("cost")(cost.cost)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("list")(listing.list_)
 app.command("show")(show.show)
 app.command("test-plugin")(test_plugin.check_plugin)

@@ -23,6 +23,7 @@ from robench.environment import command, environment
 from robench.errors import BadInput
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import NamedAttack
+from robench.evaluation.given import Given, given
 from robench.evaluation.origins import PluginName, sources_of
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
@@ -68,7 +69,8 @@ class Target:
 class Job:
     """One evaluation: a model, an attack, the data, and the folder its shards go to.
 
-    plugins: whose code its figure rests on beside robench's own.
+    given: images that were made elsewhere, in place of the attack's own. plugins: whose code its figure rests on beside
+    robench's own.
     """
 
     spec: EvalSpec
@@ -82,6 +84,7 @@ class Job:
     craft: Craft | None = None
     before: EvaluationFolder | None = None
     plugins: tuple[PluginName, ...] = ()
+    given: Given | None = None
 
     @property
     def title(self) -> str:
@@ -182,12 +185,13 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     """
     model, split, watch = target.model, target.dataset.test, target.watch
     count = len(split) if address.count is None else address.count
-    if count > len(split):
+    if address.start + count > len(split):
         raise BadInput(f"-n is {count}, but {target.dataset.name} has {len(split)} test images; give at most that.")
     address.threat.check_shape(target.shape)
     spec = EvalSpec(
         model_digest=model.digest,
         data_digest=split.digest,
+        start=address.start,
         count=count,
         norm=address.threat.norm,
         eps=str(address.threat.eps),
@@ -202,6 +206,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         after=address.after.job if address.after else None,
         search_precision=_searched(address, target, named),
         max_passes=_allowed(address, named),
+        imported=address.imported,
         **address.how.batches(named.attack),
     )
     about = _about(address, target, named, source)
@@ -211,9 +216,13 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     folder = store.evaluation(spec.job_id)
     before = store.evaluation(address.after.job) if address.after else None
     plugins = _plugins(address, target, named, source)
+    elsewhere = None
+    if address.imported:
+        elsewhere = given(store.imported(address.imported), named.attack, named.name, address.start, count)
     return Job(
-        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins
-    )
+        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins,
+        elsewhere,
+    )  # fmt: skip
 
 
 def _searched(address: Address, target: Target, named: NamedAttack) -> str | None:

@@ -65,7 +65,7 @@ class EvalSpec(Spec):
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
-    image may cost, with the evaluations before it.
+    image may cost, with the evaluations before it, `imported` the digest of images that were made elsewhere.
     """
 
     harness: int = HARNESS
@@ -86,6 +86,7 @@ class EvalSpec(Spec):
     bpda: list[Name] | None = None
     search_precision: str | None = None
     max_passes: int | None = None
+    imported: str | None = None
     after: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
