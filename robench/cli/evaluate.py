@@ -128,6 +128,7 @@ def evaluate(
     dataset: Dataset = None,
     classes: shared.Classes = None,
     seed: shared.Seed = 0,
+    log_to: shared.LogTo = None,
     executor: shared.ExecutorName = "inline",
     workers: shared.WorkerCount = None,
     cpus_per_task: shared.Cpus = 1.0,
@@ -146,6 +147,7 @@ def evaluate(
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
+    check_names("tracker", [text.partition(":")[0] for text in log_to or []])
     from robench.detector.request import DetectorRequest
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate as run
@@ -153,7 +155,9 @@ def evaluate(
     from robench.store.runs import Store, runs_root
     from robench.tables.report import Report
     from robench.threat import ThreatModel
+    from robench.trackers.sending import send, trackers_of
 
+    trackers = trackers_of(log_to or [])
     short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
     request = Request(
         models=models or [],
@@ -183,7 +187,10 @@ def evaluate(
     )
     store = Store(runs_root(runs))
     done = run(request, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address))
-    return _print(Report.of(done, store), as_json)
+    report = Report.of(done, store)
+    code = _print(report, as_json)
+    send(trackers, report)
+    return code
 
 
 def _print(report: Report, as_json: bool) -> int:

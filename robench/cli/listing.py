@@ -15,7 +15,7 @@ from robench.text.terminal import note, tell, tell_json
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder
 
-KINDS = "defenses, attacks, sets, detectors, suites, datasets, models or evaluations"
+KINDS = "defenses, attacks, sets, detectors, trackers, suites, datasets, models or evaluations"
 
 # stands in the list of suites for those of the user's own
 OWN_SUITE = "PATH/FILE.toml"
@@ -34,6 +34,7 @@ def list_(
         "attacks": lambda: _plugins("attack"),
         "sets": lambda: _plugins("set"),
         "detectors": lambda: _plugins("detector"),
+        "trackers": lambda: _plugins("tracker"),
         "suites": _suites,
         "datasets": _datasets,
         "models": lambda: _models(runs),
