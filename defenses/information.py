@@ -29,11 +29,15 @@ def minibatch_weighted_sampling(z: Tensor, mu: Tensor, log_sigma: Tensor) -> Ten
     The constant -log(NB) is dropped. Gradient enters through z only: mu_j and sigma_j are held fixed, since they stand
     for the optimal code distribution within the step. B must be at least 2.
     """
-    mu, log_sigma = mu.detach(), log_sigma.detach()
-    standard = (z[:, None, :] - mu[None, :, :]) * (-log_sigma).exp()[None, :, :]
-    log_density = -0.5 * standard.square().sum(-1) - (log_sigma + 0.5 * LOG_2PI).sum(-1)[None, :]
+    # sum_t (z - mu)^2 / sigma^2 as products of matrices, [B, B] at once where the differences are [B, B, D]; squares
+    # cancel when they are multiplied out, hence about a common centre and in float64
+    centre = mu.detach().double().mean(0)
+    points, mu, log_sigma = z.double() - centre, mu.detach().double() - centre, log_sigma.detach().double()
+    precision = (-2 * log_sigma).exp()
+    constant = (mu.square() * precision + 2 * log_sigma + LOG_2PI).sum(-1)
+    log_density = points @ (mu * precision).T - 0.5 * (points.square() @ precision.T + constant)
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    return log_density.masked_fill(own, -torch.inf).logsumexp(1).mean()
+    return log_density.masked_fill(own, -torch.inf).logsumexp(1).mean().to(z.dtype)
 
 
 def paradise_rate(z: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
@@ -70,5 +74,5 @@ def noisy_copy(x: Tensor, largest: float, *, clip: bool = False) -> Tensor:
     `largest` is in pixels of [0, 1]. The formula does not clip to the box; `clip` does.
     """
     s = torch.rand(len(x), *(1,) * (x.dim() - 1), device=x.device, dtype=x.dtype) * largest
-    noisy = x + s * torch.randn_like(x)
-    return noisy.clamp(0, 1) if clip else noisy
+    noisy = torch.randn_like(x).mul_(s).add_(x)
+    return noisy.clamp_(0, 1) if clip else noisy

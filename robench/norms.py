@@ -70,6 +70,10 @@ class Norm(ABC):
         """x taken into the ball around x0 and the box: [B, ...] -> [B, ...]."""
         return self.projection(x0, radius)(x)
 
+    def nearest(self, x0: Tensor, x: Tensor, radius: float) -> Tensor:
+        """The point of the ball and the box nearest to x, [B, ...]: as `project`, where that is exact."""
+        return self.project(x0, x, radius)
+
 
 class PlaneNorm(Norm):
     """A norm in which the nearest point of a hyperplane in the box is known, as attacks along a boundary ask for."""

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robench.attack.generators import Numbers
 from robench.attack.reaching import listen
-from robench.attack.surroundings import Functions, Numbers, Settings
+from robench.attack.surroundings import Functions, Settings
 from robench.device import numbers_apart
 from robench.errors import BadInput, contained
 

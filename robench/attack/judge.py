@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robench.attack.base import Attack, Batch, Trials
 from robench.attack.before import Before
 from robench.attack.budget import Budget
-from robench.attack.classifier import Classifier, check_gradients
+from robench.attack.classifier import Classifier
 from robench.attack.guard import staying
 from robench.attack.inspection import (
     clean_logits,
@@ -26,6 +26,7 @@ from robench.attack.inspection import (
     predictions,
     same,
 )
+from robench.attack.modes import check_gradients
 from robench.attack.objectives import misclassified_margin
 from robench.attack.proposing import names_of, propose
 from robench.attack.repeating import repeated

@@ -15,14 +15,24 @@ from robench.text.terminal import note, tell, tell_json
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder
 
-KINDS = "defenses, attacks, sets, detectors, trackers, suites, datasets, models or evaluations"
+KINDS = {
+    "defenses": "what robench train trains",
+    "attacks": "what --attack names",
+    "sets": "attacks that go by one name",
+    "detectors": "what --detector names",
+    "trackers": "what --log-to names",
+    "suites": "tables of papers that robench reproduce makes",
+    "datasets": "what --dataset names",
+    "models": "those that were trained into the runs folder",
+    "evaluations": "those that were run into it",
+}
 
 # stands in the list of suites for those of the user's own
 OWN_SUITE = "PATH/FILE.toml"
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help=f"{KINDS[0].upper()}{KINDS[1:]}.")],
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; without it, what these are.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only evaluations of this model.")] = None,
     attack: Annotated[str | None, typer.Option("--attack", help="Only evaluations under this attack.")] = None,
     runs: shared.Runs = None,
@@ -40,8 +50,12 @@ def list_(
         "models": lambda: _models(runs),
         "evaluations": lambda: _evaluations(runs, model, attack),
     }
+    if kind is None and (model or attack):
+        kind = "evaluations"
+    kinds["kinds"] = lambda: [{"name": name, "summary": text} for name, text in KINDS.items()]
+    kind = kind or "kinds"
     if kind not in kinds:
-        raise unknown("list", kind, kinds)
+        raise unknown("list", kind, KINDS)
     if kind != "evaluations" and (model or attack):
         raise BadInput(
             f"{'--model' if model else '--attack'} is given with {kind}; it is for 'robench list evaluations'."

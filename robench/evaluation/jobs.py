@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.base import Attack
-from robench.attack.classifier import check_eval_mode
 from robench.attack.gradient import kind_of
 from robench.attack.judge import Settings
+from robench.attack.modes import check_eval_mode
 from robench.data.dataset import Dataset, Split, open_dataset
 from robench.detector.fitting import Watch, explain, watch
 from robench.detector.request import DetectorRequest

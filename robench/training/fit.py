@@ -302,7 +302,10 @@ class _Watch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the terms' means and peaks; stop on divergence."""
-        terms = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        named = trainer.callback_metrics
+        # one look at the device for all terms
+        values = torch.stack([value.float() for value in named.values()]).tolist() if named else []
+        terms = dict(zip(named, values, strict=True))
         total = terms.get("total", 0.0)
         self.sums.update(terms)
         self.sums["steps"] += 1

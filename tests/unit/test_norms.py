@@ -18,7 +18,7 @@ from robench import Attack, Batch, BatchModel, ThreatModel, randomness, registry
 from robench.attack.judge import Examples, ShardOutcome, attack_shard
 from robench.attack.step_rules import RULES
 from robench.errors import BadInput
-from robench.norms import L2, NORMS, AdamNorm, Norm, SteepestNorm, any_of, default_eps, expand, parse_norm, unit
+from robench.norms import NORMS, AdamNorm, Norm, SteepestNorm, any_of, default_eps, expand, parse_norm, unit
 from robench.suites.schema import Column, validated
 from robench.threat import TOLERANCE
 
@@ -85,7 +85,7 @@ def test_the_nearest_point_of_ball_and_box_in_l2_is_found_by_bisection_too(size:
     """min |z - x| over the ball and the box is x0 + clip(t (x - x0)) for one t (Karush-Kuhn-Tucker)."""
     x0 = ((draw(0) - 0.2) / 0.6).clamp(0, 1)
     x, norm = x0 + size * gaussian(1), NORMS["l2"]
-    assert isinstance(norm, L2)
+    assert torch.equal(ThreatModel.of("l2", "0.7").nearest(x0, x), norm.nearest(x0, x, 0.7))
     start, delta = x0.double(), x.double() - x0.double()
     low, high = torch.zeros(COUNT, 1, 1, 1, dtype=torch.float64), torch.ones(COUNT, 1, 1, 1, dtype=torch.float64)
     whole = (start + delta).clamp(0, 1)

@@ -126,6 +126,51 @@ def test_minibatch_weighted_sampling_of_long_codes_in_float32():
     assert float(value) == pytest.approx(exact, rel=1e-5)
 
 
+def by_differences(z, mu, log_sigma):
+    """Mini-batch weighted sampling with all differences [B, B, D] written out, in the precision of z."""
+    mu, log_sigma = mu.detach(), log_sigma.detach()
+    standard = (z[:, None, :] - mu[None]) * (-log_sigma).exp()[None]
+    log_density = (-0.5 * standard.square() - log_sigma[None] - 0.5 * math.log(2 * math.pi)).sum(-1)
+    own = torch.eye(len(z), dtype=torch.bool)
+    return log_density.masked_fill(own, -torch.inf).logsumexp(1).mean()
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(0.0, -8.0), (300.0, -3.0), (-20.0, 0.0)])
+def test_squares_multiplied_out_lose_no_digits(centre, spread):
+    """Narrow posteriors, and codes far from the origin, where their squares would cancel."""
+    mu, log_sigma = posteriors(40, 8)
+    z = (
+        mu + log_sigma.exp() * torch.randn(40, 8, generator=torch.Generator().manual_seed(4)).double() + centre
+    ).float()
+    mu, log_sigma = (mu + centre).float(), (log_sigma + spread).float()
+    leaf, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    value = information.minibatch_weighted_sampling(leaf, mu, log_sigma)
+    expected = by_differences(exact, mu.double(), log_sigma.double())
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradient, wanted = torch.autograd.grad(value, leaf)[0].double(), torch.autograd.grad(expected, exact)[0]
+    assert float((gradient - wanted).norm()) < 1e-6 * float(wanted.norm())
+
+
+def test_a_training_goes_as_with_all_differences_written_out(monkeypatch):
+    def weights():
+        model = defense("paradise", alpha=0.1, gamma=1.0, draws=3, mws_draws="all").train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        x, y = images(20)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.loss(x, y)["total"].backward()
+            optimizer.step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    start = torch.cat([p.detach().flatten() for p in defense("paradise").parameters()])
+    now = weights()
+    monkeypatch.setattr(information, "minibatch_weighted_sampling", by_differences)
+    before = weights()
+    assert float((before - start).abs().max()) > 1e-3
+    assert float((now - before).abs().max()) < 1e-5
+
+
 def test_the_rate_of_paradise():
     mu, log_sigma = posteriors(5, 3)
     z = mu + 0.3 * torch.randn(4, *mu.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -181,6 +226,13 @@ def test_noisy_copies_have_the_noise_they_claim():
     clipped = information.noisy_copy(x, 2.0, clip=True)
     assert (float(clipped.min()), float(clipped.max())) == (0, 1)
     assert torch.equal(information.noisy_copy(x, 0.0), x)
+    before = x.clone()
+    torch.manual_seed(5)
+    made = information.noisy_copy(x, 0.4)
+    torch.manual_seed(5)
+    sizes = torch.rand(len(x), *(1,) * (x.dim() - 1)) * 0.4
+    assert torch.equal(made, x + sizes * torch.randn_like(x))
+    assert torch.equal(x, before)
 
 
 # --- the encoder -----------------------------------------------------------------------------------------------------
