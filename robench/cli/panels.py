@@ -28,7 +28,8 @@ PANELS = {
         "executor", "workers", "cpus_per_task", "gpus_per_task", "address", "batch_size", "shard_size", "device",
     ),
     "What is kept and printed": (
-        "runs", "to", "out", "uint8", "force", "fresh", "dry_run", "as_json", "probes", "log_to", "config", "save_config", "trust", "junit",
+        "runs", "to", "out", "uint8", "force", "fresh", "dry_run", "as_json", "probes", "log_to", "config",
+        "save_config", "trust", "junit",
         "markdown",
     ),
 }  # fmt: skip
@@ -83,7 +84,7 @@ EXAMPLES = {
         ("as PNG that the model is asked about again", "robench export 4f0c --to folder --out images --uint8"),
     ),
     "import": (
-        ("images that another program made", "robench import images.npz --model mine.py:load --dataset mnist --eps 0.3"),
+        ("images that another program made", "robench import images.npz --model mine.py:load --dataset mnist"),
         ("under a name of their own", "robench import x_adv.pt --model madry-mnist --eps 0.3 --name theirs"),
     ),
     "cost": (
