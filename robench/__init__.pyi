@@ -60,3 +60,5 @@ from .registry import ADDED as ADDED
 from .registry import AttackSet as AttackSet
 from .registry import Variant as Variant
 from .threat import ThreatModel as ThreatModel
+from .trackers.base import Tracked as Tracked
+from .trackers.base import Tracker as Tracker

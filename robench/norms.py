@@ -60,6 +60,12 @@ class Norm(ABC):
     def grey(self, pixels: int) -> Fraction:
         """The eps within which every image of so many numbers can be made grey, and so answers nothing."""
 
+    def turning(self, size: Tensor, over: Tensor) -> Tensor:
+        """Which pixels of an image in 8 bits are first rounded towards the original where it lies outside the ball: the
+        largest of these, [B, P]. That is the farthest ones, unless a norm says otherwise. size: how far each is, in
+        steps; over: how much of that is rounding, at most half a step."""
+        return size + over
+
     def project(self, x0: Tensor, x: Tensor, radius: float) -> Tensor:
         """x taken into the ball around x0 and the box: [B, ...] -> [B, ...]."""
         return self.projection(x0, radius)(x)
@@ -218,6 +224,10 @@ class L2(SteepestNorm, AdamNorm, PlaneNorm):
     def grey(self, pixels: int) -> Fraction:
         """Half the diagonal of the box, rounded up to two decimals."""
         return Fraction(math.ceil(50 * math.sqrt(pixels)), 100)
+
+    def turning(self, size: Tensor, over: Tensor) -> Tensor:
+        """Those that shorten it most for what they move: by 2 size - 1, moving 1 - 2 over farther than the nearest."""
+        return (2 * size - 1) / (1 - 2 * over).clamp(min=1e-9)
 
     def steepest(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
         """x + size * g / ||g||_2."""

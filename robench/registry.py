@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ KINDS = ("defense", "attack", "detector", "set")
 # in a type hint's notes: the option came after figures had been stored, and while it has its default it is left out of
 # what is recorded, so that they are found as before
 ADDED = "added later"
+# a member of a family that takes any name
+OPEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Plugin:
 
     A class with `family = True` serves every name "NAME:MEMBER" of its entry point NAME. Its class methods `members()`
     and `member_options(member)` give the names and the options (`inspect.Parameter`s, type hints resolved) there are,
-    and its constructor takes the member before the options.
+    and its constructor takes the member before the options. With `open_family = True` any member will do.
     """
 
     name: str
@@ -276,6 +279,12 @@ def _check_member(base: Any, kind: str, name: str, member: str | None, entry: En
     if not getattr(base, "family", False):
         if member is not None:
             raise unknown(kind, name, _entries(kind))
+        return
+    if getattr(base, "open_family", False):
+        if not member or not OPEN_NAME.fullmatch(member):
+            raise BadInput(
+                f"The {kind} {name!r} must be {entry.name}:NAME; NAME is of letters, digits, '.', '_' and '-'."
+            )
         return
     known = {each.lower(): each for each in base.members()}
     if member is None:

@@ -19,8 +19,8 @@ from robench.threat import ThreatModel
 Metric = Literal["robust accuracy", "attack success rate"]
 # how the attack gets at the model; "transfer" and "detector" are what the harness makes of the others
 Access = Literal["white-box", "noise"]
-# how it searches: along gradients in one or many steps, by asking for answers alone, or in all of these ways
-Kind = Literal["single-step", "iterative", "query", "ensemble"]
+# how it searches: along gradients in one or many steps, by asking for answers alone, in all of these ways, or elsewhere
+Kind = Literal["single-step", "iterative", "query", "ensemble", "imported"]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,14 @@ from robench.cli import (
     advise,
     baseline,
     check,
+    compare,
     cost,
     data,
     diagnose,
     evaluate,
+    export,
     figure,
+    import_,
     leaderboard,
     listing,
     quickstart,
@@ -95,7 +98,10 @@ app.command("leaderboard", cls=Command)(leaderboard.leaderboard)
 app.command("verify", cls=Command)(verify.verify)
 app.command("baseline", cls=Command)(baseline.baseline)
 app.command("check", cls=Command)(check.check)
+app.command("compare", cls=Command)(compare.compare)
 app.command("cost", cls=Command)(cost.cost)
+app.command("export", cls=Command)(export.export)
+app.command("import", cls=Command)(import_.import_)
 app.command("list", cls=Command)(listing.list_)
 app.command("show", cls=Command)(show.show)
 app.command("test-plugin", cls=Command)(test_plugin.check_plugin)

@@ -175,6 +175,7 @@ def evaluate(
     binary: Binary = False,
     log_probabilities: Logarithm = False,
     seed: shared.Seed = 0,
+    log_to: shared.LogTo = None,
     executor: shared.ExecutorName = "inline",
     workers: shared.WorkerCount = None,
     cpus_per_task: shared.Cpus = 1.0,
@@ -193,6 +194,7 @@ def evaluate(
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
+    check_names("tracker", [text.partition(":")[0] for text in log_to or []])
     from robench.cli.data import named_data
     from robench.detector.request import DetectorRequest
     from robench.evaluation.request import Request
@@ -202,8 +204,10 @@ def evaluate(
     from robench.store.runs import Store, runs_root
     from robench.tables.report import Report
     from robench.threat import ThreatModel
+    from robench.trackers.sending import send, trackers_of
 
     dataset, number = named_data(dataset, classes, labels_from, one_hot, layout, range_, ids)
+    trackers = trackers_of(log_to or [])
     short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
     around = ModelSettings.of(
         model_option, weights=weights, mean=mean, std=std, pixels=pixels, output=output, binary=binary,
@@ -237,7 +241,10 @@ def evaluate(
     )
     store = Store(runs_root(runs))
     done = run(request, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address))
-    return _print(Report.of(done, store), as_json)
+    report = Report.of(done, store)
+    code = _print(report, as_json)
+    send(trackers, report)
+    return code
 
 
 def _print(report: Report, as_json: bool) -> int:

@@ -87,6 +87,10 @@ ShardSize = Annotated[
 ]
 Probes = Annotated[bool, typer.Option("--probes", help="Also what was run for robench diagnose alone.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute anew what is in the store already.")]
+LogTo = Annotated[
+    list[str] | None,
+    typer.Option("--log-to", metavar="TRACKER", help="mlflow, wandb or tensorboard, or NAME:PLACE; repeatable."),
+]
 ExecutorName = Annotated[str, typer.Option("--executor", help="inline (this process) or ray (several workers).")]
 WorkerCount = Annotated[
     int | None, typer.Option("--workers", parser=whole, metavar="N", help="Tasks at once (default: what Ray has).")

@@ -29,7 +29,8 @@ PANELS = {
         "executor", "workers", "cpus_per_task", "gpus_per_task", "address", "batch_size", "shard_size", "device",
     ),
     "What is kept and printed": (
-        "runs", "out", "fresh", "dry_run", "as_json", "probes", "log_to", "config", "save_config", "trust", "junit",
+        "runs", "to", "out", "uint8", "force", "fresh", "dry_run", "as_json", "probes", "log_to", "config",
+        "save_config", "trust", "junit",
         "markdown",
     ),
 }  # fmt: skip
@@ -74,6 +75,18 @@ EXAMPLES = {
     "check": (
         ("whether a build lost robustness", "robench check baseline.json"),
         ("with a report for the build", "robench check baseline.json --junit report.xml"),
+    ),
+    "compare": (
+        ("two models, image by image", "robench compare madry-mnist trades-mnist"),
+        ("under one attack alone", "robench compare madry-mnist trades-mnist -a pgd"),
+    ),
+    "export": (
+        ("images and rows for numpy", "robench export 4f0c --to npz --out images.npz"),
+        ("as PNG that the model is asked about again", "robench export 4f0c --to folder --out images --uint8"),
+    ),
+    "import": (
+        ("images that another program made", "robench import images.npz --model mine.py:load --dataset mnist"),
+        ("under a name of their own", "robench import x_adv.pt --model madry-mnist --eps 0.3 --name theirs"),
     ),
     "cost": (
         ("accuracy against passes", "robench cost 4f0c"),

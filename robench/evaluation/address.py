@@ -66,6 +66,7 @@ class Address:
     classes: how many the data have, None for what their labels and the model say. search_precision: what gradients are
     taken in where the attack allows it, "fp32" or "bf16", wherever it is computed. max_passes: what an image may
     cost in forward passes, None for what the attack takes.
+    imported: the digest of images that were made elsewhere, which the attack stands for, of the examples from start on.
     surrogate: the model that the images are crafted on instead. guard: the detector that is attacked with the model,
     its own options among it; None for the model alone.
     """
@@ -85,6 +86,8 @@ class Address:
     classes: int | None = None
     search_precision: str = "fp32"
     max_passes: int | None = None
+    start: int = 0
+    imported: str | None = None
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:

@@ -104,7 +104,7 @@ def advise(
     groups: dict[str, list[EvaluationFolder]] = defaultdict(list)
     for folder in store.intact()[0]:
         spec = folder.spec
-        mine = spec["model_digest"] == digest and not any(spec.get(name) for name in APART)
+        mine = spec["model_digest"] == digest and not any(spec.get(name) for name in (*APART, "imported"))
         chosen = within in (None, spec["norm"]) and radius in (None, Fraction(spec["eps"]))
         if mine and chosen and folder.result is not None:
             shared = {name: value for name, value in spec.items() if name not in OWN and value is not None}

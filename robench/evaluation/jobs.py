@@ -24,6 +24,7 @@ from robench.environment import command, environment
 from robench.errors import BadInput
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import NamedAttack
+from robench.evaluation.given import Given, given
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
@@ -74,7 +75,8 @@ class Target:
 class Job:
     """One evaluation: a model, an attack, the data, and the folder its shards go to.
 
-    plugins: whose code its figure rests on beside robench's own.
+    given: images that were made elsewhere, in place of the attack's own. plugins: whose code its figure rests on beside
+    robench's own.
     """
 
     spec: EvalSpec
@@ -88,6 +90,7 @@ class Job:
     craft: Craft | None = None
     before: EvaluationFolder | None = None
     plugins: tuple[PluginName, ...] = ()
+    given: Given | None = None
 
     @property
     def title(self) -> str:
@@ -187,10 +190,11 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
 
     Raises BadInput where the data have too few images or the threat model does not fit them.
     """
-    model, watch, draw = target.model, target.watch, target.dataset.way(address.count)
+    model, watch = target.model, target.watch
+    draw = None if address.imported else target.dataset.way(address.count)  # those are of the images as they come
     split = target.dataset.drawn(draw)
     count = len(split) if address.count is None else address.count
-    if count > len(split):
+    if address.start + count > len(split):
         raise BadInput(f"-n is {count}, but {target.dataset.name} has {len(split)} test images; give at most that.")
     address.threat.check_shape(target.shape)
     plugins = _plugins(address, target, named, source)
@@ -198,6 +202,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         model_digest=model.digest,
         data_digest=split.digest,
         draw=draw,
+        start=address.start,
         count=count,
         norm=address.threat.norm,
         eps=str(address.threat.eps),
@@ -213,6 +218,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         search_precision=_searched(address, target, named),
         max_passes=_allowed(address, named),
         sources=identified(plugins),
+        imported=address.imported,
         **address.how.batches(named.attack),
     )
     about = _about(address, target, named, source)
@@ -221,9 +227,13 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         model = replace(model, load=partial(_guarded, model, watch))
     folder = store.evaluation(spec.job_id)
     before = store.evaluation(address.after.job) if address.after else None
+    elsewhere = None
+    if address.imported:
+        elsewhere = given(store.imported(address.imported), named.attack, named.name, address.start, count)
     return Job(
-        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins
-    )
+        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins,
+        elsewhere,
+    )  # fmt: skip
 
 
 def _searched(address: Address, target: Target, named: NamedAttack) -> str | None:

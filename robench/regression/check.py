@@ -67,6 +67,8 @@ class Rerun:
             threat=kept.threat,
             dataset=self.dataset or kept.dataset,
             count=spec.count,
+            start=spec.start,
+            imported=spec.imported,
             seed=spec.seed,
             surrogate=kept.surrogate or None,
             eot=spec.eot or 1,

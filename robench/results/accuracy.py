@@ -109,16 +109,21 @@ def entering(evaluations: Iterable[J], access: str = WHITE_BOX) -> list[J]:
     return found if any(each.metric == Measure.ROBUST for each in found) else []
 
 
-def worst_case(tables: Sequence[pd.DataFrame], rejected: int | None = None) -> Figure:
-    """The share of examples classified correctly that no attack broke, example by example.
+def standing(tables: Sequence[pd.DataFrame], rejected: int | None = None) -> of.Marks:
+    """Which examples are classified correctly and broken by no attack, example by example, bool [n].
 
     The tables are rows of several attacks on the same examples in the same order; a ValueError says where they differ.
     rejected: behind a detector, its class for what it rejects.
     """
     first = tables[0]
-    standing = of.correct(first).copy()
+    found = of.correct(first).copy()
     for rows in tables:
         if not np.array_equal(rows["example_id"].to_numpy(), first["example_id"].to_numpy()):
             raise ValueError("worst case over attacks needs the same examples for each")
-        standing &= ~of.misled(rows, rejected)
-    return Figure(int(standing.sum()), len(first))
+        found &= ~of.misled(rows, rejected)
+    return found
+
+
+def worst_case(tables: Sequence[pd.DataFrame], rejected: int | None = None) -> Figure:
+    """The share of examples that are left `standing`."""
+    return Figure(int(standing(tables, rejected).sum()), len(tables[0]))

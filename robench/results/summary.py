@@ -20,6 +20,7 @@ SHOWN_SHARE = {
     "non-finite": 0.0,
     "invalid-proposal": 0.0,
     "out-of-budget": 0.0,
+    "outside-eps": 0.0,
 }
 # flags of a second verdict: it differed from the first, and there was none
 DIFFERS, NOT_SEALED = "answers differ when sealed", "not sealed"

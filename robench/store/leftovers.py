@@ -25,7 +25,8 @@ from robench.store.specs import CraftSpec
 SHARD_FILE = re.compile(r"(shard-\d+-\d+)\.(json|parquet|safetensors)")
 # names of what is written in a runs folder, of artifacts and of folders that are removed
 WRITTEN = re.compile(
-    r"shard-\d+-\d+\.(json|parquet|safetensors)|(spec|about|result|model|fitted|check|sealed)\.json|DONE|last\.ckpt"
+    r"shard-\d+-\d+\.(json|parquet|safetensors)|(spec|about|result|model|fitted|check|sealed|imported)\.json|DONE"
+    r"|last\.ckpt|images-\d+\.safetensors"
     r"|(model|detector)\.safetensors|sealed\.parquet|scores-[0-9a-f]{12}\.(json|parquet)|[\w-]+-n\d+\.json"
     r"|[0-9a-f]{12}(-[0-9a-f]{8})?|training"
 )
@@ -143,6 +144,7 @@ def _all(store: Store) -> Iterator[Leftover]:
         return
     specs = {folder.job_id: folder.spec for folder in kept}
     yield from _crafted(store, specs.values())
+    yield from _imported(store, specs.values())
     yield from _detectors(store, specs, set(digests.values()))
     yield from _diagnostics(store, specs.values())
 
@@ -208,6 +210,13 @@ def _crafted(store: Store, specs: Iterable[dict[str, Any]]) -> Iterator[Leftover
     for path in sorted(store.crafted.glob("[!.]*")):
         if path.name not in used and carries_our_spec(path):
             yield _leftover([path], "crafted images that no evaluation was made from")
+
+
+def _imported(store: Store, specs: Iterable[dict[str, Any]]) -> Iterator[Leftover]:
+    used = {spec.get("imported") for spec in specs}
+    for path in sorted((store.root / "imported").glob("[!.]*")):
+        if path.name not in used and store.imported(path.name).there and not path.is_symlink():
+            yield _leftover([path], "imported images that no evaluation is about")
 
 
 def _detectors(store: Store, specs: dict[str, dict[str, Any]], models: set[str | None]) -> Iterator[Leftover]:

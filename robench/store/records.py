@@ -87,6 +87,7 @@ class SpecRecord(CraftRecord):
     detector: Token | None = None
     surrogate: Token | None = None
     after: Token | None = None
+    imported: Token | None = None
 
 
 class Packages(Shape):
@@ -246,6 +247,15 @@ class ScoresRecord(Shape):
     fitted: str
     shards: dict[str, str]
     sha256: str
+
+
+class ImportedRecord(Shape):
+    """imported.json: of which test images a set of imported ones is, from what file, and its files' checksums."""
+
+    start: Count
+    count: Images
+    source: str
+    sha256: dict[str, str]
 
 
 class FindingRecord(Shape):

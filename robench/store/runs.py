@@ -15,13 +15,14 @@ from typing import Any
 from robench.errors import BadInput, unknown
 from robench.store.evaluation_folder import EvaluationFolder as EvaluationFolder
 from robench.store.files import Damaged, Record, checksum, plain_file, read_sealed, write_sealed, write_text
+from robench.store.imported import ImportedSet
 from robench.store.marker import check_folder
 from robench.store.records import CardRecord
 
 # where evaluations lie that were made anew
 ASIDE = "superseded"
 # the kinds of artifacts that a runs folder holds, each in a folder of that name
-KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks", ASIDE)
+KINDS = ("models", "evaluations", "crafted", "detectors", "diagnostics", "checks", "imported", ASIDE)
 # in the folder of a check: what it is a check of, and whether it is finished
 CHECK = "check.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -83,6 +84,10 @@ class Store:
     def checks(self) -> Path:
         """The folder of checks, each a runs folder of its own."""
         return self.root / "checks"
+
+    def imported(self, digest: str) -> ImportedSet:
+        """Images that were made elsewhere, by their digest, whether or not they are there."""
+        return ImportedSet((self.trained or self.root) / "imported" / digest)
 
     def model_names(self) -> list[str]:
         """Names of the models whose training finished."""

@@ -72,7 +72,8 @@ class EvalSpec(Spec):
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
     image may cost, with the evaluations before it, `sources` the digests of the code of plugins, by kind and name,
     whose version does not speak for it (see `store.released`), `draw` how the images were drawn where they are not
-    the first ones: the digest of the data is then of all of them in the order of the draw.
+    the first ones: the digest of the data is then of all of them in the order of the draw. `imported` is the digest of
+    images that were made elsewhere.
     """
 
     harness: int = HARNESS
@@ -94,6 +95,7 @@ class EvalSpec(Spec):
     bpda: list[Name] | None = None
     search_precision: str | None = None
     max_passes: int | None = None
+    imported: str | None = None
     after: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None

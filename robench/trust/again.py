@@ -80,6 +80,8 @@ def attack_again(opened: Opened, rows: pd.DataFrame, count: int) -> Again:
 def _check(opened: Opened) -> None:
     """Raise BadInput where this robench would attack in another way than the evaluation did."""
     spec, job_id = opened.spec, opened.folder.job_id
+    if spec.get("imported"):
+        raise BadInput(f"The images of evaluation {job_id} were made elsewhere, so no attack can be run again on it.")
     if opened.attack is None or spec["attack_version"] != opened.attack.version or spec["harness"] != HARNESS:
         raise BadInput(
             f"The attack {spec['attack']} of evaluation {job_id} cannot be run again: it was made with another version "

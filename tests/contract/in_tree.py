@@ -11,7 +11,8 @@ from robench import Attack, Defense, registry
 from robench.data.dataset import DataInfo
 
 # a family of attacks stands in the table with some of its members
-MEMBERS = {
+MEMBERS: dict[str, list[str]] = {
+    "imported": [],  # which makes no images
     "foolbox": ["foolbox:LinfPGD", "foolbox:L2CarliniWagnerAttack"],
     "art": ["art:ProjectedGradientDescent"],
     "library": ["library:apgd-ce", "library:apgd-dlr", "library:apgd-t", "library:fab-t", "library:square"],

@@ -32,7 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 PAGES = [page for page in PAGES if page.name != "log.md"]
 GUIDE = ROOT / "docs" / "guide.md"
 ANYTHING = re.compile(r"[A-Z][A-Z_0-9]*")
-OPTION = re.compile(r"--?[a-z][a-z-]*")
+OPTION = re.compile(r"--?[a-z][a-z0-9-]*")
 PROGRAM = typer.main.get_command(app)
 
 

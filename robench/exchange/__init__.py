@@ -1,0 +1,1 @@
+"""Adversarial images and rows taken along to other programs, and images from there judged here."""
