@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -30,8 +31,18 @@ def test_every_development_tool_is_pinned() -> None:
     """By name and version: a fresh environment is the one that the tests passed in."""
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     extras = PROJECT["project"]["optional-dependencies"]
-    for wanted in [*PROJECT["project"]["dependencies"], *extras["ray"], *extras["dev"]]:
-        assert re.split(r"[<>=]", wanted)[0] in pins
+    wanted = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(extras.values())]
+    names = [name for name in wanted if not name.startswith("robench[")]
+    assert len(names) > 20
+    for name in names:
+        assert re.split(r"[<>=\[;]", name)[0].strip() in pins
+
+
+def test_every_extra_is_in_all_and_all_of_them_in_dev() -> None:
+    """A line each, so that an extra that is added is also what `pip install 'robench[all]'` and the tests have."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert sorted(extras["all"]) == sorted(f"robench[{name}]" for name in extras if name not in ("all", "dev"))
+    assert "robench[all]" in extras["dev"]
 
 
 def test_the_packages_are_the_folders() -> None:
