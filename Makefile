@@ -3,6 +3,8 @@
 # for a GPU, cpu and such as cu130 name one, and pypi is the one that the package index has.
 PYTHON ?= python3
 TORCH ?= auto
+# the optional packages of `make setup`; the tests' environment has all
+EXTRAS ?= foolbox,art,autoattack
 VENV ?= .venv
 UV_VERSION = 0.13.8
 BIN = $(VENV)/bin
@@ -59,7 +61,7 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 	touch $@
 
 $(READY): $(VENV)/.torch pyproject.toml constraints.txt
-	$(UV) -e . || $(PIP) -c constraints.txt -e .
+	$(UV) -e '.[$(EXTRAS)]' || $(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 $(DEV_READY): $(READY)

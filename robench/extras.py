@@ -41,7 +41,9 @@ def check(entry: EntryPoint, what: str) -> None:
     """
     for need in needs(entry):
         if need.fault:
-            raise BadInput(f"The {what} needs {need.package}, {need.fault}; install it with: {need.command}")
+            raise BadInput(
+                f"The {what} needs {need.package}, {need.fault}; install it with: {need.command}, or choose another."
+            )
 
 
 def _wanted(requires: Iterable[str], extras: Iterable[str]) -> Iterator[Requirement]:
