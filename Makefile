@@ -1,6 +1,10 @@
 # Two commands do all the set-up on a fresh machine: `make quickstart` and `make test`.
-# PYTHON names the interpreter to build the environment with (3.11 or 3.12).
+# PYTHON names the interpreter to build the environment with (3.11, 3.12 or 3.13). TORCH is the build of torch: auto looks
+# for a GPU, cpu and such as cu130 name one, and pypi is the one that the package index has.
 PYTHON ?= python3
+TORCH ?= auto
+# the optional packages of `make setup`; the tests' environment has all
+EXTRAS ?= foolbox,art,autoattack
 VENV ?= .venv
 UV_VERSION = 0.13.8
 BIN = $(VENV)/bin
@@ -41,19 +45,29 @@ clean:  ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # uv installs in seconds what pip installs in minutes; where uv cannot, pip does it
+UV = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-	  { echo "$(PYTHON) is not Python 3.11 or 3.12; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) is not Python 3.11 to 3.13; name one that is: make PYTHON=python3.13 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || true
+	$(PIP) uv==$(UV_VERSION) || true
 	touch $@
 
-$(READY): $(VENV)/.made pyproject.toml constraints.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e . \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+# torch comes first, since its build depends on the machine: without a GPU it is smaller by gigabytes. Where the index of
+# such builds cannot be reached, the next step takes the one that the package index has
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	@test "$(TORCH)" = pypi || { \
+	  echo "installing torch, build $(TORCH)"; \
+	  UV_HTTP_RETRIES=1 $(UV) --torch-backend=$(TORCH) torch torchvision 2>$(VENV)/torch.log \
+	  || echo "The build $(TORCH) of torch cannot be had (see $(VENV)/torch.log); taking that of the package index."; }
+	touch $@
+
+$(READY): $(VENV)/.torch pyproject.toml constraints.txt
+	$(UV) -e '.[$(EXTRAS)]' || $(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 $(DEV_READY): $(READY)
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(UV) -e '.[dev]' || $(PIP) -c constraints.txt -e '.[dev]'
 	touch $@

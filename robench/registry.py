@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from robench import extras
 from robench.errors import BadInput, first_line, shown, unknown
 from robench.ranges import INT64, Range, plain, read_number
 
@@ -193,10 +194,11 @@ def names(kind: str) -> list[str]:
 
 
 def check_attacks(wanted: Iterable[str]) -> None:
-    """Raise BadInput for the first name that is neither an attack's nor a set's; imports none of them."""
+    """Raise BadInput for the first name that is neither an attack's nor a set's, or needs what is not installed;
+    imports none of them."""
     for name in wanted:
         if name not in _entries("set"):
-            _entry("attack", name, _entries("set"))
+            extras.check(_entry("attack", name, _entries("set"))[0], f"attack {name!r}")
 
 
 def expand(wanted: Iterable[str], norm: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -228,9 +230,10 @@ def classes(package: str) -> list[type]:
 
 
 def check_names(kind: str, wanted: Iterable[str]) -> None:
-    """Raise BadInput for the first name that no plugin has; imports none, so it cannot know a family's members."""
+    """Raise BadInput for the first name that no plugin has, or whose plugin needs what is not installed; imports none,
+    so it cannot know a family's members."""
     for name in wanted:
-        _entry(kind, name)
+        extras.check(_entry(kind, name)[0], f"{kind} {name!r}")
 
 
 def _entry(kind: str, name: str, others: Iterable[str] = ()) -> tuple[EntryPoint, str | None]:
@@ -244,20 +247,28 @@ def _entry(kind: str, name: str, others: Iterable[str] = ()) -> tuple[EntryPoint
 
 @cache
 def load(kind: str, name: str) -> Plugin:
-    """The plugin of that name. Raises BadInput for an unknown name or a plugin that cannot be imported."""
+    """The plugin of that name.
+
+    Raises BadInput for an unknown name, a plugin that needs what is not installed, and one that cannot be imported.
+    """
     entry, member = _entry(kind, name)
+    extras.check(entry, f"{kind} {name!r}")
     try:
         target = entry.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a third party's module does when it is imported
-        raise BadInput(
-            f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {first_line(error)}); "
-            "mend or reinstall its package."
-        ) from error
+        raise _unloadable(kind, name, entry, error) from error
     plugin = plugin_of(kind, name, target, entry.value, member)
     _check_member(plugin.base, kind, name, member, entry)
     return plugin
+
+
+def _unloadable(kind: str, name: str, entry: EntryPoint, error: BaseException) -> BadInput:
+    return BadInput(
+        f"The {kind} {name!r} ({entry.value}) cannot be loaded ({type(error).__name__}: {first_line(error)}); "
+        "mend or reinstall its package."
+    )
 
 
 def plugin_of(kind: str, name: str, target: object, origin: str, member: str | None = None) -> Plugin:
@@ -286,7 +297,10 @@ def _check_member(base: Any, kind: str, name: str, member: str | None, entry: En
                 f"The {kind} {name!r} must be {entry.name}:NAME; NAME is of letters, digits, '.', '_' and '-'."
             )
         return
-    known = {each.lower(): each for each in base.members()}
+    try:
+        known = {each.lower(): each for each in base.members()}
+    except ImportError as error:  # a library that is there and cannot be imported
+        raise _unloadable(kind, name, entry, error) from error
     if member is None:
         one = next(iter(known.values()))
         raise BadInput(f"The {kind} {name!r} stands for many; name one of them after a colon, such as {name}:{one}.")
@@ -298,6 +312,11 @@ def _check_member(base: Any, kind: str, name: str, member: str | None, entry: En
 def summaries(kind: str) -> dict[str, str]:
     """One line per plugin, read from its source without importing it: a class's docstring or a Variant's summary."""
     return {name: _summary(entry) for name, entry in sorted(_entries(kind).items())}
+
+
+def needs(kind: str) -> dict[str, list[extras.Need]]:
+    """What each plugin of a kind needs beside its own package."""
+    return {name: extras.needs(entry) for name, entry in sorted(_entries(kind).items())}
 
 
 def _summary(entry: EntryPoint) -> str:

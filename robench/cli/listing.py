@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from robench.text.escaping import visible
 from robench.text.terminal import note, tell, tell_json
 
 if TYPE_CHECKING:
+    from robench.extras import Need
     from robench.store.runs import EvaluationFolder
 
 KINDS = {
@@ -76,9 +77,20 @@ def list_(
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:
-    from robench.registry import summaries
+    from robench.registry import needs, summaries
 
-    return [{"name": name, "summary": text} for name, text in summaries(kind).items()]
+    wanted = needs(kind)
+    return [_plugin(name, text, wanted[name]) for name, text in summaries(kind).items()]
+
+
+def _plugin(name: str, summary: str, needs: Sequence[Need]) -> dict[str, Any]:
+    """A plugin, with what it needs and, where that is missing, the command that installs it."""
+    if not needs:
+        return {"name": name, "summary": summary}
+    packages, missing = [need.package for need in needs], [need for need in needs if need.fault]
+    install = f"; missing, {missing[0].command}" if missing else ""
+    item = {"name": name, "summary": f"{summary} (needs {', '.join(packages)}{install})", "needs": packages}
+    return item | ({"install": missing[0].command} if missing else {})
 
 
 def _datasets() -> list[dict[str, Any]]:

@@ -23,6 +23,10 @@ from robench.models import load_model
 from robench.store.runs import Store
 from tests.plain_net import tensors_of
 
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"robench": "robench", "defenses": "robench_defenses", "attacks": "robench_attacks"}
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -182,3 +186,19 @@ def model_file(tmp_path: Path) -> Path:
     (tmp_path / "syntax.py").write_text("def load(:\n")
     (tmp_path / "imports.py").write_text("import not_installed_anywhere\n")
     return tmp_path / "my_model.py"
+
+
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy, since the builder leaves its own folders in the tree."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(copy / "out")], cwd=copy, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "absent from the `packages`" not in done.stderr
+    return copy / "out" / done.stdout.split()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# extras that bring many packages of their own, or pin others, which is why the tests do without them
+APART = ("hf", "hf-data", "medmnist", "robustbench", "wandb")
 FOLDERS = {"robench_defenses": "defenses", "robench_attacks": "attacks"}
 ROOMS = sorted(path for path in (ROOT / "robench").rglob("*/") if list(path.glob("*.py")))
 
@@ -30,8 +33,20 @@ def test_every_development_tool_is_pinned() -> None:
     """By name and version: a fresh environment is the one that the tests passed in."""
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     extras = PROJECT["project"]["optional-dependencies"]
-    for wanted in [*PROJECT["project"]["dependencies"], *extras["ray"], *extras["dev"]]:
-        assert re.split(r"[<>=]", wanted)[0] in pins
+    wanted = [*PROJECT["project"]["dependencies"], *itertools.chain.from_iterable(extras.values())]
+    names = [name for name in wanted if not name.startswith("robench[")]
+    names = [name for name in names if not any(name in extras[apart] for apart in APART)]
+    assert len(names) > 20
+    for name in names:
+        assert re.split(r"[<>=\[;]", name)[0].strip() in pins
+
+
+def test_every_extra_is_in_all_and_all_of_them_in_dev() -> None:
+    """A line each, so that an extra that is added is also what `pip install 'robench[all]'` and the tests have."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    apart = {"all", "dev", *APART}
+    assert sorted(extras["all"]) == sorted(f"robench[{name}]" for name in extras if name not in apart)
+    assert "robench[all]" in extras["dev"]
 
 
 def test_the_packages_are_the_folders() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from tests.integration.conftest import PACKAGES
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"robench": "robench", "defenses": "robench_defenses", "attacks": "robench_attacks"}
+LIBRARIES = {
+    "foolbox": "foolbox", "art": "adversarial-robustness-toolbox", "autoattack": "pyautoattack", "ray": "ray",
+}  # fmt: skip
 DATA = (
     "robench/py.typed",
     "robench/__init__.pyi",
@@ -21,23 +26,17 @@ DATA = (
     "robench/suites/bundled/*.toml",
     "robench/tables/templates/*.j2",
 )
-BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
-    """The wheel, built from a copy, since the builder leaves its own folders in the tree."""
-    copy = tmp_path_factory.mktemp("tree")
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy / name)
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, str(copy / "out")], cwd=copy, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "absent from the `packages`" not in done.stderr
-    return ZipFile(copy / "out" / done.stdout.split()[-1])
+def wheel(wheel_file: Path) -> ZipFile:
+    return ZipFile(wheel_file)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: ZipFile) -> Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return Parser().parsestr(wheel.read(name).decode())
 
 
 def test_the_wheel_holds_the_tree(wheel: ZipFile) -> None:
@@ -57,3 +56,22 @@ def test_the_wheel_has_its_licence_and_commands(wheel: ZipFile) -> None:
     assert about >= {"METADATA", "entry_points.txt", "licenses/LICENSE"}
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "robench = robench.cli.app:main" in wheel.read(entry_points).decode()
+
+
+def test_the_wheel_is_for_the_pythons_that_are_named(metadata: Message) -> None:
+    allowed = SpecifierSet(str(metadata["Requires-Python"]))
+    assert [minor for minor in range(8, 16) if f"3.{minor}.4" in allowed] == [11, 12, 13]
+    named = [str(each).rpartition(" ")[2] for each in metadata.get_all("Classifier", []) if "Python :: 3." in each]
+    assert named == ["3.11", "3.12", "3.13"]
+
+
+def test_what_only_some_features_need_is_in_extras(metadata: Message) -> None:
+    wanted = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    core = {each.name for each in wanted if each.marker is None}
+    assert {"torch", "torchvision", "numpy", "pandas"} <= core
+    for extra, package in LIBRARIES.items():
+        (found,) = (each for each in wanted if each.name == package and each.marker and "extra" in str(each.marker))
+        assert found.marker is not None
+        assert found.marker.evaluate({"extra": extra})
+        assert package not in core
+    assert {*LIBRARIES, "all", "dev"} <= set(metadata.get_all("Provides-Extra", []))
