@@ -224,7 +224,8 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
         crafted = job.craft.images(task.start, task.stop, settings, show)
         settings = replace(settings, bpda=(), draws=1, precision="fp32", max_passes=None)  # they were the crafting's
     attack = crafted or job.attack
-    examples = replace(examples, prior=job.prior(task.start, task.stop), spent=job.spent(task.start, task.stop))
+    place = task.start, task.stop
+    examples = replace(examples, prior=job.prior(*place), spent=job.spent(*place), stood=job.stood(*place))
     shard = attack_shard(module, job.classes, attack, job.threat, examples, settings, None if crafted else show)
     shard = crafted.charge(shard) if crafted else shard
     if shard.search and not shard.search.startswith(COPY) and task.start == job.spec.start:

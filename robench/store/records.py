@@ -85,6 +85,7 @@ class SpecRecord(CraftRecord):
     detector: Token | None = None
     surrogate: Token | None = None
     after: Token | None = None
+    below: Token | None = None
 
 
 class Packages(Shape):

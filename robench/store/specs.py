@@ -65,7 +65,8 @@ class EvalSpec(Spec):
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
-    image may cost, with the evaluations before it.
+    image may cost, with the evaluations before it, `below` the id of the same attack's evaluation within a larger eps,
+    of which images that stood there are taken to stand here.
     """
 
     harness: int = HARNESS
@@ -87,6 +88,7 @@ class EvalSpec(Spec):
     search_precision: str | None = None
     max_passes: int | None = None
     after: str | None = None
+    below: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
 
@@ -136,6 +138,11 @@ class DetectorSpec(Spec):
     fpr: float
     seed: int
     batch_size: int | None = None
+
+
+def leans(spec: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's rows rest on those of another one: in a cascade, or within a larger eps."""
+    return bool(spec.get("after") or spec.get("below"))
 
 
 def sizes_told(spec: Mapping[str, Any]) -> str:
