@@ -188,7 +188,7 @@ class _Judge:
         return stood & ~checked, checked
 
     def _run(self, plan: Trials, members: Tensor) -> None:
-        """Run all trials for the examples marked in `members`, bool [n]; of these, who is firmly broken stands no more."""
+        """Run all trials for the examples marked in `members`, bool [n]; who is firmly broken stands no more."""
         others = self.standing & ~members
         self.standing = members.clone()
         self.work = int(members.sum())  # what is wrong from the start takes no time

@@ -11,6 +11,7 @@ from torch import Tensor
 # called with the share of a shard's work that is done, in [0, 1]
 Progress = Callable[[float], None]
 
+
 @dataclass(frozen=True)
 class Settings:
     """How a shard is computed. Batch size, device and layout are speed; the others change what is computed.

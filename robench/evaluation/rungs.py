@@ -1,7 +1,7 @@
 """Several eps of one command: from the largest down, each taking for standing what stood within the next larger one.
 
 The ball of a smaller eps lies in that of a larger one, so what nothing breaks in the larger stands in the smaller. An
-attack shows that only as far as it searched: some of these images are attacked all the same, and all are where one falls.
+attack shows that only as far as it searched: some of these images are attacked all the same, and all where one falls.
 """
 
 from __future__ import annotations
@@ -29,4 +29,5 @@ def apart(named: NamedAttack, request: Request) -> str:
         return "as its figures depend on which images share a batch"
     if named.options.get("success") == "last":
         return "as its last step counts alone"
-    return "" if kind_of(named.attack, request.threat, named.access) in SEARCHES else "as a larger step need not reach further"
+    searches = kind_of(named.attack, request.threat, named.access) in SEARCHES
+    return "" if searches else "as a larger step need not reach further"
