@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -227,7 +228,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     )  # fmt: skip
 
 
-def _sizes(address: Address, named: NamedAttack) -> dict[str, int]:
+def _sizes(address: Address, named: NamedAttack) -> dict[str, Any]:
     """The unusual sizes that a figure depends on: below a larger eps, a shard decides as a whole."""
     sizes = address.how.batches(named.attack)
     unusual = address.below is not None and address.how.shard_size != SIZE

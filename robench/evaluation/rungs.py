@@ -12,7 +12,7 @@ from robench.evaluation.request import Request
 from robench.results.accuracy import Measure, enters
 
 # how an attack searches that gets further within a larger eps
-SEARCHES = ("iterative", "query")
+SEARCHES = ("iterative", "query", "ensemble")
 
 
 def apart(named: NamedAttack, request: Request) -> str:

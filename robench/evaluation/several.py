@@ -50,8 +50,9 @@ def _pairs(eps: Eps | None) -> list[tuple[str | None, Any]]:
         parts = [part.strip() for part in eps.split(",")]
         split = [part.partition(":") for part in parts]
         return [(norm.strip(), value.strip()) if colon else (None, norm) for norm, colon, value in split]
-    several = isinstance(eps, Iterable) and not hasattr(eps, "__float__")
-    return [pair for each in eps for pair in _pairs(each)] if several else [(None, eps)]
+    if isinstance(eps, Iterable) and not hasattr(eps, "__float__"):  # numpy's numbers have both
+        return [pair for each in eps for pair in _pairs(each)]
+    return [(None, eps)]
 
 
 def _names(what: str, value: str | Sequence[str] | None) -> list[str]:

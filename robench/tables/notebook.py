@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from robench.tables.rendering import Grid
 from robench.text.escaping import html
 
 LEFT, RIGHT = "text-align:left", "text-align:right"
@@ -22,13 +22,13 @@ def _parts(shown: RenderableType) -> Iterable[str]:
     if isinstance(shown, Group):
         for each in shown.renderables:
             yield from _parts(each)
-    elif isinstance(shown, Table):
+    elif isinstance(shown, Grid):
         yield _table(shown)
     else:
         yield f"<pre>{html(_plain(shown))}</pre>"
 
 
-def _table(table: Table) -> str:
+def _table(table: Grid) -> str:
     sides = [RIGHT if column.justify == "right" else LEFT for column in table.columns]
     heads = _row([column.header for column in table.columns], sides, "th")
     cells = zip(*(list(column.cells) for column in table.columns), strict=True)

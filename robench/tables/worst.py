@@ -86,10 +86,8 @@ def worst_cases(results: Iterable[Result], store: Store) -> list[WorstCase]:
     entered = {key: kept for key, group in groups.items() if (kept := entering(group))}
     found: list[WorstCase] = []
     for key, group in entered.items():
-        within = [
-            each for other, kept in entered.items() if other[:-1] == key[:-1] and other[-1] < key[-1] for each in kept
-        ]
-        found.append(WorstCase.of(group, store, within))
+        smaller = [kept for other, kept in entered.items() if other[:-1] == key[:-1] and other[-1] < key[-1]]
+        found.append(WorstCase.of(group, store, [each for kept in smaller for each in kept]))
     return found
 
 
