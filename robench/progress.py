@@ -18,6 +18,31 @@ from robench.text.terminal import say as say
 
 # seconds between lines where stderr is not a terminal
 QUIET = 30.0
+# seconds that must have been measured before a rate means something
+SOON = 0.5
+# letters that a bar and its figures take beside the title, and the fewest that a title gets
+FIGURES, LEAST = 58, 16
+
+
+class Pace:
+    """How fast work goes, from the first report on: what was done before that took nobody knows how long."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+        self.rate: float | None = None  # of `update`'s unit in a second; None until something can be said
+
+    def update(self, done: float) -> None:
+        """So much is done by now."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
+        began, before = self._first
+        if now - began >= SOON and done > before:
+            self.rate = (done - before) / (now - began)
+
+    def left(self, rest: float) -> str:
+        """The time that the rest takes, in words; nothing until something can be said."""
+        return f"{clock(rest / self.rate)} left" if self.rate else ""
 
 
 class Bar:
@@ -25,22 +50,25 @@ class Bar:
 
     def __init__(self, title: str) -> None:
         title = visible(title)
-        self._title, self._progress = title, _display.shown
+        self._title, self._progress, self._pace = title, _display.shown, Pace()
         progress = self._progress
-        self._task = progress.add_task(title, total=1.0, note="") if progress else None
-        self._started = self._said = time.monotonic()
+        self._task = None
+        if progress is not None:
+            room = max(LEAST, progress.console.width - FIGURES)
+            self._task = progress.add_task(shortened(title, room), total=1.0, note="", left="")
+        self._said = time.monotonic()
 
     def update(self, share: float, note: str = "") -> None:
         """Show the share done and the note."""
+        self._pace.update(share)
+        left = self._pace.left(1 - share)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=share, note=visible(note))
+            self._progress.update(self._task, completed=share, note=visible(note), left=left)
             return
         now = time.monotonic()
         if now - self._said >= QUIET:
             self._said = now
-            spent = now - self._started
-            left = f", {clock(spent * (1 - share) / share)} left" if share > 0 else ""
-            terminal.note(f"{self._title}: {share:.0%}{left}{', ' + note if note else ''}")
+            terminal.note(", ".join(filter(None, [f"{self._title}: {share:.0%}", left, note])))
 
     def close(self) -> None:
         """Take the bar off the display."""
@@ -67,6 +95,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def shortened(title: str, room: int) -> str:
+    """A title that fits: without its beginning, for the end of a path says more."""
+    return title if len(title) <= room else f"…{title[len(title) - room + 1 :]}"
+
+
 @contextmanager
 def bar(title: str) -> Iterator[Bar]:
     """A bar that disappears when its work is done; on the display that is there, or one of its own."""
@@ -86,16 +119,20 @@ def display() -> Iterator[None]:
         return
     from rich import progress as bars  # `robench --help` does without
     from rich.console import Console
+    from rich.table import Column
+
+    def text(of: str) -> bars.TextColumn:
+        return bars.TextColumn(of, markup=False, table_column=Column(no_wrap=True))
 
     columns = [
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.TaskProgressColumn(),
-        bars.TextColumn("{task.fields[note]}", markup=False),
-        bars.TimeElapsedColumn(),
-        bars.TextColumn("left"),
-        bars.TimeRemainingColumn(),
+        text("{task.description}"),
+        bars.BarColumn(bar_width=8),
+        text("{task.percentage:>3.0f}%"),
+        text("{task.fields[note]}"),
+        bars.TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        text("{task.fields[left]}"),
     ]
+    terminal.start()
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         _display.shown = progress
         try:

@@ -31,6 +31,7 @@ from robench.cli import (
     train,
     verify,
 )
+from robench.cli.panels import Command
 from robench.errors import RobenchError, crash
 from robench.text import terminal
 
@@ -38,10 +39,25 @@ app = typer.Typer(
     name="robench",
     help="A benchmark harness for adversarial robustness: train defenses, attack them, re-check every figure.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+# commands that first load what they compute with, which takes seconds
+SLOW = (
+    "quickstart",
+    "train",
+    "evaluate",
+    "reproduce",
+    "diagnose",
+    "advise",
+    "verify",
+    "baseline",
+    "check",
+    "test-plugin",
 )
 
 
@@ -55,6 +71,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def group(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -64,27 +81,31 @@ def group(
 ) -> None:
     """What every command shares."""
     progress.debug(debug)
+    if context.invoked_subcommand in SLOW and not {"-h", "--help"} & set(sys.argv):
+        terminal.wait("Starting ...")
 
 
-app.command("quickstart")(quickstart.quickstart)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("reproduce")(reproduce.reproduce)
-app.command("diagnose")(diagnose.diagnose)
-app.command("advise")(advise.advise)
-app.command("leaderboard")(leaderboard.leaderboard)
-app.command("verify")(verify.verify)
-app.command("baseline")(baseline.baseline)
-app.command("check")(check.check)
-app.command("cost")(cost.cost)
-app.command("list")(listing.list_)
-app.command("show")(show.show)
-app.command("test-plugin")(test_plugin.check_plugin)
+app.command("quickstart", cls=Command)(quickstart.quickstart)
+app.command("train", cls=Command)(train.train)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
+app.command("reproduce", cls=Command)(reproduce.reproduce)
+app.command("diagnose", cls=Command)(diagnose.diagnose)
+app.command("advise", cls=Command)(advise.advise)
+app.command("leaderboard", cls=Command)(leaderboard.leaderboard)
+app.command("verify", cls=Command)(verify.verify)
+app.command("baseline", cls=Command)(baseline.baseline)
+app.command("check", cls=Command)(check.check)
+app.command("cost", cls=Command)(cost.cost)
+app.command("list", cls=Command)(listing.list_)
+app.command("show", cls=Command)(show.show)
+app.command("test-plugin", cls=Command)(test_plugin.check_plugin)
 app.add_typer(data.app, name="data")
 app.add_typer(figure.app, name="figure")
 app.add_typer(runs.app, name="runs")
 
 INTERRUPTED = 130
+# a shell that completes a line sets it
+COMPLETING = "_ROBENCH_COMPLETE"
 QUIT = (
     "Code of a model or a plugin tried to end the process ({}), so there is no result; mend it and run the same "
     "command again."
@@ -124,6 +145,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return _unread()
     except SystemExit as stop:
+        if COMPLETING in os.environ:  # the shell has what it asked for
+            return int(stop.code or 0)
         if isinstance(stop.__context__, BrokenPipeError):  # what the parser makes of it
             return _unread()
         progress.trace(stop)

@@ -36,6 +36,10 @@ def diagnose(
     fresh: shared.Fresh = False,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data (default: the model's own).")] = None,
     classes: shared.Classes = None,
+    labels_from: shared.LabelsFrom = None,
+    one_hot: shared.OneHot = False,
+    layout: shared.Layout = None,
+    range_: shared.Reach = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
     runs: shared.Runs = None,
@@ -51,17 +55,19 @@ def diagnose(
 
     names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
     check_attacks(names)
+    from robench.cli.data import named_data
     from robench.evaluation.battery import battery
     from robench.evaluation.request import Request
     from robench.store.runs import Store, runs_root
     from robench.threat import ThreatModel
 
+    dataset, number = named_data(dataset, classes, labels_from, one_hot, layout, range_)
     request = Request(
         [model],
         names,
         ThreatModel.of(norm, eps),
         dataset=dataset,
-        classes=classes,
+        classes=number,
         count=count,
         seed=seed,
         device=device,

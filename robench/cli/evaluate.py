@@ -28,7 +28,13 @@ Norm = Annotated[str, typer.Option("--norm", help=f"{norms.any_of(norms.NORMS)}.
 Dataset = Annotated[str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")]
 Count = Annotated[
     int | None,
-    typer.Option("-n", "--count", parser=shared.whole, metavar="N", help="First N test images (default: all)."),
+    typer.Option(
+        "-n", "--count", parser=shared.whole, metavar="N",
+        help="N test images (default: all): the first, or where those are ordered by class a balanced draw.",
+    ),
+]  # fmt: skip
+Listed = Annotated[
+    str | None, typer.Option("--ids", metavar="FILE", help="Test images: an index from 0 or a file's name per line.")
 ]
 Restarts = Annotated[
     int | None,
@@ -126,7 +132,12 @@ def evaluate(
     detector_images: DetectorImages = 1000,
     adaptive: Adaptive = True,
     dataset: Dataset = None,
+    ids: Listed = None,
     classes: shared.Classes = None,
+    labels_from: shared.LabelsFrom = None,
+    one_hot: shared.OneHot = False,
+    layout: shared.Layout = None,
+    range_: shared.Reach = None,
     seed: shared.Seed = 0,
     executor: shared.ExecutorName = "inline",
     workers: shared.WorkerCount = None,
@@ -146,6 +157,7 @@ def evaluate(
     attacks = [name.strip() for text in attack or [] for name in text.split(",") if name.strip()]
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
+    from robench.cli.data import named_data
     from robench.detector.request import DetectorRequest
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate as run
@@ -154,13 +166,14 @@ def evaluate(
     from robench.tables.report import Report
     from robench.threat import ThreatModel
 
+    dataset, number = named_data(dataset, classes, labels_from, one_hot, layout, range_, ids)
     short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
     request = Request(
         models=models or [],
         attacks=attacks,
         threat=ThreatModel.of(norm, eps),
         dataset=dataset,
-        classes=classes,
+        classes=number,
         count=count,
         options={**parse_options(option or []), **{k: v for k, v in short.items() if v is not None}},
         seed=seed,

@@ -7,23 +7,41 @@ from typing import Annotated
 
 import typer
 
+from robench import norms
 from robench.cli import options as shared
+from robench.norms import any_of, parse_norm
 from robench.text.terminal import show, tell, tell_json
 
 
 def leaderboard(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the tables into.")] = Path("leaderboards"),
+    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only on this data; may be repeated.")] = None,
+    norm: Annotated[
+        list[str] | None, typer.Option("--norm", parser=parse_norm, help=f"Only in {any_of(norms.NORMS)}.")
+    ] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help="Only under this attack; may be repeated.")
+    ] = None,
+    least: Annotated[
+        int, typer.Option("--least", parser=shared.whole, metavar="N", help="Only of N images or more.")
+    ] = 0,
     probes: shared.Probes = False,
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Write every finished evaluation into csv, markdown, LaTeX and html tables."""
+    """Write every finished evaluation, or those that are chosen, into csv, markdown, LaTeX and html tables, and an
+    index of these."""
     from robench.store.runs import Store, runs_root
+    from robench.tables.chosen import Chosen
+    from robench.tables.index import write_index
     from robench.tables.leaderboard import build
     from robench.tables.rendering import write
 
-    boards = build(Store(runs_root(runs)), probes=probes)
+    chosen = Chosen(model or (), dataset or (), norm or (), attack or (), least, probes)
+    boards = build(Store(runs_root(runs)), chosen)
     paths = [path for board in boards for path in write(board, out)]
+    paths += write_index(boards, out)
     if as_json:
         tell_json({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]})
     else:

@@ -15,14 +15,24 @@ from robench.text.terminal import note, tell, tell_json
 if TYPE_CHECKING:
     from robench.store.runs import EvaluationFolder
 
-KINDS = "defenses, attacks, sets, detectors, suites, datasets, models or evaluations"
+KINDS = {
+    "defenses": "what robench train trains",
+    "attacks": "what --attack names",
+    "sets": "attacks that go by one name",
+    "detectors": "what --detector names",
+    "suites": "tables of papers that robench reproduce makes",
+    "datasets": "what --dataset names",
+    "sources": "where data can come from",
+    "models": "those that were trained into the runs folder",
+    "evaluations": "those that were run into it",
+}
 
 # stands in the list of suites for those of the user's own
 OWN_SUITE = "PATH/FILE.toml"
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help=f"{KINDS[0].upper()}{KINDS[1:]}.")],
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; without it, what these are.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only evaluations of this model.")] = None,
     attack: Annotated[str | None, typer.Option("--attack", help="Only evaluations under this attack.")] = None,
     runs: shared.Runs = None,
@@ -36,11 +46,16 @@ def list_(
         "detectors": lambda: _plugins("detector"),
         "suites": _suites,
         "datasets": _datasets,
+        "sources": _sources,
         "models": lambda: _models(runs),
         "evaluations": lambda: _evaluations(runs, model, attack),
     }
+    if kind is None and (model or attack):
+        kind = "evaluations"
+    kinds["kinds"] = lambda: [{"name": name, "summary": text} for name, text in KINDS.items()]
+    kind = kind or "kinds"
     if kind not in kinds:
-        raise unknown("list", kind, kinds)
+        raise unknown("list", kind, KINDS)
     if kind != "evaluations" and (model or attack):
         raise BadInput(
             f"{'--model' if model else '--attack'} is given with {kind}; it is for 'robench list evaluations'."
@@ -68,6 +83,11 @@ def _datasets() -> list[dict[str, Any]]:
     from robench.data.catalogue import DATASETS
 
     return [{"name": name, "summary": entry.description} for name, entry in DATASETS.items()]
+
+
+def _sources() -> list[dict[str, Any]]:
+    """Where data can come from."""
+    return [{"name": f"data {item['name']}", "summary": item["summary"]} for item in _datasets()]
 
 
 def _suites() -> list[dict[str, Any]]:
@@ -132,7 +152,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "model": about.model,
         "attack": folder.label,
         "threat": f"{spec['norm']} {about.eps}",
-        "n": f"n {spec['count']}",
+        "n": f"n {spec['count']}{', balanced' if spec.get('draw') else ''}",
         "figure": "",
         "status": _status(folder, result is not None),
     }

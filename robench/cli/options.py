@@ -45,8 +45,20 @@ Options = Annotated[
     list[str] | None, typer.Option("-o", "--option", metavar="KEY=VALUE", help="A plugin's option; may be repeated.")
 ]
 Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes", metavar="N|NAMES",
+        help="How many classes your data have, if not as labelled, or their names in order, with commas between.",
+    ),
+]  # fmt: skip
+LabelsFrom = Annotated[
     int | None,
-    typer.Option("--classes", parser=whole, metavar="N", help="How many classes npz: data have, if not as labelled."),
+    typer.Option("--labels-from", parser=whole, metavar="N", help="The first class of your data's labels, if not 0."),
+]
+OneHot = Annotated[bool, typer.Option("--one-hot", help="Your data's labels are one-hot.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="Your images' layout: chw or hwc.")]
+Reach = Annotated[
+    str | None, typer.Option("--range", metavar="LOW..HIGH", help="What your images reach, such as 0..255 or -1..1.")
 ]
 Seed = Annotated[int, typer.Option("--seed", parser=whole, metavar="S", help="Seed of all randomness.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robench import registry
 from robench.cli import options as shared
+from robench.cli.show_plugins import KINDS, found_of, kinds_of, names_of, told_of
+from robench.errors import BadInput, unknown
 from robench.norms import NORMS
 from robench.text.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    import inspect
-
     from robench.store.runs import EvaluationFolder, Store
 
 # shares of the broken images whose values are shown
 QUANTILES = (0.0, 0.5, 0.9, 1.0)
-# of plugins, in the order in which a name is looked for
-KINDS = ("attack", "defense", "detector")
-EMPTY: tuple[Any, ...] = (None, "", {}, [])
+EMPTY: tuple[Any, ...] = (None, "", {}, [], ())
+# of paragraphs, whatever the terminal's
+WIDTH = 96
 
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="A model's name, an evaluation's id or its beginning, or a plugin's name.")
+        str,
+        typer.Argument(
+            help="A model's name, an evaluation's id or its beginning, or an attack's, defense's, "
+            "detector's, set's or suite's name."
+        ),
     ],
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="Which one, where several have the name: attack, defense, detector, set or suite."),
+    ] = None,
     runs: shared.Runs = None,
     as_json: shared.Json = False,
 ) -> int:
-    """Show a model's card; an evaluation's spec, record, rows in short, shards, and the command that made it; or a
-    plugin's options, each with its default and what it may be."""
+    """Show a model's card; an evaluation's spec, record, rows in short, shards, and the command that made it; a
+    plugin's options, source and cost; or what a set or a suite is made of."""
     from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
-    kind = next((kind for kind in KINDS if {name, name.partition(":")[0]} & set(registry.names(kind))), None)
-    if name in store.model_names():
+    kinds = kinds_of(name)
+    if kind is not None and kind not in kinds:
+        raise (
+            unknown("kind of thing to show", kind, KINDS) if kind not in KINDS else unknown(kind, name, names_of(kind))
+        )
+    if kind is None and name in store.model_names():
         found = store.card(name)
         told = _model(found)
-    elif kind is not None:
-        found = _plugin(kind, name)
-        told = {**found, "options": {option: _option(**values) for option, values in found["options"].items()}}
+    elif kinds:
+        chosen, *others = [kind] if kind else kinds
+        also = {"also": [f"robench show {name} --kind {other}" for other in others]} if others else {}
+        found, told = found_of(chosen, name) | also, told_of(chosen, name) | also
     else:
         found = _evaluation(_find(store, name))
         told = _told(found)
@@ -53,41 +66,16 @@ def show(
     return 0
 
 
-def _plugin(kind: str, name: str) -> dict[str, Any]:
-    """What there is to tell about a plugin, as JSON types."""
-    plugin = registry.load(kind, name)
-    values, parameters = plugin.options({}), plugin.parameters()
-    return {
-        kind: name,
-        "summary": registry.summaries(kind).get(name, ""),
-        "options": {
-            option: {
-                "default": values.get(option, _usual(parameter)),
-                "allowed": registry.allowed_by(parameter.annotation),
-            }
-            for option, parameter in parameters.items()
-        },
-    }
-
-
-def _usual(parameter: inspect.Parameter) -> Any:
-    """The default of an option that is not recorded while it has it; None where there is none."""
-    return None if parameter.default is parameter.empty else parameter.default
-
-
-def _option(default: Any, allowed: str) -> str:
-    return f"{default!r}; {allowed}"
-
-
 def _find(store: Store, name: str) -> EvaluationFolder:
-    from robench.errors import BadInput, unknown
-
     try:
         return store.find_evaluation(name)
     except BadInput:
         if any(i.startswith(name) for i in store.evaluation_ids()):
             raise
-        raise unknown("model or evaluation", name, [*store.model_names(), *store.evaluation_ids()]) from None
+        others = [name for each in KINDS for name in names_of(each)]
+        raise unknown(
+            "model, evaluation or plugin", name, [*store.model_names(), *store.evaluation_ids(), *others]
+        ) from None
 
 
 def _model(card: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +104,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "second_verdict": folder.second.to_json() if folder.second else {},
         "command": command_of(folder),
     }
-    if found["status"] == "complete" and (absent := absent_classes(rows, about.classes)):
+    if found["status"] == "complete" and (absent := absent_classes(rows, about.classes, about.names)):
         found["absent"] = absent
     if about.mended:
         found["record"] = "the first record was lost; the environment is that of a later run"
@@ -127,6 +115,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
     """The same for a reader: what it is, the figures, how they came about, then everything recorded."""
     from robench.results.accuracy import Measure
     from robench.results.summary import label
+    from robench.store.specs import draw_told
 
     spec, about, result, rows = found["spec"], found["about"], found["result"], found["rows"]
     last = spec["start"] + spec["count"] - 1
@@ -141,7 +130,8 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "evaluation": found["evaluation"],
         "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
         "model": about["model"],
-        "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} (n = {spec['count']:,})",
+        "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} "
+        f"(n = {spec['count']:,}){draw_told(spec, about.get('images'))}",
         "threat model": f"{spec['norm']} eps {about['eps']}",
         "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),
         "absent": found.get("absent"),
@@ -201,13 +191,15 @@ def _shards(folder: EvaluationFolder) -> list[dict[str, Any]]:
 
 
 def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
-    """Keys and values, a line each; what is None or empty says nothing and is left out."""
+    """Keys and values, a line each, a tuple's paragraphs wrapped; what is None or empty is left out."""
     lines = []
     for key, item in value.items():
         if isinstance(item, dict) and item:
             lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
         elif isinstance(item, list) and item and all(isinstance(row, dict) for row in item):
             lines += [f"{indent}{key}:", *(f"{indent}  {_line(row)}" for row in item)]
+        elif isinstance(item, tuple):
+            lines += [f"{indent}{key}:", *(f"{indent}  {line}" for text in item for line in wrap(text, WIDTH))]
         elif item not in EMPTY:
             lines.append(f"{indent}{key}: {_text(item)}")
     return lines

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 def train(
     defense: Annotated[str, typer.Argument(help="A defense's name; see 'robench list defenses'.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="A dataset's name, npz:PATH or folder:PATH.")] = "digits",
+    dataset: Annotated[str, typer.Option("--dataset", help="A dataset's name or reference.")] = "digits",
     classes: shared.Classes = None,
+    labels_from: shared.LabelsFrom = None,
+    one_hot: shared.OneHot = False,
+    layout: shared.Layout = None,
+    range_: shared.Reach = None,
     option: shared.Options = None,
     recipe: Annotated[str, typer.Option("--recipe", help="quick, paper, or another the defense has.")] = "quick",
     backbone: Annotated[str | None, typer.Option("--backbone", help="A network's name, such as resnet-20.")] = None,
@@ -49,9 +53,12 @@ def train(
     options: dict[str, Any] = dict(parse_options(option or []))
     if backbone is not None:
         options["backbone"] = backbone
+    from robench.cli.data import named_data
+
+    named, number = named_data(dataset, classes, labels_from, one_hot, layout, range_)
     request = TrainRequest(
         defense,
-        dataset,
+        named or dataset,
         recipe,
         options,
         epochs,
@@ -60,7 +67,7 @@ def train(
         device,
         name,
         data,
-        classes,
+        number,
         fresh,
         cast("Precision | None", precision),
     )

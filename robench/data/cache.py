@@ -21,14 +21,15 @@ SEAL, PIECE = hashlib.sha256().digest_size, 1 << 26
 
 
 def mapped(path: Path, count: int) -> Bytes | None:
-    """The `count` images of a cache file, uint8 [N, 3, H, W]; None where it is not there or not what was written."""
+    """The `count` images of a cache file, uint8 [N, C, H, W]; None where it is not there or not what was written."""
     try:
         if not _sealed(path):
             return None
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    whole = array.dtype == np.uint8 and array.ndim == 4 and array.shape[:2] == (count, 3) and 0 not in array.shape[2:]
+    whole = array.dtype == np.uint8 and array.ndim == 4 and array.shape[:2] in ((count, 1), (count, 3))
+    whole = whole and 0 not in array.shape[2:]
     return array if whole else None
 
 

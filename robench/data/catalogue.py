@@ -63,11 +63,18 @@ _ROWS = (
     ),
     Entry(
         "npz:PATH",
-        "your arrays: uint8 x_train, x_test and integer y_train, y_test (or MedMNIST's names) in one .npz file",
+        "your arrays: x_test, y_test, or x, y, or MedMNIST's names, in one .npz file; x_train, y_train to train",
     ),
+    Entry("npy:PATH", "your arrays: images in x.npy, labels in y.npy beside it or ?labels=FILE; or a folder of them"),
+    Entry("pt:PATH", "your tensors: {'x': images, 'y': labels} or a pair, as torch.save writes them"),
+    Entry("csv:PATH", "your table: a column of labels, and of pixels or one of image files' paths"),
+    Entry("parquet:PATH", "your table: a column of labels, and of pixels, of images or of image files' paths"),
     Entry(
         "folder:PATH",
-        "your images: PATH/train/CLASS/ and PATH/test/CLASS/ (or val); folder:PATH@SIZE crops to SIZE",
+        "your images: PATH/test/CLASS/ (or val, or PATH/CLASS/; PATH/train/CLASS/ to train), or Tiny ImageNet's own; "
+        "folder:PATH@SIZE crops to SIZE",
     ),
+    Entry("medmnist:NAME", "MedMNIST's file NAME.npz, such as medmnist:pathmnist or medmnist:bloodmnist_64"),
+    Entry("hf-data:OWNER/NAME", "a data set of Hugging Face's (pip install 'robench[hf-data]'), or a folder of one"),
 )  # fmt: skip
 DATASETS = {entry.name: entry for entry in _ROWS}

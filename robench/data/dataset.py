@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robench.data.arrays import MOST_CLASSES
 from robench.data.catalogue import DATASETS, Part
+from robench.data.draw import balanced, check_way, listed, ordered
 from robench.data.images import reason
-from robench.data.pixels import Bytes, Numbers, Pixels
-from robench.data.sources import MOST_CLASSES, Source, Torchvision, find_source
+from robench.data.pixels import Pixels
+from robench.data.sources import Source, Torchvision, find_source
+from robench.data.split import Split, chunks, view
+from robench.data_names import DataName, parse
 from robench.environment import expanded
 from robench.errors import BadInput, disk_error, require
 from robench.progress import say
@@ -27,12 +30,9 @@ from robench.text.terminal import tell
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "Split", "default_root", "fetch", "open_dataset"]
 
-Index = Tensor | Sequence[int] | slice
-
 _VALIDATION_KEY = 20181  # fixed for good: another key would move examples between train and validation
 _VALIDATION_MOST = 5000
 _STATISTICS_MOST = 100_000  # images that mean and std look at, evenly spaced; only ImageNet-sized sets have more
-_CHUNK_BYTES = 1 << 22
 _told: set[str] = set()  # what this process has said of data
 
 
@@ -67,56 +67,12 @@ class DataInfo:
             raise BadInput(f"The data entry of the model card is damaged ({reason(error)}).") from error
 
 
-class Split:
-    """One split: `labels` and `ids` int64 [N]; an id is the example's position in its file's official order."""
-
-    def __init__(self, source: Pixels, labels: Tensor, ids: Tensor) -> None:
-        self._source, self.labels, self.ids = source, labels, ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def _positions(self, index: Index) -> Tensor:
-        if not isinstance(index, slice):
-            index = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index), dtype=torch.int64)
-        return torch.arange(len(self))[index]
-
-    def images(self, index: Index) -> Tensor:
-        """The images at `index`, uint8 [B, C, H, W]; raises IndexError beyond the end, `BadInput` if unreadable."""
-        return torch.from_numpy(self._source.read(self.ids[self._positions(index)].numpy()))
-
-    def pixels(self, index: Index) -> Tensor:
-        """The same images as float32 [B, C, H, W] in [0, 1]."""
-        return self.images(index).to(torch.float32) / 255
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.__getitems__([index])
-        return images[0], labels[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A batch in one call, as a DataLoader asks for it: images uint8 [B, C, H, W] and labels int64 [B]."""
-        return self.images(indices), self.labels[self._positions(indices)]
-
-    def subset(self, index: Index) -> Split:
-        """The examples at `index`, in that order, with their ids."""
-        chosen = self._positions(index)
-        return Split(self._source, self.labels[chosen], self.ids[chosen])
-
-    @cached_property
-    def digest(self) -> str:
-        """First 16 hex characters of the SHA-256 of shape, pixels and labels in order."""
-        state = hashlib.sha256(repr((len(self), *self._source.shape)).encode())
-        for batch in _chunks(self._source, self.ids.numpy()):
-            state.update(batch.tobytes())
-        state.update(self.labels.numpy().astype("<i8").tobytes())
-        return state.hexdigest()[:16]
-
-
 class Dataset:
     """A dataset whose splits are loaded when first asked for; each raises `BadInput` where data are missing or bad."""
 
-    def __init__(self, name: str, source: Source, classes: int | None = None) -> None:
-        self.name, self._source, self._classes = name, source, classes
+    def __init__(self, name: DataName, source: Source, classes: int | None = None) -> None:
+        self.name, self._source, self._classes, self._parsed = str(name), source, classes, name
+        check_way(name.settings.get("draw"))
         self._loaded: dict[Part, tuple[Pixels, Tensor]] = {}
         self._inferred = False  # the number of classes is a model's
 
@@ -143,7 +99,7 @@ class Dataset:
         """The same data for a model that answers for so many classes, where there may be more than labels show."""
         if not self.open_ended or classes <= self._source.classes or classes > MOST_CLASSES:
             return self
-        other = Dataset(self.name, self._source, classes)
+        other = Dataset(self._parsed, self._source, classes)
         other._loaded, other._inferred = self._loaded, True
         return other
 
@@ -172,14 +128,45 @@ class Dataset:
         """Shape, classes and statistics; mean and std are of the whole training file, validation examples included."""
         source, labels = self._load("train")
         mean, std = _statistics(source, len(labels))
-        family = _family(self.name, source.shape, self.classes)
+        family = _family(self._parsed.base, source.shape, self.classes)
         return DataInfo(self.name, *source.shape, self.classes, mean, std, family)
 
     @cached_property
     def test(self) -> Split:
-        """The test split; the training pixels are not touched."""
+        """The test split in its own order, or the images that are listed; the training pixels are not touched."""
         source, labels = self._load("test")
-        return Split(source, labels, torch.arange(len(labels)))
+        if not self._parsed.settings.get("ids"):
+            return Split(source, labels, torch.arange(len(labels)))
+        path = expanded(self._parsed.settings["ids"])
+        return view(source, labels, listed(path, len(labels), self._source.paths("test")))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The classes' own names in the order of their numbers, if they have any."""
+        names = list(self._source.names)
+        return names if len(names) == self.classes else []
+
+    def way(self, count: int | None) -> str | None:
+        """How `count` test images are drawn (None: all of them): "balanced" where the test images are ordered by class
+        or the name says so, None for the first ones."""
+        if count is None or count >= len(self.test):
+            return None
+        asked = self._parsed.settings.get("draw")
+        fair = ordered(self.test.labels.numpy()) if asked is None else asked == "balanced"
+        return "balanced" if fair else None
+
+    def drawn(self, way: str | None) -> Split:
+        """The test split in the order in which images are drawn, see `way`; an example's id is its place there."""
+        return self._balanced if check_way(way) == "balanced" else self.test
+
+    @cached_property
+    def _balanced(self) -> Split:
+        return self.test.reordered(balanced(self.test.labels.numpy()))
+
+    @cached_property
+    def chance(self) -> float:
+        """The share of the largest class among all test images: what a model that gives one answer gets right."""
+        return float(torch.bincount(self.test.labels).max()) / len(self.test)
 
     @cached_property
     def train(self) -> Split:
@@ -220,7 +207,8 @@ def open_dataset(name: str, root: Path | None = None, classes: int | None = None
     name and for a file or folder that is not there.
     """
     require(classes is None or classes >= 2, "--classes", classes, "at least 2")
-    return Dataset(name, find_source(name, default_root() if root is None else Path(root)), classes)
+    found = parse(name)
+    return Dataset(found, find_source(found, default_root() if root is None else Path(root)), classes)
 
 
 def default_root() -> Path:
@@ -233,17 +221,28 @@ def default_root() -> Path:
 
 def fetch(name: str, root: Path) -> None:
     """Download a dataset into `root` unless it is there; raises `BadInput` where that is impossible or fails."""
-    source = find_source(name, root)
+    parsed = parse(name)
+    if parsed.kind == "medmnist":
+        from robench.data.hub import fetch_medmnist  # imports pandas
+
+        _downloaded(name, root, lambda: fetch_medmnist(parsed.place, root))
+        return
+    source = find_source(parsed, root)
     if name == "digits":
         tell("digits come with scikit-learn: nothing to do.")
         return
     if not isinstance(source, Torchvision):
         known = ", ".join(entry.name for entry in DATASETS.values() if entry.torchvision)
-        raise BadInput(f"{name} is your own data, not something to fetch; fetch knows {known}.")
+        raise BadInput(f"{name} is your own data, not something to fetch; fetch knows {known} and medmnist:NAME.")
+    _downloaded(name, root, lambda: [source.build(part, download=True) for part in ("train", "test")])
+
+
+def _downloaded(name: str, root: Path, download: Callable[[], object]) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        source.build("train", download=True)
-        source.build("test", download=True)
+        download()
+    except BadInput:
+        raise
     except Exception as error:  # torchvision, urllib, tarfile and gzip raise whatever they like
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_error(error, root) from error
@@ -252,18 +251,14 @@ def fetch(name: str, root: Path) -> None:
         ) from error
 
 
-def _chunks(source: Pixels, rows: Numbers) -> Iterator[Bytes]:
-    """The images at `rows`, a few MB at a time."""
-    step = max(1, _CHUNK_BYTES // math.prod(source.shape))
-    for start in range(0, len(rows), step):
-        yield source.read(rows[start : start + step])
-
-
 def _statistics(source: Pixels, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], to 4 digits, from exact counts of the 256 levels."""
+    """Mean and standard deviation per channel of pixels in [0, 1], to 4 digits, from exact counts of the 256 levels; of
+    images that are no such levels from the nearest ones."""
     channels = source.shape[0]
     counts = np.zeros((channels, 256), np.int64)
-    for batch in _chunks(source, np.arange(0, count, math.ceil(count / _STATISTICS_MOST), dtype=np.int64)):
+    for batch in chunks(source, np.arange(0, count, math.ceil(count / _STATISTICS_MOST), dtype=np.int64)):
+        if batch.dtype != np.uint8:
+            batch = np.rint(batch * 255).astype(np.uint8)
         for channel in range(channels):
             counts[channel] += np.bincount(batch[:, channel].ravel(), minlength=256)
     levels = np.arange(256) / 255

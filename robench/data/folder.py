@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,24 @@ from robench.data.cache import keep, mapped
 from robench.data.catalogue import Part
 from robench.data.images import Headers, Size, crop_told, image_files, reading, reason
 from robench.data.pixels import OF_ONES, Array, Bytes, Files, Pixels
+from robench.data.tiny_imagenet import annotated, labelled, wnids
 from robench.errors import BadInput, disk_error
 
 # raise when files are decoded to other pixels: what is in the cache was decoded as it was then
-DECODING = 3
+DECODING = 4
 
 
 class Folder:
     """Class folders of images, decoded once into a mapped array under `root`/cache, or streamed when too large.
 
-    What the headers of files that are in the cache said lies under `root`/headers.
+    What the headers of files that are in the cache said lies under `root`/headers. settings: "channels", and the
+    "split" that is the test split.
     """
 
     guessed = False
 
-    def __init__(self, path: Path, size: int | None, root: Path) -> None:
-        self.where, self.size, self.cache = path, size, root / "cache"
+    def __init__(self, path: Path, size: int | None, root: Path, settings: Mapping[str, str] = {}) -> None:
+        self.where, self.size, self.cache, self.settings = path, size, root / "cache", settings
         self._others: Counter[str] = Counter()
 
     @cached_property
@@ -44,6 +47,8 @@ class Folder:
         places = [self.where / "train"] if (self.where / "train").is_dir() else self._held
         holder = max(places, key=lambda place: len(_class_folders(place)))
         names = _class_folders(holder)
+        if annotated(places[0]):
+            names = wnids(self.where, places[0])
         if len(names) < 2:
             raise BadInput(f"{holder} must hold one folder of images for each of two or more classes.")
         return names
@@ -54,16 +59,23 @@ class Folder:
 
     @property
     def _held(self) -> list[Path]:
-        """The folders that test images may be in."""
-        held = [self.where / name for name in ("test", "val") if (self.where / name).is_dir()]
+        """The folders that test images may be in: those so called, one with annotations first, or else all of it."""
+        asked = self.settings.get("split")
+        held = [self.where / name for name in ([asked] if asked else ("test", "val")) if (self.where / name).is_dir()]
+        if asked and not held:
+            raise BadInput(f"{self.where} has no folder {asked}, which ?split={asked} asks for.")
         if not held and (self.where / "train").is_dir():
             raise BadInput(f"{self.where} has neither a test nor a val folder beside train.")
-        return held or [self.where / "test"]
+        if not held and len(_class_folders(self.where)) > 1:
+            return [self.where]
+        return sorted(held, key=lambda place: not annotated(place)) or [self.where / "test"]
 
     @cached_property
     def test(self) -> Path:
         """The folder of test images. Raises BadInput where there is none, or one of other classes."""
         known, held = set(self.names), self._held
+        if annotated(held[0]):
+            return held[0]
         # Tiny ImageNet's test folder has no labels: take val where only that has class folders
         test = next((folder for folder in held if known & set(_class_folders(folder))), held[0])
         strange = sorted(set(_class_folders(test)) - known)
@@ -75,7 +87,12 @@ class Folder:
     @cached_property
     def parts(self) -> dict[Part, list[tuple[Path, int]]]:
         """(file, label) of every example, by class and then by path."""
-        return {"train": self._list(self.where / "train"), "test": self._list(self.test)}
+        test = labelled(self.test, self.names) if annotated(self.test) else self._list(self.test)
+        return {"train": self._list(self.where / "train"), "test": test}
+
+    def paths(self, part: Part) -> list[Path]:
+        """The files of a part, in order."""
+        return [path for path, _ in self.parts[part]]
 
     def _list(self, folder: Path) -> list[tuple[Path, int]]:
         found: list[tuple[Path, int]] = []
@@ -120,6 +137,9 @@ class Folder:
         """(height, width): SIZE where given, what all images of both parts share, or 224."""
         return self.headers.common_size(self.where) if self.size is None else (self.size, self.size)
 
+    def _channels(self) -> int:
+        return self.headers.channels(self.settings.get("channels"), self.where)
+
     @cached_property
     def key(self) -> str:
         """A name for this very content; both parts count, since together they decide the common size.
@@ -127,7 +147,7 @@ class Folder:
         A file's time of modification can be set at will and its time of change cannot, so what was put in its place has
         another one.
         """
-        state = hashlib.sha256(repr((DECODING, self.size)).encode())
+        state = hashlib.sha256(repr((DECODING, self.size, self.settings.get("channels"))).encode())
         for path, label in (*self.parts["train"], *self.parts["test"]):
             with reading(path, "replace or remove it"):
                 status = path.stat()
@@ -144,7 +164,8 @@ class Folder:
         ready = mapped(target, len(examples))
         if ready is not None and self.size is not None and ready.shape[2:] != self._size():
             ready = None
-        files = Files([path for path, _ in examples], self._size() if ready is None else ready.shape[2:])
+        size, channels = (self._size(), self._channels()) if ready is None else (ready.shape[2:], ready.shape[1])
+        files = Files([path for path, _ in examples], size, channels)
         if not examples or len(examples) * math.prod(files.shape) > memory_limit():
             return files, labels
         if ready is None:

@@ -28,12 +28,14 @@ USUAL, SHORT = 224, 256
 # pixels of 16 bits up to this are taken for those of a camera or scanner of fewer bits, whose range is not known
 DIM = 4095
 _ORIENTATION = 274  # the number of EXIF's tag
+# Pillow's modes without colour, but for those of 16 bits
+GREY = ("1", "L", "LA", "La", "I", "F")
 
 
 @dataclass
 class Headers:
     """What the headers of many image files say: how many have each (height, width), and one file of it; how many have
-    transparent pixels, 16 bits, or a note of how to turn them."""
+    transparent pixels, 16 bits, no colour, or a note of how to turn them."""
 
     sizes: Counter[Size] = field(default_factory=Counter)
     examples: dict[Size, Path] = field(default_factory=dict)
@@ -45,11 +47,25 @@ class Headers:
         found = cls()
         for path in paths:
             with reading(path, "replace or remove it"), Image.open(path) as image:
-                size = image.height, image.width
-                found.sizes[size] += 1
-                found.examples.setdefault(size, path)
-                found.marks.update(_marks(image))
+                found.add(image, path)
         return found
+
+    def add(self, image: Image.Image, path: Path) -> None:
+        """Take an image, whose file or place is `path`, into account."""
+        size = image.height, image.width
+        self.sizes[size] += 1
+        self.examples.setdefault(size, path)
+        self.marks.update(_marks(image))
+
+    def channels(self, asked: str | None, where: object) -> int:
+        """1 where no image has colour, else 3; or what was `asked` for. Raises BadInput where that cannot be."""
+        grey = self.marks["grey"] == self.sizes.total() > 0
+        if asked not in (None, "1", "3"):
+            raise BadInput(f"The channels of {where} are to be {asked}, but must be 1 or 3.")
+        if asked == "1" and not grey:
+            colour = self.sizes.total() - self.marks["grey"]
+            raise BadInput(f"{where} has {colour:,} images in colour, so they have 3 channels; leave out channels=1.")
+        return 1 if grey and asked != "3" else 3
 
     def common_size(self, where: Path) -> Size:
         """(height, width) that all have, or the usual one where there are many. Raises BadInput where a few differ."""
@@ -82,6 +98,8 @@ class Headers:
             "deep": "the high byte is kept of the 16-bit pixels of {} of them",
         }
         marks = [text.format(f"{self.marks[mark]:,}") for mark, text in words.items() if self.marks[mark]]
+        if self.marks["grey"] == self.sizes.total() > 0:
+            marks.append("all without colour, so of one channel unless ?channels=3 is given")
         return [*filter(None, [one, several]), *marks]
 
 
@@ -90,21 +108,29 @@ def crop_told(size: int) -> str:
     return f"those not {size}x{size} are scaled to a shorter side of {round(size * SHORT / USUAL)} and cropped to that"
 
 
-def decode(path: Path, size: Size) -> Bytes:
-    """One image as uint8 [3, H, W]: as it is where it has that size, else its middle, as ImageNet is evaluated.
-
-    Then the shorter side of the image becomes that of `size` times 256/224. Raises BadInput for a file that is no
-    image, or one whose pixels cannot be brought to 8 bits without a guess.
-    """
+def decode(path: Path, size: Size, channels: int = 3) -> Bytes:
+    """One image as uint8 [C, H, W], see `fitted`. Raises BadInput for a file that is no image, or as `fitted`."""
     with reading(path, "replace or remove it"), Image.open(path) as image:
-        rgb = _rgb(image, path)
-        height, width = size
-        if (rgb.height, rgb.width) != size:
-            short, wanted = min(rgb.size), round(min(size) * SHORT / USUAL)
-            rgb = rgb.resize((rgb.width * wanted // short, rgb.height * wanted // short), Image.Resampling.BILINEAR)
-            left, top = round((rgb.width - width) / 2), round((rgb.height - height) / 2)
-            rgb = rgb.crop((left, top, left + width, top + height))
-        return np.asarray(rgb, np.uint8).transpose(2, 0, 1)
+        return fitted(image, path, size, channels)
+
+
+def fitted(image: Image.Image, path: Path, size: Size, channels: int = 3) -> Bytes:
+    """An image as uint8 [C, H, W]: as it is where it has that size, else its middle, as ImageNet is evaluated.
+
+    Then the shorter side of the image becomes that of `size` times 256/224. path: what it is called. channels: 1 of a
+    grey one. Raises BadInput for one whose pixels cannot be brought to 8 bits without a guess.
+    """
+    found = _rgb(image, path)
+    if channels == 1:
+        found = found.getchannel(0)  # all three are the same
+    height, width = size
+    if (found.height, found.width) != size:
+        short, wanted = min(found.size), round(min(size) * SHORT / USUAL)
+        found = found.resize((found.width * wanted // short, found.height * wanted // short), Image.Resampling.BILINEAR)
+        left, top = round((found.width - width) / 2), round((found.height - height) / 2)
+        found = found.crop((left, top, left + width, top + height))
+    array = np.asarray(found, np.uint8)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -137,6 +163,8 @@ def _high_byte(pixels: NDArray[Any], path: Path) -> Image.Image:
 
 def _marks(image: Image.Image) -> Iterator[str]:
     """What is to be told of an image, from its header."""
+    if image.mode in GREY or image.mode.startswith("I;16"):
+        yield "grey"
     if image.has_transparency_data:
         yield "transparent"
     if image.mode.startswith("I"):
@@ -150,12 +178,12 @@ def _marks(image: Image.Image) -> Iterator[str]:
             yield "turned"
 
 
-def read_all(paths: Sequence[Path], size: Size) -> Bytes:
-    """The images uint8 [N, 3, H, W], decoded side by side. Raises BadInput as `decode`."""
-    out = np.empty((len(paths), 3, *size), np.uint8)
+def read_all(paths: Sequence[Path], size: Size, channels: int = 3) -> Bytes:
+    """The images uint8 [N, C, H, W], decoded side by side. Raises BadInput as `decode`."""
+    out = np.empty((len(paths), channels, *size), np.uint8)
 
     def put(place: int) -> None:
-        out[place] = decode(paths[place], size)
+        out[place] = decode(paths[place], size, channels)
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         list(pool.map(put, range(len(paths))))

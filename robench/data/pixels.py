@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from robench.data.images import read_all
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
+# uint8 levels, or float32 in [0, 1] of images that are not such levels
+Values = NDArray[Any]
 
 
 # what is said of a split that somebody has stored as masks, or divided by 255 already
@@ -24,25 +26,38 @@ class Pixels(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
-    def read(self, rows: Numbers) -> Bytes: ...
+    def read(self, rows: Numbers) -> Values: ...
 
 
 class Array:
     """Images [N, C, H, W] in memory or in a mapped file."""
 
-    def __init__(self, array: Bytes) -> None:
+    def __init__(self, array: Values) -> None:
         self.array = np.asarray(array)  # of a mapped file a view, so that what is read of it is a plain array
         self.shape: tuple[int, int, int] = (array.shape[1], array.shape[2], array.shape[3])
 
-    def read(self, rows: Numbers) -> Bytes:
+    def read(self, rows: Numbers) -> Values:
         return np.take(self.array, rows, axis=0)
 
 
 class Files:
-    """Image files of any size, decoded whenever they are asked for and brought to `size` (height, width)."""
+    """Image files of any size, decoded whenever they are asked for and brought to `size` (height, width).
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
-        self.paths, self.shape = paths, (3, *size)
+    channels: 1 for grey ones, whose one channel is kept.
+    """
 
-    def read(self, rows: Numbers) -> Bytes:
-        return read_all([self.paths[row] for row in rows], self.shape[1:])
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], channels: int = 3) -> None:
+        self.paths, self.shape = paths, (channels, *size)
+
+    def read(self, rows: Numbers) -> Values:
+        return read_all([self.paths[row] for row in rows], self.shape[1:], self.shape[0])
+
+
+class Ordered:
+    """The images of another in another order, or some of them."""
+
+    def __init__(self, source: Pixels, order: Numbers) -> None:
+        self.source, self.order, self.shape = source, order, source.shape
+
+    def read(self, rows: Numbers) -> Values:
+        return self.source.read(self.order[rows])

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robench.data.arrays import understood
 from robench.data.catalogue import DATASETS, Entry, Part
 from robench.data.folder import Folder
 from robench.data.images import reading
-from robench.data.pixels import OF_ONES, Array, Pixels
+from robench.data.pixels import Array, Pixels
+from robench.data.stored import stored
+from robench.data_names import DataName
 from robench.environment import expanded
 from robench.errors import BadInput, unknown
 
-_NPZ_KEYS: dict[Part, tuple[tuple[str, str], ...]] = {
-    "train": (("x_train", "y_train"), ("train_images", "train_labels")),
-    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
-}
-# labels number the classes, and a model has an output for each
-MOST_CLASSES = 100_000
 # of the images of a folder, in pixels a side
 SIZE = re.compile(r"\d{1,30}")
 LARGEST_SIDE = 4096
@@ -33,7 +29,7 @@ class Source(Protocol):
     """Where the splits of a dataset come from: `load` gives pixels and labels of a part, unchecked.
 
     classes: how many there are; where it is only `guessed` from the labels, there may be more. told: how what was
-    loaded is understood, in sentences.
+    loaded is understood, in sentences. names: the classes' own, if they have any. paths: of the files of a part.
     """
 
     @property
@@ -44,13 +40,19 @@ class Source(Protocol):
     def told(self) -> Sequence[str]: ...
     @property
     def where(self) -> Path: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    def paths(self, part: Part) -> Sequence[Path]: ...
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]: ...
 
 
 class _Digits:
     """scikit-learn's bundled digits, whose 17 grey levels are spread over 0..255."""
 
-    classes, where, guessed, told = DATASETS["digits"].classes, Path("digits"), False, ()
+    classes, where, guessed, told, names = DATASETS["digits"].classes, Path("digits"), False, (), ()
+
+    def paths(self, part: Part) -> Sequence[Path]:
+        return ()
 
     def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
         from sklearn.datasets import load_digits  # takes a second to import, and only this dataset needs it
@@ -63,7 +65,11 @@ class _Digits:
 class Torchvision:
     """A dataset that torchvision knows, in torchvision's own file layout under `root`."""
 
-    guessed, told = False, ()
+    guessed, told, names = False, (), ()
+
+    def paths(self, part: Part) -> Sequence[Path]:
+        """Images have no files of their own."""
+        return ()
 
     def __init__(self, entry: Entry, root: Path) -> None:
         self.entry, self.root, self.classes = entry, root, entry.classes
@@ -83,91 +89,77 @@ class Torchvision:
         with reading(where, f"delete it and run {command}"):
             raw = self.build(part, download=False)
             images, labels = np.asarray(raw.data), np.asarray(raw.targets if hasattr(raw, "targets") else raw.labels)
-            return _in_memory(images, labels, f"The {part} split of {name} in {self.root}"), labels
+            return understood(images, labels, f"The {part} split of {name} in {self.root}", {})[0], labels
 
 
-class _Npz:
-    """Arrays in one .npz file, of which only the asked ones are read."""
+def find_source(name: DataName, root: Path) -> Source:
+    """Where the files of a dataset are; raises `BadInput` for an unknown name or a path that is not there."""
+    kind, text = name.kind, name.place
+    if text in DATASETS and not kind:
+        _allow(name, ("ids", "draw"))
+        return _Digits() if text == "digits" else Torchvision(DATASETS[text], root)
+    if not kind or not text:
+        raise unknown("dataset", name.base, DATASETS)
+    _allow(name, _SETTINGS[kind])
+    if kind == "memory":
+        from robench.data.handed import Handed
 
-    guessed = True
+        return Handed(name.base, name.settings)
+    if kind in ("medmnist", "hf-data"):
+        from robench.data import hub
 
-    def __init__(self, path: Path) -> None:
-        self.where = path
-        self.told: list[str] = []
-
-    def _read(self, part: Part, which: int, optional: bool = False) -> NDArray[Any] | None:
-        """The images (0) or labels (1) of a part; None for an `optional` part of which the file has no key at all."""
-        with reading(self.where, "give an .npz file of plain arrays"), open(self.where, "rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            have = sorted(getattr(file, "files", []))
-            keys = max(_NPZ_KEYS[part], key=lambda pair: sum(key in have for key in pair))
-            if all(key in have for pair in _NPZ_KEYS[part] for key in pair):
-                names = " and as ".join(pair[0] for pair in _NPZ_KEYS[part])
-                raise BadInput(f"{self.where} has the {part} split twice, as {names}; keep one of them.")
-            missing = [key for key in keys if key not in have]
-            if optional and len(missing) == len(keys):
-                return None
-            if missing:
-                lacks, has = " and no ".join(missing), ", ".join(have) or "none"
-                raise BadInput(f"{self.where} has no {lacks}, which the {part} split needs; its keys are {has}.")
-            return np.asarray(file[keys[which]])
-
-    def _labels(self, part: Part, optional: bool = False) -> NDArray[Any] | None:
-        labels = self._read(part, 1, optional)
-        if labels is None:
-            return None
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
-            raise BadInput(
-                f"The {part} labels of {self.where} are {labels.dtype} {list(labels.shape)}{_lowest(labels)}, "
-                "but must be one integer from 0 upwards per image, [N] or [N, 1]."
-            )
-        if labels.size and int(labels.max()) >= MOST_CLASSES:
-            raise BadInput(
-                f"The {part} labels of {self.where} go up to {labels.max()}, but they number the classes from 0, and "
-                f"there may be at most {MOST_CLASSES:,}; number them anew."
-            )
-        return labels
-
-    @cached_property
-    def classes(self) -> int:
-        both = self._labels("test"), self._labels("train", optional=True)
-        return 1 + max((int(labels.max()) for labels in both if labels is not None and labels.size), default=0)
-
-    def load(self, part: Part) -> tuple[Pixels, NDArray[Any]]:
-        labels, images = self._labels(part), self._read(part, 0)
-        assert labels is not None  # only an optional part may be None
-        assert images is not None
-        where = f"The {part} split of {self.where}"
-        found = _in_memory(images, labels, where)
-        largest = int(found.array.max())
-        if largest == 1:
-            raise BadInput(f"{where} {OF_ONES}")
-        self.told.append(_understood(where, images, found, labels, largest))
-        return found, labels
+        return hub.medmnist(text, root, name.settings) if kind == "medmnist" else hub.HuggingFace(text, name.settings)
+    return _folder(name, root) if kind == "folder" else _file(name)
 
 
-def find_source(name: str, root: Path) -> Source:
-    """Where the files of dataset `name` are; raises `BadInput` for an unknown name or a path that is not there."""
-    if name == "digits":
-        return _Digits()
-    if name in DATASETS and DATASETS[name].torchvision:
-        return Torchvision(DATASETS[name], root)
-    kind, _, text = name.partition(":")
-    if kind not in ("npz", "folder") or not text:
-        raise unknown("dataset", name, DATASETS)
-    if kind == "npz":
-        path = expanded(text)
-        if not path.is_file():
-            raise BadInput(f"There is no file {path}, which the dataset {name} names.")
-        return _Npz(path)
-    path, size = sized_folder(text)
+def _file(name: DataName) -> Source:
+    """Data in a file, or in a folder of one file per part. Raises BadInput where it is not there."""
+    path = expanded(name.place)
+    if not path.is_file() and (name.kind == "npz" or not path.is_dir()):
+        raise BadInput(f"There is no file {path}, which the dataset {name} names.")
+    if name.kind in ("csv", "parquet"):
+        from robench.data.tabular import Table
+
+        return Table(name.kind, path, name.settings)
+    return stored(name.kind, path, name.settings)
+
+
+def _folder(name: DataName, root: Path) -> Source:
+    path, size = sized_folder(name.place)
     if size is not None and not 1 <= size <= LARGEST_SIDE:
         raise BadInput(f"The image size in {name} must be from 1 to {LARGEST_SIDE:,} pixels.")
     if not path.is_dir():
         raise BadInput(f"There is no folder {path}, which the dataset {name} names.")
-    return Folder(path, size, root)
+    return Folder(path, size, root, name.settings)
+
+
+_ANY = ("ids", "draw", "names", "labels-from", "one-hot")
+_PICTURES = ("size", "channels")
+_ARRAYS = (*_ANY, "layout", "range", "images", "labels", "split")
+# the settings that mean something to a kind
+_SETTINGS = {
+    "npz": _ARRAYS,
+    "npy": _ARRAYS,
+    "pt": _ARRAYS,
+    "medmnist": _ARRAYS,
+    "csv": (*_ARRAYS, *_PICTURES),
+    "parquet": (*_ARRAYS, *_PICTURES),
+    "hf-data": (*_ARRAYS, *_PICTURES, "config"),
+    "memory": (*_ANY, *_PICTURES, "layout", "range"),
+    "folder": ("ids", "draw", "channels", "split"),
+}
+
+
+def _allow(name: DataName, known: Sequence[str]) -> None:
+    """Raise BadInput for a setting that means nothing to this kind of data."""
+    strange = next((key for key in name.settings if key not in known), None)
+    if strange is not None:
+        flag = {"labels-from": "--labels-from", "one-hot": "--one-hot", "layout": "--layout", "range": "--range",
+                "names": "--classes with names"}.get(strange, f"the setting {strange}")  # fmt: skip
+        raise BadInput(
+            f"{flag[0].upper()}{flag[1:]} is given for {name.base}, where it means nothing; leave it out. These data "
+            f"take {', '.join(known)}."
+        )
 
 
 def sized_folder(text: str) -> tuple[Path, int | None]:
@@ -185,39 +177,3 @@ def sized_folder(text: str) -> tuple[Path, int | None]:
             f"first, folder:{head}/@{digits} for the second."
         )
     return (whole, None) if whole.is_dir() else (folder, int(digits))
-
-
-def _in_memory(images: NDArray[Any], labels: NDArray[Any], where: str) -> Array:
-    """The images as uint8 [N, C, H, W] from [N, H, W], [N, H, W, C] or [N, C, H, W], where C is 1 or 3."""
-    if images.dtype != np.uint8:
-        raise BadInput(
-            f"{where} has {images.dtype} images, but they must be uint8, from 0 to 255; multiply those in [0, 1] by "
-            "255, round, and store them as uint8."
-        )
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.ndim == 4 and images.shape[3] in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    elif images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise BadInput(f"{where} has images {list(images.shape)}, but they must be [N, H, W] or [N, H, W, 1 or 3].")
-    if len(images) != len(labels):
-        raise BadInput(f"{where} has {len(images)} images but {len(labels)} labels.")
-    if 0 in images.shape:
-        raise BadInput(f"{where} is empty.")
-    return Array(np.ascontiguousarray(images))
-
-
-def _understood(where: str, raw: NDArray[Any], found: Array, labels: NDArray[Any], largest: int) -> str:
-    """How arrays are understood, in a sentence."""
-    layout = "[N, H, W]" if raw.ndim == 3 else "[N, H, W, C]" if raw.shape[3] in (1, 3) else "[N, C, H, W]"
-    (channels, height, width), last = found.shape, int(labels.max())
-    return (
-        f"{where}: {len(raw):,} images {layout} of {channels} x {height} x {width}, pixels up to {largest} of 255, "
-        f"labels from {labels.min()} to {last}."
-    )
-
-
-def _lowest(labels: NDArray[Any]) -> str:
-    """The lowest label, where that is what is wrong."""
-    wrong = labels.ndim == 1 and labels.dtype.kind == "i" and labels.size
-    return f" with {labels.min()}" if wrong else ""

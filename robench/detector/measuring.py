@@ -95,7 +95,7 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
         return Detection.of(figures(kept, threshold), watch, subject, folder)
     settings, rows = plain(settings), folder.rows()
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    split = subject.dataset.test
+    split = subject.dataset.drawn(folder.spec.get("draw"))
     examples = Examples(split.pixels(ids), split.labels[ids], ids)
     images = torch.cat([folder.images(start, stop) for start, stop in folder.ranges()])
     module = subject.module.to(settings.device)

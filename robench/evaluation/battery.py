@@ -61,7 +61,8 @@ def _planted(request: Request, store: Store) -> list[Finding]:
     if not attacks:
         return []
     target = Bench(store).target(request.models[0], request.dataset, request.data_root, request.classes)
-    test, part = target.dataset.test, slice(0, min(request.count or TRIED, TRIED))
+    count = min(request.count or TRIED, TRIED)
+    test, part = target.dataset.drawn(target.dataset.way(count)), slice(0, count)
     examples = Examples(test.pixels(part), test.labels[part], test.ids[part])
     settings = request.settings
     module = target.module.to(settings.device)

@@ -17,6 +17,7 @@ from robench.attack.gradient import kind_of
 from robench.attack.judge import Settings
 from robench.attack.modes import check_eval_mode
 from robench.data.dataset import Dataset, Split, open_dataset
+from robench.data_names import completed, parse
 from robench.detector.fitting import Watch, explain, watch
 from robench.detector.request import DetectorRequest
 from robench.device import choose_device
@@ -127,8 +128,8 @@ def references(request: Request, store: Store) -> list[str | nn.Module]:
     if request.models:
         return list(request.models)
     names = store.model_names()
-    if request.dataset is not None:
-        names = [name for name in names if _data_of(name, store) in (request.dataset, None)]
+    if request.dataset is not None and (base := parse(request.dataset).base):
+        names = [name for name in names if _data_of(name, store) in (request.dataset, base, None)]
     if not names:
         on = f" trained on {request.dataset!r}" if request.dataset else ""
         raise BadInput(
@@ -163,7 +164,7 @@ def open_target(
     model = load_model(reference, store)
     if model.data is None:  # a stored figure must not answer for a stranger's model in another mode
         check_eval_mode(model.module)
-    name = dataset or (model.data.name if model.data else None)
+    name = completed(dataset, model.data.name if model.data else None)
     if name is None:
         raise BadInput(f"The model {model.name!r} was not trained by robench; say which data with --dataset NAME.")
     target = Target(model, model.on(opener(name, data_root, classes)))
@@ -189,7 +190,8 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
 
     Raises BadInput where the data have too few images or the threat model does not fit them.
     """
-    model, split, watch = target.model, target.dataset.test, target.watch
+    model, watch, draw = target.model, target.watch, target.dataset.way(address.count)
+    split = target.dataset.drawn(draw)
     count = len(split) if address.count is None else address.count
     if count > len(split):
         raise BadInput(f"-n is {count}, but {target.dataset.name} has {len(split)} test images; give at most that.")
@@ -197,6 +199,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     spec = EvalSpec(
         model_digest=model.digest,
         data_digest=split.digest,
+        draw=draw,
         count=count,
         norm=address.threat.norm,
         eps=str(address.threat.eps),
@@ -295,12 +298,16 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
         device=choose_device(address.how.device),
         folder=os.getcwd() if depends_on_folder(target.model.reference, target.dataset.name) else "",
         classes=target.dataset.classes,
+        images=len(target.dataset.test),
+        chance=target.dataset.chance,
+        names=target.dataset.names or None,
     )
 
 
 def _craft(address: Address, store: Store, source: Target, named: NamedAttack, spec: EvalSpec, about: About) -> Craft:
     """The crafting on a surrogate, the same for every target; raises BadInput where it can say nothing about them."""
-    if source.dataset.test.digest != spec.data_digest:
+    split = source.dataset.drawn(spec.draw)
+    if split.digest != spec.data_digest:
         raise BadInput(
             f"The surrogate {source.model.title!r} has other test images ({source.dataset.name}) than the model "
             f"{about.model!r} ({about.dataset}); say which data with --dataset."
@@ -331,6 +338,6 @@ def _craft(address: Address, store: Store, source: Target, named: NamedAttack, s
     record = replace(about, model=source.model.name, reference=reference, against="", folder=where)
     folder = EvaluationFolder(store.crafted / craft.job_id)
     return Craft(
-        craft, source.model.module, dataset.classes, named.attack, address.threat, dataset.test, folder, record,
+        craft, source.model.module, dataset.classes, named.attack, address.threat, split, folder, record,
         sources_of([("attack", named.name), *([("defense", source.model.defense)] if source.model.defense else [])]),
     )  # fmt: skip

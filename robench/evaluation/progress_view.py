@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable
 
 from robench.errors import BadInput, Permanent, RobenchError, crash
 from robench.executors.base import Outcome, Task
 from robench.executors.graph import Node
-from robench.progress import Bar, say, trace
+from robench.progress import Bar, Pace, say, trace
 
 
 class View:
@@ -20,7 +19,7 @@ class View:
         self.total: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.bars: dict[str, Bar] = {}
-        self.began: dict[str, float] = {}
+        self.paces: dict[str, Pace] = {}
         self.overall: Bar | None = None
 
     def expect(self, wanted: Iterable[Node]) -> None:
@@ -38,8 +37,10 @@ class View:
         images = self.done[cell] + share * task.size
         bar = self._bar(cell, task)
         if bar is not None:
-            rate = images / max(time.monotonic() - self.began[cell], 1e-9)
-            bar.update(images / max(self.total[cell], 1), f"{images:,.0f} images  {rate:,.1f}/s")
+            pace = self.paces[cell]
+            pace.update(images)
+            rate = f"  {pace.rate:,.1f}/s" if pace.rate else ""
+            bar.update(images / max(self.total[cell], 1), f"{images:,.0f} images{rate}")
 
     def told(self, node: Node, outcome: Outcome) -> None:
         """A task has ended."""
@@ -67,5 +68,5 @@ class View:
 
     def _bar(self, cell: str, task: Task) -> Bar | None:
         if cell not in self.bars and task.size:
-            self.bars[cell], self.began[cell] = Bar(task.title), time.monotonic()
+            self.bars[cell], self.paces[cell] = Bar(task.title), Pace()
         return self.bars.get(cell)

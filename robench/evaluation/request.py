@@ -22,7 +22,7 @@ from robench.threat import ThreatModel
 def check_dataset(name: object) -> None:
     """Raise BadInput for what is neither a dataset's name nor None, which stands for the model's own."""
     known = name is None or (isinstance(name, str) and bool(name.strip()))
-    require(known, "--dataset", name, "a dataset's name (see 'robench list datasets'), npz:PATH or folder:PATH")
+    require(known, "--dataset", name, "a dataset's name or reference (see 'robench list datasets'), such as npz:PATH")
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def _evaluate(
             wanted = renewal.of(opened())
             for planned in wanted.evaluations:
                 recall.check(planned.job, planned.address.how)
+                planned.tell_begun()
             everything.append(wanted)
         except DiskError:
             raise

@@ -16,6 +16,7 @@ from robench.results.rows import absent_classes
 from robench.results.summary import Summary, label
 from robench.store.about import About
 from robench.store.runs import Store
+from robench.store.specs import draw_told
 from robench.trust.bounds import upper_bound
 from robench.trust.diagnosis import record
 from robench.trust.gates import Finding
@@ -37,17 +38,19 @@ class Result:
     summary: Summary
     boundary: bool = False
     absent: str = ""
+    drawn: str = ""
     seed: int = 0
     split: Split | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, job: Job, summary: Summary) -> Result:
-        """The result of a job. `absent`: the classes that its images lack, in words."""
+        """The result of a job. `absent`: the classes that its images lack, `drawn`: which images they are, in words."""
         spec, rows = job.spec, job.folder.rows(("label",)) if summary.complete else None
-        absent = "" if rows is None else absent_classes(rows, job.classes)
+        absent = "" if rows is None else absent_classes(rows, job.classes, job.about.names)
+        drawn, about = draw_told(spec.to_json(), job.about.images), job.about
         return cls(
-            spec.job_id, spec.attack, spec.norm, spec.model_digest, job.about, summary, job.boundary, absent, spec.seed,
-            job.split,
+            spec.job_id, spec.attack, spec.norm, spec.model_digest, about, summary, job.boundary, absent, drawn,
+            spec.seed, job.split,
         )  # fmt: skip
 
     @property

@@ -34,6 +34,13 @@ class PlannedEvaluation:
         spec = self.job.spec
         return self.job.folder.missing(spec.start, spec.start + spec.count, self.address.how.shard_size)
 
+    def tell_begun(self) -> None:
+        """Say what is there already of an evaluation that another run has begun."""
+        count = self.job.spec.count
+        there = count - sum(stop - start for start, stop in self.missing)
+        if 0 < there < count:
+            say(f"{self.job.title} ({self.job.folder.job_id}) goes on from {there:,} of {count:,} images in the store.")
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from robench.data_names import with_settings
 from robench.device import check_device
 from robench.errors import BadInput, require, unknown
 from robench.evaluation.address import SIZE, Address, How
@@ -243,7 +244,15 @@ def _find(kept: Kept, address: Address, store: Store, name: str) -> str:
 
 def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store, name: str) -> None:
     """Raise BadInput unless the address is that of the evaluation that was kept, but for the model."""
-    if target.dataset.test.digest != kept.spec.data_digest:
+    spec, data = kept.spec, target.dataset
+    way = data.way(spec.count)
+    if way != spec.draw and data.drawn(spec.draw).digest == spec.data_digest:
+        raise BadInput(
+            f"The {spec.count:,} images of {kept.label} in {name} are drawn {way or 'first'} today and were "
+            f"{spec.draw or 'first'}; give --dataset '{with_settings(data.name, draw=spec.draw or 'first')}', or make "
+            "the baseline anew."
+        )
+    if data.drawn(spec.draw).digest != spec.data_digest:
         raise BadInput(
             f"The test images of {target.dataset.name} are not those that {name} was made on; give the same data with "
             "--data or --dataset, or make the baseline anew."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,8 @@ STOOD = "stood-at-larger-eps"
 FELL = "fell-below-larger-eps"
 # ranges of absent classes that are listed one by one
 LISTED = 5
+# absent classes that are called by their names
+NAMED = 3
 # those that clean accuracy, an attack's figure and the worst case are computed from
 COUNTED = ("example_id", "label", "goal", "adv_pred", "clean_correct", "success", *SEALED)
 
@@ -100,8 +103,9 @@ def success_of(rows: pd.DataFrame, rejected: int) -> Marks:
     return np.where(aimed, (rows["adv_pred"] == rows["goal"]).to_numpy(), found)
 
 
-def absent_classes(rows: pd.DataFrame, classes: int | None) -> str:
-    """The classes that no image of the rows has, in words: "classes 2-9 absent"; "" where none is, or nobody knows."""
+def absent_classes(rows: pd.DataFrame, classes: int | None, titles: Sequence[str] | None = None) -> str:
+    """The classes that no image of the rows has, in words: "classes 2-9 absent", the only one or two by their names if
+    they have `titles`; "" where none is, or nobody knows."""
     missing = sorted(set(range(classes or 0)) - set(rows["label"].tolist())) if len(rows) else []
     runs: list[list[int]] = []
     for each in missing:
@@ -111,6 +115,9 @@ def absent_classes(rows: pd.DataFrame, classes: int | None) -> str:
             runs.append([each])
     if len(runs) > LISTED:
         return f"{len(missing)} of {classes} classes absent"
+    if titles and 0 < len(missing) <= NAMED and max(missing) < len(titles):
+        words = [f"{each} ({titles[each]})" for each in missing]
+        return f"class{'es' if len(missing) > 1 else ''} {', '.join(words)} absent"
     names = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
     return f"class{'es' if len(missing) > 1 else ''} {', '.join(names)} absent" if missing else ""
 

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from robench.data_names import DataName, parse, relative
+from robench.errors import BadInput
+
 
 @dataclass(frozen=True)
 class About:
@@ -17,9 +20,10 @@ class About:
     given_options: those that differ from the attack's own. metric: a `Measure` by its name. access: "white-box",
     "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
     access is. folder: where it ran, "" where neither the model's reference nor the data's name depends on it. classes:
-    how many the data have. against: what it was up against beside the model, as the end of a label. mended: the first
-    record was lost. probe: it was run for the diagnostics alone. more: what a later robench recorded; lacks: the fields
-    that an earlier one did not.
+    how many the data have; images: how many test images; chance: the share of the largest class among those; names:
+    the classes' own, if they have any. against: what it was up against beside the model, as the end of a label.
+    mended: the first record was lost. probe: it was run for the diagnostics alone. more: what a later robench
+    recorded; lacks: the fields that an earlier one did not.
     """
 
     model: str
@@ -39,6 +43,9 @@ class About:
     device: str | None = None
     folder: str = ""
     classes: int | None = None
+    images: int | None = None
+    chance: float | None = None
+    names: list[str] | None = None
     mended: bool = False
     probe: bool = False
     more: dict[str, Any] = field(default_factory=dict)
@@ -64,12 +71,21 @@ class About:
         """The model's reference or the data's name, of this record, with the path that leads there from here: the one
         from its own folder where something is there, which from that folder itself is the name as it is."""
         path = path_of(name)
-        if not path or not self.folder or self.folder == os.getcwd():
+        if not self.folder or self.folder == os.getcwd():
+            return name
+        if (data := _data(name)) is not None:
+            return str(data.at(self._there))
+        if not path:
             return name
         there = os.path.join(self.folder, path)
         sizeless = there.rpartition("@")[0] or there
         before, _, after = name.rpartition(path)
         return f"{before}{there}{after}" if os.path.exists(there) or os.path.exists(sizeless) else name
+
+    def _there(self, path: str) -> str:
+        """A relative path as it leads from here to where it led from the record's own folder, if something is there."""
+        there = os.path.join(self.folder, path)
+        return there if os.path.exists(there) or os.path.exists(there.rpartition("@")[0] or there) else path
 
     @property
     def probes(self) -> bool:
@@ -90,9 +106,20 @@ class About:
 
 def path_of(name: str) -> str:
     """The relative path in the reference of a model's file or in the name of a user's data; "" where there is none."""
-    found = re.fullmatch(r"(?:npz|folder):(.+)|(.+\.py):[^:/]+", name, re.DOTALL)
-    path = (found[1] or found[2]) if found else ""
-    return "" if os.path.isabs(path) or path.startswith("~") else path
+    if (data := _data(name)) is not None:
+        return next(iter(data.relative), "")
+    found = re.fullmatch(r"(.+\.py):[^:/]+", name, re.DOTALL)
+    path = found[1] if found else ""
+    return path if relative(path) else ""
+
+
+def _data(name: str) -> DataName | None:
+    """Data whose name holds a path, taken apart; None for any other name."""
+    try:
+        data = parse(name)
+    except BadInput:  # no name of data
+        return None
+    return data if data.relative else None
 
 
 def depends_on_folder(*names: str) -> bool:

@@ -80,6 +80,7 @@ class CraftRecord(Shape):
 class SpecRecord(CraftRecord):
     """spec.json of an evaluation: see `specs.EvalSpec`."""
 
+    draw: Literal["balanced"] | None = None
     start: Count
     count: Images
     detector: Token | None = None
@@ -121,6 +122,9 @@ class AboutRecord(Shape):
     device: str | None = None
     folder: str = ""
     classes: Classes | None = None
+    images: Images | None = None
+    chance: Share | None = None
+    names: list[str] | None = None
     mended: bool = False
     probe: bool = False
 

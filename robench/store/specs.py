@@ -66,13 +66,15 @@ class EvalSpec(Spec):
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
     image may cost, with the evaluations before it, `below` the id of the same attack's evaluation within a larger eps,
-    of which images that stood there are taken to stand here.
+    of which images that stood there are taken to stand here, `draw` how the images were drawn where they are not the
+    first ones: the digest of the data is then of all of them in the order of the draw.
     """
 
     harness: int = HARNESS
     model_digest: str
     data_digest: str
     split: str = "test"
+    draw: str | None = None
     start: int = 0
     count: int
     norm: str
@@ -143,6 +145,13 @@ class DetectorSpec(Spec):
 def leans(spec: Mapping[str, Any]) -> bool:
     """Whether an evaluation's rows rest on those of another one: in a cascade, or within a larger eps."""
     return bool(spec.get("after") or spec.get("below"))
+
+
+def draw_told(spec: Mapping[str, Any], images: int | None) -> str:
+    """Which of a data set's `images` an evaluation is of, in words behind their number; "" where it is of all."""
+    if spec.get("draw"):
+        return f" ({spec['draw']} over classes{f', of {images:,}' if images else ''})"
+    return f" (the first of {images:,})" if images and spec["count"] < images and not spec.get("start") else ""
 
 
 def sizes_told(spec: Mapping[str, Any]) -> str:

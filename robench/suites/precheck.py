@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from robench import registry
 from robench.data.catalogue import DATASETS
+from robench.data_names import parse
 from robench.errors import BadInput, unknown
 from robench.results.accuracy import entering, enters
 from robench.suites.schema import Column, inside
@@ -53,11 +54,12 @@ def _data(name: str) -> DataInfo | None:
     """What is known of a dataset without opening it; None of the user's own. Raises BadInput for an unknown name."""
     from robench.data.dataset import DataInfo
 
-    if name.startswith(("npz:", "folder:")):
+    parsed = parse(name)
+    if parsed.kind:
         return None
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    entry = DATASETS[name]
+    if parsed.base not in DATASETS:
+        raise unknown("dataset", parsed.base, DATASETS)
+    entry = DATASETS[parsed.base]
     middle = (0.5,) * entry.channels
     return DataInfo(name, entry.channels, entry.side, entry.side, entry.classes, middle, middle, name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,8 @@ class Line:
     """One model: its clean accuracy, its worst case, and a cell per attack by the column's name.
 
     partial: it lacks attacks that others of the table have. strongest: the attack that alone comes nearest to the worst
-    case. ranked: what it is ranked by among its like: its worst case, over no attacks but those that all of them have.
+    case. shared: the worst case over no attacks but those that all lines have that lack some. damaged: what damaged
+    evaluations would say of it is not known.
     """
 
     model: str
@@ -124,17 +125,32 @@ class Line:
     attacks: dict[str, Cell]
     strongest: str = ""
     partial: bool = False
-    ranked: Figure | None = None
+    shared: Figure | None = None
+    damaged: bool = False
 
     @property
     def flagged(self) -> bool:
         """Whether any flag fired."""
         return any(cell.flags for cell in (self.worst, *self.attacks.values()))
 
-    @property
-    def rank(self) -> tuple[bool, float, str]:
-        """What the table is sorted by: complete lines first, the most robust on top."""
-        return self.partial, -self.ranked.value if self.ranked else 1.0, self.model
+    def better(self, figure: Figure | None) -> tuple[float, str]:
+        """What it is sorted by under a figure of its own: the most robust on top, without a figure below all."""
+        return -figure.value if figure else 1.0, self.model
+
+
+def ordered(lines: Iterable[Line]) -> list[Line]:
+    """The lines of a table, the most robust on top by their worst cases.
+
+    One that lacks attacks stands below every whole line that is as robust under those attacks that all of its like
+    have, and above the others; one without what damaged evaluations would say stands last.
+    """
+    lines = list(lines)
+    found = sorted((line for line in lines if not line.partial), key=lambda line: line.better(line.worst.figure))
+    lacking = sorted((line for line in lines if line.partial), key=lambda line: line.better(line.shared))
+    for line in (each for each in lacking if each.shared and not each.damaged):
+        beaten_by = [i for i, other in enumerate(found) if other.better(other.shared)[0] <= line.better(line.shared)[0]]
+        found.insert(beaten_by[-1] + 1 if beaten_by else 0, line)
+    return [*found, *(line for line in lacking if not line.shared or line.damaged)]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def figures_table(results: Sequence[Result], worst: Sequence[WorstCase]) -> Grid
 def _title(results: Sequence[Result], seeds: Sequence[int]) -> str:
     over = f", seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     told = dict.fromkeys(
-        f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{f', {r.absent}' if r.absent else ''}{over}"
+        f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{r.drawn}"
+        f"{f', {r.absent}' if r.absent else ''}{over}"
         for r in results
     )
     return "; ".join(told)

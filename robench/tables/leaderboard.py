@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from robench.data_names import parse
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
 from robench.evaluation.origins import aged
@@ -28,139 +29,43 @@ from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE, Summary
 from robench.store.files import Damaged
 from robench.store.runs import EvaluationFolder, Store
-from robench.tables.cells import ABSENT, CLEAN, UPPER, WORST, Cell, Column, Line, Scored, Setting, attack_cell, beside
+from robench.store.specs import draw_told
+from robench.tables.board import Board
+from robench.tables.cells import (
+    ABSENT,
+    CLEAN,
+    WORST,
+    Cell,
+    Column,
+    Line,
+    Scored,
+    Setting,
+    attack_cell,
+    beside,
+    ordered,
+)
+from robench.tables.chosen import EVERYTHING, Chosen
 from robench.tables.left_out import LEFT_OUT, digests, left_out, may_be_of, readable
 from robench.tables.model_names import told_apart
-from robench.tables.rendering import Grid, grid
 from robench.text.escaping import file_name
 from robench.threat import ThreatModel
 from robench.trust.bounds import upper_bound
 
-NOTE = (
-    "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
-    "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
-)
-TERMINAL_NOTE = (
-    "Percent of all n images. The worst case is taken image by image over the white-box attacks; the strongest is the "
-    "one that alone comes closest to it. * flags fired: see the files."
-)
 
-
-@dataclass(frozen=True)
-class Board:
-    """A table: a line per model, the most robust first; columns clean, worst case, then one per attack."""
-
-    name: str
-    dataset: str
-    norm: str
-    eps: str
-    start: int
-    count: int
-    columns: tuple[Column, ...]
-    rows: tuple[Line, ...]
-    settings: tuple[Setting, ...] = field(default=())
-    attacks: str = ""
-    absent: str = ""
-
-    template = "leaderboard"
-
-    @property
-    def note(self) -> str:
-        """What is to be known of the figures."""
-        return NOTE + self._said
-
-    @property
-    def _said(self) -> str:
-        cells = [column.cell(row) for row in self.rows for column in self.columns]
-        found = " Upper bound: no boundary attack (FAB) tried it." if any(UPPER in cell.note for cell in cells) else ""
-        if any(row.partial for row in self.rows):
-            lost = ", or damaged evaluations," if any(LEFT_OUT in row.worst.note for row in self.rows) else ""
-            found += f" Models that lack attacks{lost} stand last, ranked by the worst case over those that all of "
-            found += "them have."
-        if any("size " in column.name for column in self.columns):
-            found += " A library's attack depends on the sizes of batches and shards, which its column names."
-        return found
-
-    @property
-    def title(self) -> str:
-        """Data, threat model and examples in words."""
-        last = self.start + self.count - 1
-        images = f"test images {self.start}-{last} (n = {self.count:,}{f', {self.absent}' if self.absent else ''})"
-        attacks = f", under {self.attacks}" if self.attacks else ""
-        return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
-
-    @property
-    def headers(self) -> list[str]:
-        """Names of the columns."""
-        return ["model", *(column.name for column in self.columns)]
-
-    def texts(self, row: Line) -> list[str]:
-        """A row's cells as text."""
-        return [row.model, *(column.cell(row).text for column in self.columns)]
-
-    def to_json(self) -> dict[str, Any]:
-        """The table with accuracies as fractions."""
-        rows = [{"model": r.model, **{each.name: each.cell(r).to_json() for each in self.columns}} for r in self.rows]
-        return {
-            "name": self.name,
-            "title": self.title,
-            "columns": self.headers,
-            "rows": rows,
-            "settings": [asdict(setting) for setting in self.settings],
-        }
-
-    def records(self) -> list[dict[str, Any]]:
-        """The csv file's lines: figures as fractions with the ends of their intervals, then what made them."""
-        found = []
-        for row in self.rows:
-            mine = [setting for setting in self.settings if setting.model == row.model]
-            record: dict[str, Any] = {"model": row.model, "n": self.count}
-            for column in self.columns:
-                record |= column.cell(row).numbers(column.name)
-            flags = sorted({f"{s.column}: {flag}" for s in mine for flag in s.flags})
-            found.append(record | {
-                "flags": "; ".join(flags),
-                "evaluations": " ".join(s.evaluation for s in mine),
-                "commands": "; ".join(dict.fromkeys(s.command for s in mine)),
-                "commits": " ".join(dict.fromkeys(s.commit for s in mine)),
-            })  # fmt: skip
-        return found
-
-    def table(self) -> Grid:
-        """The ranking for a terminal: a line per model; the files have every attack's column."""
-        shown = grid(self.title, TERMINAL_NOTE + self._said)
-        for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
-            figures = "%" in name
-            width = len(name) if figures else None  # names give way before figures do
-            shown.add_column(
-                name, justify="right" if figures else "left", no_wrap=figures, min_width=width, overflow="fold"
-            )
-        for row in self.rows:
-            worst, clean = row.worst.figure, row.clean.figure
-            low, high = worst.interval if worst else (0.0, 0.0)
-            shown.add_row(
-                row.model,
-                f"{100 * clean.value:.1f}" if clean else row.clean.text,
-                f"{100 * worst.value:.1f}{'*' if row.flagged else ''}" if worst else row.worst.text,
-                f"{100 * low:.1f} - {100 * high:.1f}" if worst else "",
-                row.strongest + row.worst.note,
-            )
-        return shown
-
-
-def build(store: Store, *, probes: bool = False) -> list[Board]:
-    """Every table that the store's evaluations fill, with `probes` also those that were run for the diagnostics alone.
+def build(store: Store, chosen: Chosen = EVERYTHING) -> list[Board]:
+    """Every table that the store's evaluations fill, or those that are chosen.
 
     Raises BadInput where there is none.
     """
     groups: dict[tuple[Any, ...], list[EvaluationFolder]] = defaultdict(list)
     trained = digests(store)
     folders, damaged = store.intact()
+    chosen.check(folders)
     overtaken = {folder.spec.get("after") for folder in folders}
     shared = ("data_digest", "split", "start", "count", "norm", "eps", "seed")
     for folder in folders:
         spec, name = folder.spec, folder.about.model
-        if folder.about.probes and not probes:
+        if not chosen(folder):
             continue
         if folder.job_id in overtaken and spec.get("after"):
             continue  # the last one of a cascade has the finds of all before it
@@ -169,6 +74,9 @@ def build(store: Store, *, probes: bool = False) -> list[Board]:
         groups[tuple(spec[each] for each in shared)].append(folder)
     if not groups:
         none = f"There is no evaluation in {store.evaluations}; run 'robench evaluate' first."
+        if folders and chosen != EVERYTHING:
+            there = f"None of the {len(folders):,} evaluations in {store.evaluations}"
+            none = f"{there} is of what was asked for; leave out an option, see 'robench list evaluations'."
         raise BadInput(next(iter(damaged.values()), none))
     ordered = sorted(groups, key=str)
     lost = left_out(store, damaged)
@@ -228,26 +136,30 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
     lacking = [names for names in behind.values() if ranks & names]
     common = [name for name in ranking if all(name in each for each in lacking)]
     lines = (_line(model, cells, ranking, common, missing[model]) for model, cells in named.items())
-    rows = sorted(lines, key=lambda line: line.rank)
+    rows = ordered(lines)
     settings = [_setting(model, each) for model, cells in named.items() for each in cells.values()]
     spec, dataset = newest[-1].spec, newest[-1].about.dataset
     eps = ThreatModel.of(spec["norm"], spec["eps"]).eps_text
     return Board(
         _name(dataset, spec, eps), dataset, spec["norm"], eps, spec["start"], spec["count"], (CLEAN, WORST, *order),
-        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))), _absent(newest),
+        tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))),
+        absent=_absent(newest), drawn=draw_told(spec, newest[-1].about.images),
+        shared=tuple(common) if lacking else (),
     )  # fmt: skip
 
 
 def _absent(folders: Sequence[EvaluationFolder]) -> str:
     """The classes that no image of these evaluations, which are of the same images, is of, in words."""
     whole = next((folder for folder in folders if readable(folder) and folder.about.classes), None)
-    return absent_classes(whole.rows(("label",)), whole.about.classes) if whole else ""
+    return absent_classes(whole.rows(("label",)), whole.about.classes, whole.about.names) if whole else ""
 
 
 def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
     """The files' name."""
+    data = parse(dataset)
+    told = [key if key == "ids" else f"{key}{value}" for key, value in data.settings.items()]
     parts = [
-        Path(dataset.partition(":")[2]).stem if ":" in dataset else dataset,
+        "-".join([Path(data.place).stem if data.kind else data.base, *told]),
         spec["norm"],
         eps,
         f"n{spec['count']}",
@@ -269,8 +181,8 @@ def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
 
 def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: Sequence[str], lost: int = 0) -> Line:
     """One model's line. Its worst case needs every evaluation that enters it to be complete; a line that lacks some of
-    the table's `ranking` attacks says so, and is ranked last by those that all of its like have in `common`; so is one
-    that lacks what `lost` damaged evaluations would say."""
+    the table's `ranking` attacks says so, and is ranked by those that all of its like have in `common`; one that lacks
+    what `lost` damaged evaluations would say is ranked last."""
     attacks: dict[str, Cell] = {}
     clean, tables = Cell(None, INCOMPLETE), {}
     for name, each in cells.items():
@@ -296,16 +208,15 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: 
     note += f" ({lost} {LEFT_OUT})" if lost else ""
     partial = bool(note)
     figure = worst_case([tables[name] for name in group]) if group and complete else None
-    ranked = figure
-    if partial and figure is not None:
-        ranked = worst_case([tables[name] for name in common]) if common else None
+    usable = figure is not None and bool(common) and all(name in tables for name in common)
+    shared = worst_case([tables[name] for name in common]) if usable else None
     if figure is not None:
         boundary = any(cells[name].boundary for name in group)
         note += beside(upper_bound(cells[group[0]].folder.spec["norm"], Measure.ROBUST, boundary))
     worst = Cell(figure, COMPLETE if figure else ABSENT if complete else INCOMPLETE, fired, note)
     values = {name: figure.value for name in here if (figure := attacks[name].figure)}
     strongest = min(values, key=lambda name: values[name]) if values else ""
-    return Line(model, clean, worst, attacks, strongest, partial=partial, ranked=ranked)
+    return Line(model, clean, worst, attacks, strongest, partial=partial, shared=shared, damaged=lost > 0)
 
 
 def _flags(folder: EvaluationFolder, result: Summary) -> list[str]:

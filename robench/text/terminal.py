@@ -20,8 +20,26 @@ STDOUT, STDERR = 1, 2
 WIDEST = 10_000
 
 
+def wait(text: str) -> None:
+    """A word on stderr, if that is a terminal, that the first line of whatever comes takes the place of."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        _waiting.append(text)
+        print(f"robench: {text}", end="", file=sys.stderr, flush=True)
+
+
+def start() -> None:
+    """Take away what `wait` said."""
+    if _waiting:
+        _waiting.clear()
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+_waiting: list[str] = []
+
+
 def tell(text: str = "") -> None:
     """A line on stdout."""
+    start()
     print(visible(text), flush=True)
 
 
@@ -38,6 +56,7 @@ def note(*lines: str) -> None:
 def _on_stderr(text: str) -> None:
     """Print on stderr. Work goes on where nobody reads it any more, or it was closed."""
     try:
+        start()
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         number = _number(sys.stderr)
@@ -50,6 +69,7 @@ def show(*tables: RenderableType, whole: bool = False) -> None:
     """Tables on stdout, whose texts have been made visible; `whole`: wider than the terminal where they need it."""
     from rich.console import Console
 
+    start()
     plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
     for table in tables:
         console = Console(**plain)
@@ -60,6 +80,7 @@ def show(*tables: RenderableType, whole: bool = False) -> None:
 
 def tell_json(value: dict[str, Any], sort: bool = False) -> None:
     """An object as one line of JSON on stdout, also while `reserved` holds that back for it."""
+    start()
     text = json.dumps(value, sort_keys=sort).replace("\x7f", "\\u007f")  # the one control character it leaves as it is
     print(text, file=_reserved.stream or sys.stdout, flush=True)
 

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
 from robench.data.sources import sized_folder
+from robench.data_names import parse
 from robench.defense.base import Defense
 from robench.defense.recipe import Precision, Recipe, find_recipe
 from robench.device import check_device, choose_device
@@ -199,9 +200,10 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
 
 def _default_name(request: TrainRequest, job_id: str) -> str:
     """defense-dataset, then what differs from the defaults; ends in the training's id where that cannot be said."""
-    kind, colon, place = request.dataset.partition(":")
-    path = sized_folder(place)[0] if kind == "folder" else Path(place)
-    parts = [request.defense, (path.stem or kind) if colon else request.dataset]
+    data = parse(request.dataset)
+    path = sized_folder(data.place)[0] if data.kind == "folder" else Path(data.place)
+    parts = [request.defense, (path.stem or data.kind) if data.kind else data.base]
+    parts += [f"{key}{value}" for key, value in data.settings.items() if key != "ids"]
     parts += [] if request.recipe == "quick" else [request.recipe]
     parts += [f"{k}{v}" for k, v in sorted(request.options.items())]
     parts += [f"e{request.epochs}"] if request.epochs else []

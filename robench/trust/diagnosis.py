@@ -38,9 +38,12 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
     options = {**spec["attack_options"], **how}
     pixels = pixels_of(folder) if threat.geometry.largest is None else 0  # takes reading images
     rows = folder.rows()
-    absent = absent_classes(rows, about.classes)
+    absent = absent_classes(rows, about.classes, about.names)
     walks = kind in WHITE and walked(folder)
-    return AttackRun(name, spec["attack"], kind, options, threat, rows, result.flags, pixels, absent, walks)
+    return AttackRun(
+        name, spec["attack"], kind, options, threat, rows, result.flags, pixels, absent, walks, about.images,
+        about.chance,
+    )  # fmt: skip
 
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:

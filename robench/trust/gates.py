@@ -19,6 +19,8 @@ SHARE = 0.01
 LEAST = 3
 # share of the attacked images whose gradient is exactly zero, and of all their pixels without one
 ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
+# how sure it is that a draw of images has no more of the largest class than is allowed for
+SURE = 0.999
 
 # the kinds that only follow gradients, those that go on until they find something, and the options that make them go on
 #
@@ -54,8 +56,9 @@ class AttackRun:
     """One complete evaluation as the gates see it.
 
     kind: a `Kind`, "noise" or "transfer". pixels: numbers in an image, which only norms without a `largest` eps ask
-    for. absent: the classes that no image is of, in words. boundary: whether it walks along the decision boundary.
-    broken: per image, classified correctly and misclassified under the attack.
+    for. absent: the classes that no image is of, in words. images: how many test images there are, and chance: the
+    share of the largest class among them, None where nobody noted it. boundary: whether it walks along the decision
+    boundary. broken: per image, classified correctly and misclassified under the attack.
     """
 
     name: str
@@ -68,6 +71,13 @@ class AttackRun:
     pixels: int = 0
     absent: str = ""
     boundary: bool = False
+    images: int | None = None
+    chance: float | None = None
+
+    @property
+    def part(self) -> bool:
+        """Whether there are more images than these."""
+        return self.images is not None and self.images > len(self.rows)
 
     @property
     def ascends(self) -> bool:
@@ -227,14 +237,30 @@ def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
             continue
         rows = white[0].rows
         standing = int((correct(rows) & ~_union(white)).sum())
-        chance = float(rows["label"].value_counts(normalize=True).max())
+        chance = _chance(rows, white[0])
         yield Finding(
             "robust at eps that allows anything",
             standing > (chance + SHARE) * len(rows),
             f"{standing:,} of {len(rows):,} images stand at {threat}, under {', '.join(run.name for run in white)}",
-            f"the largest class's share, {chance:.1%}, plus {SHARE:.0%}",
+            f"the largest class's share{_of_data(white[0])}, {chance:.1%}, plus {SHARE:.0%}",
             "the attacks do not find what must exist: no figure of this model at smaller eps can be trusted",
         )
+
+
+def _of_data(run: AttackRun) -> str:
+    """That the share is of all the data, of which these images are a part."""
+    return f" of all images, with what a draw of {len(run.rows):,} varies" if run.images and run.part else ""
+
+
+def _chance(rows: pd.DataFrame, run: AttackRun) -> float:
+    """The share of images that one answer may get right: of the largest class of the data, which of a part of them may
+    be a little larger; of a part with fewer classes than the data, that of its own largest."""
+    own = float(rows["label"].value_counts(normalize=True).max())
+    if run.chance is None or not run.part:
+        return own
+    from scipy.stats import binom  # takes a while to import
+
+    return max(own, float(binom.ppf(SURE, len(rows), run.chance)) / len(rows))
 
 
 def _unbounded(run: AttackRun) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robench import registry
 from robench.attack.base import Attack
-from robench.data.dataset import Split, open_dataset
+from robench.data.dataset import Dataset, Split, open_dataset
 from robench.detector import fitting
 from robench.detector.fitting import Watch
 from robench.errors import BadInput
@@ -53,6 +53,7 @@ class Opened:
     about: About
     how: How
     model: LoadedModel
+    dataset: Dataset
     split: Split
     classes: int
     threat: ThreatModel
@@ -149,7 +150,7 @@ def open_evaluation(store: Store, folder: EvaluationFolder, how: How) -> Opened:
     threat = ThreatModel.of(spec["norm"], spec["eps"])
     model = _model(store, folder, how)
     dataset = model.on(open_dataset(about.at_hand(about.dataset), how.data))
-    split = dataset.test
+    split = dataset.drawn(spec.get("draw"))
     if split.digest != spec["data_digest"]:
         raise BadInput(
             f"The data {about.dataset} are not those of evaluation {folder.job_id}; choose others with --data."
@@ -157,7 +158,9 @@ def open_evaluation(store: Store, folder: EvaluationFolder, how: How) -> Opened:
     watch = fitting.load(store, spec["detector"]) if spec.get("detector") else None
     if watch is not None and watch.spec.model_digest != spec["model_digest"]:
         raise BadInput(f"The detector {spec['detector']} of evaluation {folder.job_id} watches another model.")
-    return Opened(store, folder, spec, about, how, model, split, dataset.classes, threat, plugin, attack, watch)
+    return Opened(
+        store, folder, spec, about, how, model, dataset, split, dataset.classes, threat, plugin, attack, watch
+    )
 
 
 def _built(plugin: registry.Plugin, spec: dict[str, Any]) -> Attack | None:

@@ -28,13 +28,18 @@ def misrecorded(opened: Opened) -> list[str]:
         "surrogate": surrogate,
         "surrogate_digest": spec.get("surrogate") or "",
         "against": _against(opened, surrogate),
+        "images": len(opened.dataset.test),
+        "chance": opened.dataset.chance,
+        "names": opened.dataset.names or None,
     }
     if opened.attack is not None:
         expected["kind"] = kind_of(opened.attack, opened.threat, opened.access)
     if opened.how.model is None:  # else the name is what another called it
         expected["model"] = opened.model.name
     # what early records lack is not shown of them either
-    silent = {name for name in ("kind", "surrogate", "surrogate_digest") if name in about.lacks}
+    silent = {
+        name for name in ("kind", "surrogate", "surrogate_digest", "images", "chance", "names") if name in about.lacks
+    }
     other = ["split"] if spec.get("split", "test") != "test" else []  # the data's digest is that of the test images
     wrong = other + [name for name, value in expected.items() if name not in silent and getattr(about, name) != value]
     return wrong + (["given_options"] if _misgiven(opened) and _of_today(opened) else [])

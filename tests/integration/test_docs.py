@@ -21,6 +21,7 @@ import yaml
 from robench import registry
 from robench.cli import listing
 from robench.cli.app import app
+from robench.cli.panels import EXAMPLES, HEADING
 from robench.data.catalogue import DATASETS
 from robench.errors import BadInput
 from robench.suites.suite import load
@@ -154,7 +155,7 @@ def known(call: Call) -> None:
     choices = {
         "norm": {"linf", "l2"},
         "executor": {"inline", "ray"},
-        "kind": set(listing.KINDS.replace(" or", ",").split(", ")),
+        "kind": set(listing.KINDS),
         "suite": set(suites()),
         "dataset": set(DATASETS),
     }
@@ -206,6 +207,25 @@ def test_options_in_passing_are_the_program_s(page: Path) -> None:
         if text.startswith("-"):
             for name in (word.partition("=")[0] for word in text.split()):
                 assert not OPTION.fullmatch(name) or name in there, f"{page.name}: `{text}`: there is no {name}"
+
+
+def test_every_command_s_help_ends_in_two_examples_that_it_understands() -> None:
+    assert set(EXAMPLES) == {name for name, each in PROGRAM.commands.items() if not hasattr(each, "commands")}
+    for name, examples in EXAMPLES.items():
+        assert len(examples) == 2
+        for _, line in examples:
+            call = parsed(Call(f"help of {name}", shlex.split(line)[1:], True))
+            assert call.path == (name,)
+            known(call)
+
+
+def test_every_option_stands_under_a_heading() -> None:
+    """In the help of whatever has more than a few of them."""
+    for path, command in leaves(PROGRAM).items():
+        options = [each.name for each in command.params if each.param_type_name == "option" and each.name != "help"]
+        if len(path) == 1 and len(options) > 6:
+            lacking = {name for name in options if name not in HEADING}
+            assert not lacking, f"{' '.join(path)}: {lacking}; name them in PANELS"
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -88,7 +88,9 @@ def test_ctrl_c_in_the_middle_of_a_shard(name: str, store: Path, tmp_path: Path,
     kept = shards(store, name)
     assert sorted(kept) == [f"shard-000000-{SIZE:06d}.{kind}" for kind in ("json", "parquet", "safetensors")]
 
-    assert robench(*command(store, name)).code == 0
+    resumed = robench(*command(store, name))
+    assert resumed.code == 0
+    assert f" goes on from {SIZE} of {2 * SIZE} images in the store." in resumed.err
     after = shards(store, name)
     assert len(after) == 6
     assert {path: after[path] for path in kept} == kept  # not computed again
@@ -96,5 +98,7 @@ def test_ctrl_c_in_the_middle_of_a_shard(name: str, store: Path, tmp_path: Path,
     other = tmp_path / "undisturbed"
     other.mkdir()
     (other / "models").symlink_to(store / "models")
-    assert robench(*command(other, name)).code == 0
+    undisturbed = robench(*command(other, name))
+    assert undisturbed.code == 0
+    assert "goes on from" not in undisturbed.err
     assert_same_rows(rows_of(store, name), rows_of(other, name))

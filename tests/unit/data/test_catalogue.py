@@ -87,7 +87,7 @@ def test_a_row_is_all_a_dataset_of_torchvision_takes(tmp_path: Path, monkeypatch
     planned = _data("stars")
     assert planned is not None
     assert (planned.shape, planned.classes) == (dataset.info.shape, dataset.classes)
-    with pytest.raises(BadInput, match=r"fetch knows mnist, .*, stl10, stars\."):
+    with pytest.raises(BadInput, match=r"fetch knows mnist, .*, stl10, stars and medmnist:NAME\."):
         fetch(f"folder:{tmp_path}", tmp_path)
 
 

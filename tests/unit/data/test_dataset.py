@@ -192,7 +192,7 @@ def test_digests_and_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     digest = write_npz(tmp_path / "a.npz", x_test=images).test.digest
     assert re.fullmatch("[0-9a-f]{16}", digest)
     assert write_npz(tmp_path / "b.npz", x_test=images, y_test=labels(12).astype(np.uint8)).test.digest == digest
-    monkeypatch.setattr("robench.data.dataset._CHUNK_BYTES", 5000)
+    monkeypatch.setattr("robench.data.split._CHUNK_BYTES", 5000)
     assert write_npz(tmp_path / "c.npz", x_test=images).test.digest == digest
     for changes in ({"x_test": images ^ np.eye(32, dtype=np.uint8)[..., None]}, {"x_test": images[::-1]}):
         assert write_npz(tmp_path / "d.npz", **changes).test.digest != digest
@@ -237,11 +237,11 @@ def test_npz_that_are_odd_but_fine_and_npz_that_are_refused(tmp_path: Path) -> N
     assert len(write_npz(tmp_path / "b.npz", x_train=None, y_train=None).test) == 12
     assert len(write_npz(tmp_path / "b.npz", x_train=np.zeros(3)).test) == 12  # never looks at the training images
     assert write_npz(tmp_path / "b.npz", x_train=np.full((30, 32, 32, 3), 51, np.uint8)).info.std == (1e-3,) * 3
-    refused("float32 images, but they must be uint8", x_test=np.zeros((12, 32, 32, 3), np.float32))
+    refused("float32 images from 1.5 to 1.5, but floats must be in", x_test=np.full((12, 32, 32, 3), 1.5, np.float32))
     refused("no x_test and no y_test, which the test split needs; its keys are x_train, y_", x_test=None, y_test=None)
     refused("has no y_test", y_test=None)
     refused("[12, 32, 32, 4]", x_test=noise(12, 32, 32, 4))
-    refused("[12, 32]", x_test=noise(12, 32))
+    refused("has 32 numbers an image, which no square image", x_test=noise(12, 32))
     refused("11 images but 12 labels", x_test=noise(11, 32, 32, 3))
     refused("is empty", x_test=noise(0, 32, 32, 3), y_test=labels(0))
     for marks in (np.eye(12, dtype=np.int64), np.zeros(12), labels(12) - 1):

@@ -31,6 +31,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every report is made, however soon after the last."""
     monkeypatch.setattr(waves, "PULSE", 0.0)
     monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(progress, "SOON", 1e-6)
 
 
 @pytest.mark.parametrize(("name", "norm", "options"), ATTACKS)

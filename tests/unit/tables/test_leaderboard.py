@@ -159,16 +159,20 @@ def test_figures_of_unlike_attacks_are_not_ranked_in_one_table(unlike: Store) ->
     assert [column.name for column in boards[0].columns] == ["clean", "worst case", "fgsm"]
 
 
-def test_models_that_lack_attacks_are_ranked_by_what_they_share(unlike: Store) -> None:
-    """fgsm breaks 1 of one and 2 of the other, whose larger worst case is that of fewer attacks."""
+def test_models_that_lack_attacks_are_ranked_by_what_all_share(unlike: Store) -> None:
+    """fgsm breaks 1 of three and 2 of one, whose larger worst case is that of fewer attacks; it breaks 4 of the last,
+    which stands below them though it lacks nothing."""
     add(unlike, "strongly attacked", "fgsm", rows_of({0}))
     add(unlike, "weakly attacked", "untargeted", rows_of({0, 1, 2, 3}))
     add(unlike, "hardly attacked", "fgsm", rows_of({0, 1}))
+    for attack in ("fgsm", "pgd", "untargeted"):
+        add(unlike, "broken at once", attack, rows_of({0, 1, 2, 3}))
+        add(unlike, "whole", attack, rows_of({0}))
     (board,) = build(unlike)
     assert [(row.model, row.worst.figure.count) for row in board.rows] == [
-        ("strongly attacked", 7), ("weakly attacked", 6), ("hardly attacked", 8),
+        ("whole", 9), ("strongly attacked", 7), ("weakly attacked", 6), ("hardly attacked", 8), ("broken at once", 6),
     ]  # fmt: skip
-    assert "ranked by the worst case over those that all of them have" in board.note
+    assert "A model that lacks attacks is ranked by fgsm, which all have: below every model that is as" in board.note
 
 
 def test_one_of_which_a_damaged_evaluation_is_left_out_is_ranked_with_those_that_lack_some(unlike: Store) -> None:
@@ -178,12 +182,12 @@ def test_one_of_which_a_damaged_evaluation_is_left_out_is_ranked_with_those_that
     damaged = add(unlike, "strongly attacked", "untargeted", rows_of({0, 1, 2, 3, 4}))
     (damaged.path / "spec.json").write_text("{")
     (board,) = build(unlike)
-    assert [(row.model, row.worst.figure.count, row.ranked.count, row.worst.note) for row in board.rows] == [
-        ("strongly attacked", 7, 9, " (1 damaged left out)"),
+    assert [(row.model, row.worst.figure.count, row.shared.count, row.worst.note) for row in board.rows] == [
         ("weakly attacked", 9, 9, " (1/2 attacks)"),
         ("hardly attacked", 8, 8, " (1/2 attacks)"),
+        ("strongly attacked", 7, 9, " (1 damaged left out)"),
     ]  # fmt: skip
-    assert "Models that lack attacks, or damaged evaluations, stand last, ranked by" in board.note
+    assert "One of which damaged evaluations are left out stands last." in board.note
 
 
 def test_what_a_cascade_goes_on_from_may_be_damaged(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Which test images stand for all of them: a fixed draw where they are ordered by class, else the first; or a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robench.data.images import reading
+from robench.data.pixels import Numbers
+from robench.errors import BadInput, require
+
+_KEY = 40931  # fixed for good: another key would draw other images
+# how far labels may lie on the way from a random order (0) to a sorted one (1) and still be mixed
+ORDERED = 0.5
+WAYS = ("first", "balanced")
+
+
+def order_of(labels: Numbers) -> float:
+    """How far labels [N] lie between a random order (0) and a sorted one (1), by how often neighbours are equal.
+
+    In a random order two neighbours are equal as often as any two images are; sorted, all are but one per class.
+    """
+    count, sizes = len(labels), np.unique(labels, return_counts=True)[1].astype(np.float64)
+    if count < 2 or len(sizes) < 2:
+        return 0.0
+    equal = float((labels[1:] == labels[:-1]).mean())
+    expected = float((sizes * (sizes - 1)).sum()) / (count * (count - 1))
+    most = (count - len(sizes)) / (count - 1)
+    return (equal - expected) / (most - expected) if most > expected else 0.0
+
+
+def ordered(labels: Numbers) -> bool:
+    """Whether labels are in the order of classes, so that the first images would be of a few classes alone."""
+    return order_of(labels) > ORDERED
+
+
+def balanced(labels: Numbers) -> Numbers:
+    """All positions in an order of which every beginning has of each class its share, to within an image.
+
+    Which images of a class come first is drawn at random, once for good; so is which class comes first where they are
+    equally large. int64 [N] -> int64 [N].
+    """
+    draw = np.random.Generator(np.random.Philox(key=_KEY))
+    place, tie = np.empty(len(labels)), draw.random(len(labels))
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        place[mine] = (draw.permutation(len(mine)) + 0.5) / len(mine)
+    return np.lexsort((tie, place)).astype(np.int64)
+
+
+def listed(path: Path, count: int, files: Sequence[Path]) -> Numbers:
+    """The positions that a file lists, int64 [n]: an index from 0 or the name of an image file per line, or a .csv with
+    a column `index` or `file`.
+
+    count: how many test images there are; files: theirs, if they have any. Raises BadInput for what is not there, for
+    one that is listed twice, and for an eps per image.
+    """
+    words = _words(path)
+    if not words:
+        raise BadInput(f"{path} lists no image; give an index from 0 or a file name per line.")
+    known = _names(files)
+    found = [_position(word, path, count, known) for word in words]
+    positions, counts = np.unique(found, return_counts=True)
+    if counts.max() > 1:
+        twice = words[found.index(int(positions[counts.argmax()]))]
+        raise BadInput(f"{path} lists the image {twice} twice; keep one of them.")
+    return np.array(found, np.int64)
+
+
+def _words(path: Path) -> list[str]:
+    if not path.is_file():
+        raise BadInput(f"There is no file {path}, which --ids names.")
+    with reading(path, "give a text file with an index or a file name per line"):
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if path.suffix != ".csv" or not lines:
+        return lines
+    return _column(path)
+
+
+def _column(path: Path) -> list[str]:
+    import pandas as pd
+
+    with reading(path, "give a .csv file with a column index or file"):
+        table = pd.read_csv(path, dtype=str)
+    columns = {str(name).strip().lower(): name for name in table.columns}
+    if "eps" in columns:
+        raise BadInput(
+            f"{path} has an eps per image, but an evaluation has one eps; write a list per eps and give each with its "
+            "--ids and --eps."
+        )
+    names = [name for name in ("index", "id", "example_id", "file", "path", "filename") if name in columns]
+    if len(names) != 1:
+        raise BadInput(f"{path} must have one column called index or file; its columns are {', '.join(table.columns)}.")
+    values = table[columns[names[0]]]
+    if values.isna().any():
+        raise BadInput(f"{path} has an empty {names[0]} in row {int(values.isna().to_numpy().argmax())}.")
+    return [str(each).strip() for each in values]
+
+
+def _names(files: Sequence[Path]) -> dict[str, list[int]]:
+    """The positions of files by their name and by each longer end of their path."""
+    found: dict[str, list[int]] = {}
+    for i, path in enumerate(files):
+        parts = path.parts
+        for length in range(1, min(len(parts), 5) + 1):
+            found.setdefault("/".join(parts[-length:]), []).append(i)
+        found.setdefault(str(path), []).append(i)
+    return found
+
+
+def _position(word: str, path: Path, count: int, known: dict[str, list[int]]) -> int:
+    if word.isascii() and word.isdigit():
+        if len(word) > 18 or int(word) >= count:
+            raise BadInput(f"{path} lists image {word}, but there are {count:,}, numbered from 0 to {count - 1:,}.")
+        return int(word)
+    places = sorted(set(known.get(word.removeprefix("./"), [])))
+    if len(places) == 1:
+        return places[0]
+    if places:
+        raise BadInput(f"{path} lists {word!r}, which {len(places)} images are called; give more of its path.")
+    if known:
+        raise BadInput(f"{path} lists {word!r}, which no test image is called.")
+    raise BadInput(f"{path} lists {word!r}, which is no index, and these data have no files; give indices from 0.")
+
+
+def check_way(way: Any) -> str | None:
+    """A draw by its name. Raises BadInput for any other."""
+    require(way is None or way in WAYS, "draw", way, f"one of {', '.join(WAYS)}")
+    return None if way is None else str(way)

@@ -1,0 +1,40 @@
+"""What leads to a folder's leaderboards: a line each, with the model on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robench.store.files import write_text
+from robench.tables.board import Board
+from robench.tables.rendering import render
+from robench.text import escaping
+
+KINDS = ("md", "html")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A leaderboard in the index: its files' name, its title, how many models it has, and the most robust one."""
+
+    file: str
+    title: str
+    models: int
+    top: str
+    worst: str
+
+    @classmethod
+    def of(cls, board: Board) -> Entry:
+        """A board's entry; nothing is on top where no worst case is known."""
+        first = next((row for row in board.rows if row.worst.figure), None)
+        name = escaping.file_name(board.name)
+        return cls(name, board.title, len(board.rows), first.model if first else "", first.worst.text if first else "")
+
+
+def write_index(boards: Sequence[Board], folder: Path) -> list[Path]:
+    """Write index.md and index.html beside the leaderboards; returns their paths. Raises DiskError."""
+    entries = sorted(map(Entry.of, boards), key=lambda entry: entry.title)
+    for kind in KINDS:
+        write_text(folder / f"index.{kind}", render(f"index.{kind}.j2", entries=entries))
+    return [folder / f"index.{kind}" for kind in KINDS]
