@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from robench.errors import BadInput, require, shown
+from robench.errors import BadInput, shown
 from robench.evaluation.request import Request
 from robench.norms import DEFAULT, NORMS, parse_norm
 from robench.ranges import read_whole, whole
@@ -25,7 +25,7 @@ def threats_of(norm: str | Sequence[str] | None, eps: Eps | None) -> list[Threat
     norm: names, with commas between or as a list; None for those that `eps` names, or the usual one. With several norms
     each eps says whose it is, and a norm without one has its default. Raises BadInput for anything else.
     """
-    named, given = _names("norm", norm), _pairs(eps)
+    named, given = _names(norm), _pairs(eps)
     norms = list(dict.fromkeys(map(parse_norm, named or [name for name, _ in given if name] or [DEFAULT])))
     found: list[ThreatModel] = []
     for name, each in given:
@@ -50,18 +50,18 @@ def _pairs(eps: Eps | None) -> list[tuple[str | None, Any]]:
         parts = [part.strip() for part in eps.split(",")]
         split = [part.partition(":") for part in parts]
         return [(norm.strip(), value.strip()) if colon else (None, norm) for norm, colon, value in split]
-    if isinstance(eps, Iterable) and not hasattr(eps, "__float__"):  # numpy's numbers have both
+    one = isinstance(eps, bytes) or hasattr(eps, "__float__")  # numpy's numbers can be iterated over
+    if isinstance(eps, Iterable) and not one:
         return [pair for each in eps for pair in _pairs(each)]
     return [(None, eps)]
 
 
-def _names(what: str, value: str | Sequence[str] | None) -> list[str]:
+def _names(value: str | Sequence[str] | None) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
-    require(isinstance(value, Iterable), what, value, "a name or a list of names")
-    return list(value)
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def seeds_of(seed: str | int | Sequence[int]) -> list[int]:
