@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import inspect
 import math
+import numbers
 import re
 import types
 import typing
@@ -19,7 +20,7 @@ from typing import Any
 
 from robench import extras
 from robench.errors import BadInput, first_line, shown, unknown
-from robench.ranges import INT64, Range, plain, read_number
+from robench.ranges import INT64, Range, is_float, plain, read_number, text_of
 
 KINDS = ("defense", "attack", "detector", "set")
 # in a type hint's notes: the option came after figures had been stored, and while it has its default it is left out of
@@ -132,10 +133,12 @@ def _adapter(hint: Any) -> Any:
 def read_option(hint: Any, value: Any) -> Any:
     """The value of an option, given as text or as it is; raises ValueError where its type hint does not allow it.
 
-    Numbers are read as `robench.ranges` reads them, and one without a `Range` must fit 64 bits.
+    Numbers are read as `robench.ranges` reads them, and one without a `Range` must fit 64 bits. Where text alone is
+    allowed, a number is the text that it is written as: 0.01 is "0.01". The text "none" is None where that is allowed.
     """
-    parts, value = dict(_parts(hint)), plain(value)
+    parts = dict(_parts(hint))
     kinds: list[Any] = [typing.Literal if typing.get_args(kind) else kind for kind in parts]
+    value = plain(_natural(kinds, value))
     if isinstance(value, str) and not any(kind in kinds for kind in (str, typing.Literal, Any)):
         _check_plain(value)
     if isinstance(value, bool) and (int in kinds or float in kinds) and bool not in kinds:
@@ -146,6 +149,15 @@ def read_option(hint: Any, value: Any) -> Any:
         if found not in (held[0] if held else INT64 if isinstance(found, int) else Range(-math.inf, math.inf)):
             raise ValueError(value)
     return found
+
+
+def _natural(kinds: Sequence[Any], value: Any) -> Any:
+    """A number as its text where text is allowed and no number is; None where its name is given for it."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if number and str in kinds and not any(kind in kinds for kind in (int, float, Any)):
+        return text_of(value) if is_float(value) else str(value)
+    named = isinstance(value, str) and value.lower() == "none"
+    return None if named and type(None) in kinds and str not in kinds else value
 
 
 def _check_plain(text: str) -> None:

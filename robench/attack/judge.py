@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +30,11 @@ from robench.attack.objectives import misclassified_margin
 from robench.attack.proposing import names_of, propose
 from robench.attack.repeating import repeated
 from robench.attack.rough import rough_of
+from robench.attack.rungs import fallen, to_check
+from robench.attack.shard import Examples as Examples
+from robench.attack.shard import Progress as Progress
+from robench.attack.shard import Settings as Settings
+from robench.attack.shard import ShardOutcome as ShardOutcome
 from robench.attack.slopes import misleading
 from robench.attack.waves import Work, pulse, waves
 from robench.attack.witness import WRONG, Witness
@@ -38,69 +42,11 @@ from robench.device import full_precision, keep_freed
 from robench.errors import BadInput
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
-from robench.results.rows import passes, success_of
+from robench.results.rows import FELL, STOOD, passes, success_of
 from robench.threat import ThreatModel
-
-# called with the share of a shard's work that is done, in [0, 1]
-Progress = Callable[[float], None]
 
 # in place of a trial's number: the image is an earlier attack's
 TAKEN_OVER = -2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a shard is computed. Batch size, device and layout are speed; the others change what is computed.
-
-    crafting: every example is attacked to the end, whatever the model makes of it, since the images are for others.
-    draws: passes whose mean is the gradient of a randomised model (expectation over transformation). bpda: submodules
-    whose gradient is replaced by the identity's in the search, for steps without useful gradients. precision: "bf16"
-    takes the gradients of attacks that say so in bfloat16; every verdict stays float32. max_passes: what an attack may
-    spend on an image, in forward passes; None for as much as it wants.
-    """
-
-    seed: int = 0
-    batch_size: int = 250
-    device: str = "cpu"
-    channels_last: bool = False
-    crafting: bool = False
-    draws: int = 1
-    bpda: tuple[str, ...] = ()
-    precision: str = "fp32"
-    max_passes: int | None = None
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images float32 [n, C, H, W] in [0, 1], labels int64 [n] and example ids int64 [n], all on the CPU.
-
-    prior: the adversarial images of an attack before this one, if there was one; only what they leave standing is
-    attacked. spent: the passes that it and those before it took, int64 [n].
-    """
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-    prior: Tensor | None = None
-    spent: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclass(frozen=True)
-class ShardOutcome:
-    """The outcome of a shard: one row per example, the adversarial images [n, C, H, W], and flags about the model.
-
-    logits: the model's to the "clean" and the "adversarial" images, each [n, classes]. search: how gradients were taken
-    where they were to be in bfloat16.
-    """
-
-    rows: pd.DataFrame
-    images: Tensor
-    flags: tuple[str, ...]
-    logits: Mapping[str, Tensor] = field(default_factory=dict)
-    search: str = ""
 
 
 def attack_shard(
@@ -227,10 +173,30 @@ class _Judge:
         self.standing = attacked.clone()
         if self.examples.prior is not None:
             self._take_over(self.examples.prior)
-        self.work = int(self.standing.sum())  # what is wrong from the start takes no time
+        self.held, checked = self._hold()
+        self._run(plan, self.standing & ~self.held)
+        if bool(fallen(checked, self.standing).any()):  # stood within the larger eps, fell here: so may the others
+            others, self.held = self.held, torch.zeros_like(self.held)
+            self._run(plan, others)
+        return repeated(lambda: clean_logits(self.model, self.images, self.settings.batch_size))
+
+    def _hold(self) -> tuple[Tensor, Tensor]:
+        """Which images are not attacked, as they stood within a larger eps, and which of those that stood there are,
+        bool [n] each. Where one of them fell by the larger eps' own image, all are attacked."""
+        stood, nobody = self.examples.stood, torch.zeros_like(self.standing)
+        if stood is None or self.model.randomised or self.model.crafting or bool(fallen(stood, self.standing).any()):
+            return nobody, nobody
+        checked = to_check(stood, self.examples.ids, self.settings.seed)
+        return stood & ~checked, checked
+
+    def _run(self, plan: Trials, members: Tensor) -> None:
+        """Run all trials for the examples marked in `members`, bool [n]; who is firmly broken stands no more."""
+        others = self.standing & ~members
+        self.standing = members.clone()
+        self.work = int(members.sum())  # what is wrong from the start takes no time
         for wave in waves(len(plan)):
             self._run_wave(plan, wave)
-        return repeated(lambda: clean_logits(self.model, self.images, self.settings.batch_size))
+        self.standing |= others
 
     def _allow(self) -> None:
         """Give every example its budget, if there is one; a search that is begun again has all of it again."""
@@ -374,6 +340,8 @@ class _Judge:
             **{mark: seen & attacked for mark, seen in self.model.masked.items()},
             "non-finite": self.model.nonfinite,
             "borderline": borderline,
+            STOOD: self.held,
+            FELL: (self.examples.stood if self.examples.stood is not None else torch.zeros_like(success)) & success,
             "invalid-proposal": self.invalid,
             "out-of-budget": self.cut & attacked & (~success | self.settings.crafting),
         }

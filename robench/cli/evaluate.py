@@ -8,6 +8,7 @@ import typer
 
 from robench import norms
 from robench.cli import options as shared
+from robench.cli.config import Config, SaveConfig, merged, save
 from robench.text.terminal import show, tell_json
 
 if TYPE_CHECKING:
@@ -51,8 +52,23 @@ Logarithm = Annotated[
 Attacks = Annotated[
     list[str] | None, typer.Option("-a", "--attack", help="Attacks' or sets' names, with commas between or repeated.")
 ]
-Eps = Annotated[str | None, typer.Option("--eps", help=f"Perturbation in pixels of [0, 1]; {norms.default_eps()}.")]
-Norm = Annotated[str, typer.Option("--norm", help=f"{norms.any_of(norms.NORMS)}.")]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        "--eps", metavar="E[,E...]",
+        help=f"Perturbation in pixels of [0, 1]; {norms.default_eps()}. Several: 2/255,4/255 or linf:8/255,l2:0.5.",
+    ),
+]  # fmt: skip
+Norm = Annotated[
+    str | None,
+    typer.Option(
+        "--norm", metavar="NORM[,NORM]",
+        help=f"{norms.any_of(norms.NORMS)}, or several (default: those that --eps names, else {norms.DEFAULT}).",
+    ),
+]  # fmt: skip
+Seeds = Annotated[
+    str, typer.Option("--seed", metavar="S[,S...]", help="Seed of all randomness; of several, mean and spread.")
+]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="Data to attack on (default: the model's own).")]
 Count = Annotated[
     int | None,
@@ -136,10 +152,11 @@ Adaptive = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     models: Models = None,
     attack: Attacks = None,
     eps: Eps = None,
-    norm: Norm = norms.DEFAULT,
+    norm: Norm = None,
     count: Count = None,
     restarts: Restarts = None,
     steps: Steps = None,
@@ -174,7 +191,7 @@ def evaluate(
     output: Output = None,
     binary: Binary = False,
     log_probabilities: Logarithm = False,
-    seed: shared.Seed = 0,
+    seed: Seeds = "0",
     log_to: shared.LogTo = None,
     executor: shared.ExecutorName = "inline",
     workers: shared.WorkerCount = None,
@@ -187,6 +204,8 @@ def evaluate(
     runs: shared.Runs = None,
     data: shared.Data = None,
     as_json: shared.Json = False,
+    config: Config = None,
+    save_config: SaveConfig = None,
 ) -> int:
     """Attack models and judge the result; what is in the store already is not computed again."""
     from robench.registry import check_attacks, check_names, parse_options
@@ -199,15 +218,15 @@ def evaluate(
     from robench.detector.request import DetectorRequest
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate as run
+    from robench.evaluation.several import requests_of, seeds_of, threats_of
     from robench.executors.workers import Workers
     from robench.models.settings import ModelSettings
     from robench.store.runs import Store, runs_root
     from robench.tables.report import Report
-    from robench.threat import ThreatModel
     from robench.trackers.sending import send, trackers_of
 
     dataset, number = named_data(dataset, classes, labels_from, one_hot, layout, range_, ids)
-    trackers = trackers_of(log_to or [])
+    threats, seeds, trackers = threats_of(norm, eps), seeds_of(seed), trackers_of(log_to or [])
     short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
     around = ModelSettings.of(
         model_option, weights=weights, mean=mean, std=std, pixels=pixels, output=output, binary=binary,
@@ -216,12 +235,15 @@ def evaluate(
     request = Request(
         models=around.around(models or []),
         attacks=attacks,
-        threat=ThreatModel.of(norm, eps),
+        threat=threats[0],
         dataset=dataset,
         classes=number,
         count=count,
-        options={**parse_options(option or []), **{k: v for k, v in short.items() if v is not None}},
-        seed=seed,
+        options={
+            **parse_options(merged(context, "option", option)),
+            **{k: v for k, v in short.items() if v is not None},
+        },
+        seed=seeds[0],
         batch_size=batch_size,
         shard_size=shard_size,
         device=device,
@@ -234,13 +256,22 @@ def evaluate(
         search_precision=search_precision,
         max_passes=max_passes,
         guard=DetectorRequest(
-            detector, {}, trained_on, parse_options(trained_option or []), fpr, detector_images, adaptive
+            detector,
+            {},
+            trained_on,
+            parse_options(merged(context, "trained_option", trained_option)),
+            fpr,
+            detector_images,
+            adaptive,
         )
         if detector
         else None,
     )
+    if save_config is not None:
+        save(context, save_config)
+    first, *others = requests_of(request, threats, seeds)
     store = Store(runs_root(runs))
-    done = run(request, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address))
+    done = run(first, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address), others)
     report = Report.of(done, store)
     code = _print(report, as_json)
     send(trackers, report)

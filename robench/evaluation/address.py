@@ -59,6 +59,14 @@ class After:
 
 
 @dataclass(frozen=True)
+class Below:
+    """What images are taken to stand by: the same attack's evaluation within a larger eps, and that eps as text."""
+
+    job: str
+    eps: str
+
+
+@dataclass(frozen=True)
 class Address:
     """One model under one attack.
 
@@ -83,6 +91,7 @@ class Address:
     eot: int = 1
     bpda: tuple[str, ...] = ()
     after: After | None = None
+    below: Below | None = None
     classes: int | None = None
     search_precision: str = "fp32"
     max_passes: int | None = None
@@ -127,6 +136,7 @@ class Address:
             "guard": asdict(self.guard) if self.guard else None,
             "bpda": list(self.bpda),
             "after": asdict(self.after) if self.after else None,
+            "below": asdict(self.below) if self.below else None,
             "how": {**asdict(self.how), "data_root": str(root.resolve()) if root else None},
         }
 
@@ -140,5 +150,6 @@ class Address:
             "guard": DetectorRequest(**value["guard"]) if value["guard"] else None,
             "bpda": tuple(value["bpda"]),
             "after": After(**value["after"]) if value["after"] else None,
+            "below": Below(**value["below"]) if value.get("below") else None,
             "how": How(**{**how, "data_root": Path(how["data_root"]) if how["data_root"] else None}),
         })  # fmt: skip

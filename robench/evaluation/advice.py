@@ -22,14 +22,14 @@ from robench.results.summary import label
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import canonical
 from robench.store.runs import Store
-from robench.store.specs import HARNESS
+from robench.store.specs import HARNESS, leans
 from robench.text.escaping import command_line
 from robench.threat import ThreatModel, parse_epsilon
 
 # what some attacks depend on and others do not: recorded where they do and it is not the usual
 HOW = {"search_precision": "rough", "batch_size": "batched", "shard_size": "batched"}
 # what evaluations of one worst case, run by one command, may differ in; all else of their specs is the same
-OWN = ("attack", "attack_version", "attack_options", "harness", "after", *HOW)
+OWN = ("attack", "attack_version", "attack_options", "harness", "after", "below", *HOW)
 # what is no worst case of a model alone, or was cut before an attack had spent what it takes
 APART = ("detector", "surrogate", "max_passes")
 
@@ -141,7 +141,7 @@ def _advice(store: Store, reference: str, group: list[EvaluationFolder], places:
     for each in rows.values():
         union |= broken(each)
     found, notes = dict[str, Candidate](), list[str]()
-    for folder in sorted(group, key=lambda f: (bool(f.spec.get("after")), f.job_id)):
+    for folder in sorted(group, key=lambda f: (leans(f.spec), f.job_id)):
         named = _named(folder, threat)
         if isinstance(named, str):
             notes.append(named)
@@ -183,8 +183,7 @@ def _known(folder: EvaluationFolder, rows: dict[str, Any], name: str) -> Tried:
     mine = rows[folder.job_id]
     took = spent(mine)
     tried, found = correct(mine) & (took > 0), broken(mine)
-    after = folder.spec.get("after")
-    if after:
+    if leans(folder.spec):
         # a find that was taken over is another attack's, even where this one looked for a better one
         found = found & (mine["trial"].to_numpy() != TAKEN_OVER)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,14 @@ from robench.detector.request import DetectorRequest
 from robench.device import choose_device
 from robench.environment import command, environment
 from robench.errors import BadInput
-from robench.evaluation.address import Address
+from robench.evaluation.address import SIZE, Address
 from robench.evaluation.attacks import NamedAttack
 from robench.evaluation.given import Given, given
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.store.about import About, depends_on_folder
-from robench.store.chains import chain_of, spent_on
+from robench.store.chains import chain_of, spent_on, stood_in
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import SURROGATE, CraftSpec, EvalSpec, sizes_told
 from robench.threat import ThreatModel
@@ -89,6 +90,7 @@ class Job:
     about: About
     craft: Craft | None = None
     before: EvaluationFolder | None = None
+    above: EvaluationFolder | None = None
     plugins: tuple[PluginName, ...] = ()
     given: Given | None = None
 
@@ -103,16 +105,23 @@ class Job:
         return self.attack.boundary or (self.before is not None and walked(self.before))
 
     def prior(self, start: int, stop: int) -> Tensor | None:
-        """What the attack before this one made of the examples [start, stop), float32 [n, C, H, W]; None without one.
+        """What the attack before this one, or within a larger eps, made of the examples [start, stop), float32
+        [n, C, H, W]; None without one.
 
         Raises BadInput where it is not complete.
         """
-        if self.before is None:
+        earlier = self.before or self.above
+        if earlier is None:
             return None
-        if self.before.missing(start, stop, stop - start):
-            raise BadInput(f"The evaluation {self.before.job_id}, which {self.title} goes on from, is not complete.")
-        images: Tensor = self.before.span(start, stop)
+        if earlier.missing(start, stop, stop - start):
+            raise BadInput(f"The evaluation {earlier.job_id}, which {self.title} goes on from, is not complete.")
+        images: Tensor = earlier.span(start, stop)
         return images
+
+    def stood(self, start: int, stop: int) -> Tensor | None:
+        """Which of the examples [start, stop) stood within the larger eps before this one, bool [n]; None without one.
+        Raises Damaged."""
+        return None if self.above is None else torch.from_numpy(stood_in(self.above, start, stop))
 
     def spent(self, start: int, stop: int) -> Tensor | None:
         """What the attacks before this one spent on the examples [start, stop), int64 [n], where that counts: under a
@@ -215,11 +224,12 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         eot=address.eot if address.eot > 1 else None,
         bpda=list(address.bpda) or None,
         after=address.after.job if address.after else None,
+        below=address.below.job if address.below else None,
         search_precision=_searched(address, target, named),
         max_passes=_allowed(address, named),
         sources=identified(plugins),
         imported=address.imported,
-        **address.how.batches(named.attack),
+        **_sizes(address, named),
     )
     about = _about(address, target, named, source)
     craft = _craft(store, source, named, spec, about, plugins) if source else None
@@ -227,13 +237,21 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         model = replace(model, load=partial(_guarded, model, watch))
     folder = store.evaluation(spec.job_id)
     before = store.evaluation(address.after.job) if address.after else None
+    above = store.evaluation(address.below.job) if address.below else None
     elsewhere = None
     if address.imported:
         elsewhere = given(store.imported(address.imported), named.attack, named.name, address.start, count)
     return Job(
-        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, plugins,
-        elsewhere,
+        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, above,
+        plugins, elsewhere,
     )  # fmt: skip
+
+
+def _sizes(address: Address, named: NamedAttack) -> dict[str, Any]:
+    """The unusual sizes that a figure depends on: below a larger eps, a shard decides as a whole."""
+    sizes = address.how.batches(named.attack)
+    unusual = address.below is not None and address.how.shard_size != SIZE
+    return {**sizes, "shard_size": address.how.shard_size} if unusual else sizes
 
 
 def _searched(address: Address, target: Target, named: NamedAttack) -> str | None:
@@ -274,8 +292,9 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     against += f" [search {searched}]" if searched else ""
     allowed = _allowed(address, named)
     against += f" [max {allowed} passes]" if allowed else ""
+    against += f" [below {address.below.eps}]" if address.below else ""
     against += f" after {address.after.attacks}" if address.after else ""
-    against += sizes_told(address.how.batches(named.attack))
+    against += sizes_told(_sizes(address, named))
     return About(
         model=target.model.name,
         reference=target.model.reference,

@@ -12,6 +12,7 @@ from typing import Any
 from robench import norms, registry
 from robench.errors import BadInput
 from robench.references import Reference
+from robench.store.chains import rungs_of
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged, read_json
 from robench.store.records import DetectorRecord
@@ -36,6 +37,7 @@ def command_of(folder: EvaluationFolder) -> str:
         return portable(about.command)
     try:
         attacks, options = _attacks(folder)
+        rungs = _rungs(folder)
         surrogate = ["--surrogate", _surrogate(folder)] if spec.get("surrogate") else []
         detector, theirs = _detector(folder) if spec.get("detector") else ([], {})
         if any(name in spec["attack_options"] and spec["attack_options"][name] != theirs[name] for name in theirs):
@@ -55,7 +57,7 @@ def command_of(folder: EvaluationFolder) -> str:
         *_pairs("-o", options),
     ]
     words += ["--norm", spec["norm"]] if spec["norm"] != norms.DEFAULT else []
-    words += ["--eps", _eps(spec["eps"], about.eps), "-n", str(spec["count"])]
+    words += ["--eps", ",".join(_eps(rung.spec["eps"], rung.about.eps) for rung in rungs), "-n", str(spec["count"])]
     words += ["--seed", str(spec["seed"])] if spec["seed"] else []
     words += ["--eot", str(spec["eot"])] if spec.get("eot") else []
     for name in ("batch_size", "shard_size"):
@@ -155,6 +157,14 @@ def _chain(folder: EvaluationFolder) -> list[EvaluationFolder]:
     except Damaged:
         raise _Unwritable from None
     return chain
+
+
+def _rungs(folder: EvaluationFolder) -> list[EvaluationFolder]:
+    """An evaluation and those within larger eps that it goes by."""
+    try:
+        return rungs_of(folder)
+    except Damaged:
+        raise _Unwritable from None
 
 
 def _full(attack: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

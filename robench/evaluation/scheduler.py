@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from robench.device import usual
@@ -16,6 +16,7 @@ from robench.evaluation.renewal import Renewal
 from robench.evaluation.request import Request
 from robench.evaluation.same_answers import Recall
 from robench.evaluation.sealing import lacks
+from robench.evaluation.several import ladders
 from robench.evaluation.summaries import Evaluated, collect
 from robench.evaluation.tasks import executor_of
 from robench.evaluation.wanted import Wanted, nodes, want, want_one
@@ -27,20 +28,29 @@ from robench.trust.seal import prepare
 
 
 @usual()
-def evaluate(request: Request, store: Store, workers: Workers | None = None) -> Evaluated:
+def evaluate(
+    request: Request, store: Store, workers: Workers | None = None, others: Sequence[Request] = ()
+) -> Evaluated:
     """Compute what is missing of every (model, attack).
+
+    others: the same request in other threat models and with other seeds, as `several.requests_of` makes them.
 
     A shard that fails makes its evaluation "incomplete"; a model that cannot be used does not keep the others from
     being evaluated. Raises BadInput for input that cannot be used, and where no model can.
     """
-    asked, bench = resolve(request), Bench(store)
+    bench = Bench(store)
+    asked = [[resolve(each) for each in group] for group in ladders([request, *others])]
     if request.cascade:
-        check_cascade(asked.attacks)
+        check_cascade(asked[0][0].attacks)
     if workers is not None:
         workers.check()
     place = request.dataset, request.data_root, request.classes
     sources = [bench.target(reference, *place) for reference in request.surrogates]
-    models = [partial(want, reference, asked, sources, bench) for reference in references(request, store)]
+    models = [
+        partial(want, reference, group[0], sources, bench, group[1:])
+        for reference in references(request, store)
+        for group in asked
+    ]
     return _evaluate(models, bench, workers, Renewal(request.fresh))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from robench.data.dataset import Split
 from robench.detector.measuring import Detection, measure
 from robench.evaluation.jobs import Job
 from robench.evaluation.sealing import seal
@@ -25,7 +26,8 @@ from robench.trust.gates import Finding
 class Result:
     """An evaluation with its names and what came of it, as reports, suites and checks read it.
 
-    boundary: whether an attack along the decision boundary tried it.
+    boundary: whether an attack along the decision boundary tried it. split: the images that it is about, None for one
+    that was read from a store.
     """
 
     evaluation: str
@@ -37,6 +39,8 @@ class Result:
     boundary: bool = False
     absent: str = ""
     drawn: str = ""
+    seed: int = 0
+    split: Split | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, job: Job, summary: Summary) -> Result:
@@ -44,7 +48,10 @@ class Result:
         spec, rows = job.spec, job.folder.rows(("label",)) if summary.complete else None
         absent = "" if rows is None else absent_classes(rows, job.classes, job.about.names)
         drawn, about = draw_told(spec.to_json(), job.about.images), job.about
-        return cls(spec.job_id, spec.attack, spec.norm, spec.model_digest, about, summary, job.boundary, absent, drawn)
+        return cls(
+            spec.job_id, spec.attack, spec.norm, spec.model_digest, about, summary, job.boundary, absent, drawn,
+            spec.seed, job.split,
+        )  # fmt: skip
 
     @property
     def note(self) -> str:
@@ -91,6 +98,7 @@ class Result:
             **self.summary.to_json(),
             **({"absent": self.absent} if self.absent else {}),
             **({"note": self.note} if self.note else {}),
+            **({"seed": self.seed} if self.seed else {}),
             "evaluation": self.evaluation,
         }
 

@@ -225,7 +225,8 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
         settings = replace(settings, bpda=(), draws=1, precision="fp32", max_passes=None)  # they were the crafting's
     handed = job.given.part(task.start, task.stop) if job.given else None
     attack = crafted or handed or job.attack
-    examples = replace(examples, prior=job.prior(task.start, task.stop), spent=job.spent(task.start, task.stop))
+    place = task.start, task.stop
+    examples = replace(examples, prior=job.prior(*place), spent=job.spent(*place), stood=job.stood(*place))
     shard = attack_shard(module, job.classes, attack, job.threat, examples, settings, None if crafted else show)
     shard = crafted.charge(shard) if crafted else handed.marked(shard, examples, job.threat) if handed else shard
     if shard.search and not shard.search.startswith(COPY) and task.start == job.spec.start:

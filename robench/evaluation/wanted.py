@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from robench.device import choose_device
-from robench.evaluation.address import Address, After
+from robench.evaluation.address import Address, After, Below
 from robench.evaluation.attacks import Resolved
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job, Target, make_job, watched
 from robench.evaluation.recorded_command import train_command_of
 from robench.evaluation.request import Request
+from robench.evaluation.rungs import apart
 from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
 from robench.models.pixels import doubt
@@ -55,10 +56,17 @@ class Wanted:
     evaluations: tuple[PlannedEvaluation, ...]
 
 
-def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target], bench: Bench) -> Wanted:
+def want(
+    reference: str | nn.Module,
+    asked: Resolved,
+    sources: Sequence[Target],
+    bench: Bench,
+    smaller: Sequence[Resolved] = (),
+) -> Wanted:
     """The evaluations of one model under the attacks: by themselves or from every source, then behind the detector.
 
-    Raises BadInput for a model, data or a detector that cannot be used.
+    smaller: the same within smaller eps, the next smaller one first, each of which goes by what the one before it left
+    standing. Raises BadInput for a model, data or a detector that cannot be used.
     """
     request = asked.request
     target = bench.target(reference, request.dataset, request.data_root, request.classes)
@@ -72,6 +80,10 @@ def want(reference: str | nn.Module, asked: Resolved, sources: Sequence[Target],
     places: Sequence[Target | None] = sources or [None]
     for source in places:
         evaluations += _planned(reference, target, asked, bench, source)
+    above = evaluations
+    for each in smaller:
+        above = _planned(reference, target, each, bench, above=above)
+        evaluations = [*evaluations, *above]
     _doubt(target, evaluations, request)
     behind = None
     if asked.guard is not None:  # before the attacks: what it refuses costs nothing to find
@@ -98,16 +110,26 @@ def want_one(address: Address, bench: Bench) -> Wanted:
 
 
 def _planned(
-    reference: str | nn.Module, target: Target, asked: Resolved, bench: Bench, source: Target | None = None
+    reference: str | nn.Module,
+    target: Target,
+    asked: Resolved,
+    bench: Bench,
+    source: Target | None = None,
+    above: Sequence[PlannedEvaluation] = (),
 ) -> list[PlannedEvaluation]:
-    """One per attack, each at an address of its own, which in a cascade says what the one before left standing."""
+    """One per attack, each at an address of its own, which in a cascade says what the one before left standing.
+
+    above: the same attacks' within the next larger eps.
+    """
     evaluations: list[PlannedEvaluation] = []
     surrogate, behind, after = source.model.handle if source else None, target.watch is not None, None
-    for named in asked.attacks:
+    for i, named in enumerate(asked.attacks):
         if asked.request.cascade and evaluations:
             names = ", ".join(planned.job.spec.attack for planned in evaluations)
             after = After(evaluations[-1].job.spec.job_id, names)
         address = asked.address(reference, named, surrogate=surrogate, behind=behind, after=after)
+        if above and not apart(named, asked.request):
+            address = replace(address, below=Below(above[i].job.spec.job_id, above[i].job.threat.eps_text))
         evaluations.append(_plan(address, make_job(address, bench.store, target, named, source), bench))
     return evaluations
 
@@ -141,9 +163,8 @@ def nodes(
             place = f"{start:06d}-{stop:06d}"
             key = f"{spec.job_id}-{place}"
             task = Task("shard", key, root, planned.address, start, stop, spec.job_id)
-            needs = {
-                f"{spec.after}-{a:06d}-{b:06d}" for a, b in made.get(spec.after or "", []) if a < stop and b > start
-            }
+            earlier = spec.after or spec.below or ""
+            needs = {f"{earlier}-{a:06d}-{b:06d}" for a, b in made.get(earlier, []) if a < stop and b > start}
             craft = planned.job.craft
             if craft is not None and craft.folder.missing(start, stop, stop - start):
                 crafting = replace(task, kind="craft", key=f"craft-{craft.spec.job_id}-{place}")

@@ -21,7 +21,7 @@ from robench.results.summary import UNSTABLE, label
 from robench.store.files import digest, fit, read_json, unfit, write_text
 from robench.store.records import Images, Interval, Metric, Options, Shape, Share, Sources, SpecRecord
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name
+from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name, leans
 from robench.threat import ThreatModel
 from robench.trust.origins import aged
 
@@ -261,7 +261,7 @@ def find(name: str, store: Store, probes: bool = False) -> list[EvaluationFolder
 def _usual(folder: EvaluationFolder, probes: bool) -> bool:
     """Whether an evaluation is of one white-box attack on a model alone, by this robench's rules, and no probe."""
     spec, asked = folder.spec, probes or not folder.about.probes
-    return asked and enters(folder.about.access) and not spec.get("after") and spec["harness"] == HARNESS
+    return asked and enters(folder.about.access) and not leans(spec) and spec["harness"] == HARNESS
 
 
 def keep(folder: EvaluationFolder, store: Store) -> Kept:
@@ -273,8 +273,9 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         spec = None
     if spec is None or spec.harness != HARNESS:
         raise BadInput(f"The evaluation {name} was made by another robench; evaluate again with this one.")
-    if spec.detector or spec.after:
-        behind = "has a detector" if spec.detector else "goes on from another one (--cascade)"
+    if spec.detector or spec.after or spec.below:
+        rests = "goes on from another one (--cascade)" if spec.after else "rests on a larger eps (several --eps)"
+        behind = "has a detector" if spec.detector else rests
         raise BadInput(
             f"The evaluation {name} {behind}, which a baseline does not support; evaluate the attack by itself."
         )

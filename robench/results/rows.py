@@ -38,6 +38,10 @@ SEALED = {
     "sealed_adv": "the answer to the adversarial image there",
     "sealed_success": "whether the attack reached what it aimed at there",
 }
+# a mark of images that were not attacked, since the same attack left them standing within a larger eps
+STOOD = "stood-at-larger-eps"
+# ... and of images that fell all the same, so that what is said about the larger eps is too high
+FELL = "fell-below-larger-eps"
 # ranges of absent classes that are listed one by one
 LISTED = 5
 # absent classes that are called by their names

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robench.results.accuracy import Figure, Measure, attack_figure, clean_figure
-from robench.results.rows import attacked, marked
+from robench.results.rows import FELL, attacked, marked
 from robench.results.statistics import wilson_ends
 
 if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
@@ -21,6 +21,7 @@ SHOWN_SHARE = {
     "invalid-proposal": 0.0,
     "out-of-budget": 0.0,
     "outside-eps": 0.0,
+    FELL: 0.0,
 }
 # flags of a second verdict: it differed from the first, and there was none
 DIFFERS, NOT_SEALED = "answers differ when sealed", "not sealed"

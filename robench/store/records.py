@@ -88,6 +88,7 @@ class SpecRecord(CraftRecord):
     surrogate: Token | None = None
     after: Token | None = None
     imported: Token | None = None
+    below: Token | None = None
 
 
 class Packages(Shape):

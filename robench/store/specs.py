@@ -70,10 +70,11 @@ class EvalSpec(Spec):
     pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
     `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
     not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
-    image may cost, with the evaluations before it, `sources` the digests of the code of plugins, by kind and name,
-    whose version does not speak for it (see `store.released`), `draw` how the images were drawn where they are not
-    the first ones: the digest of the data is then of all of them in the order of the draw. `imported` is the digest of
-    images that were made elsewhere.
+    image may cost, with the evaluations before it, `below` the id of the same attack's evaluation within a larger eps,
+    of which images that stood there are taken to stand here, `sources` the digests of the code of plugins, by kind and
+    name, whose version does not speak for it (see `store.released`), `draw` how the images were drawn where they are
+    not the first ones: the digest of the data is then of all of them in the order of the draw. `imported` is the digest
+    of images that were made elsewhere.
     """
 
     harness: int = HARNESS
@@ -97,6 +98,7 @@ class EvalSpec(Spec):
     max_passes: int | None = None
     imported: str | None = None
     after: str | None = None
+    below: str | None = None
     batch_size: int | None = None
     shard_size: int | None = None
     sources: dict[str, str] | None = None
@@ -154,6 +156,11 @@ class DetectorSpec(Spec):
     seed: int
     batch_size: int | None = None
     sources: dict[str, str] | None = None
+
+
+def leans(spec: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's rows rest on those of another one: in a cascade, or within a larger eps."""
+    return bool(spec.get("after") or spec.get("below"))
 
 
 def draw_told(spec: Mapping[str, Any], images: int | None) -> str:

@@ -232,7 +232,7 @@ def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[Finding
     for planned in (planned for one in wanted for planned in one.evaluations if not planned.address.behind):
         spec = planned.job.spec
         key = (spec.model_digest, spec.data_digest, spec.norm, spec.count)
-        if key in seen or spec.surrogate or spec.after or planned.missing:
+        if key in seen or spec.surrogate or spec.after or spec.below or planned.missing:
             continue
         seen.add(key)
         found += record(store, name, planned.job.folder)

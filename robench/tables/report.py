@@ -6,83 +6,43 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from robench.detector.measuring import Detection
 from robench.evaluation.summaries import Evaluated, Result
-from robench.results.accuracy import Figure, Measure, entering, worst_case
-from robench.results.rows import COUNTED
-from robench.results.summary import COMPLETE, INCOMPLETE, label
+from robench.results.summary import label
 from robench.store.runs import Store
+from robench.tables.figures import figures_table, threats
+from robench.tables.frames import AdversarialImages, Rows, Which, frame_of, images_of, one_of
 from robench.tables.model_names import told_apart
+from robench.tables.notebook import html_of
 from robench.tables.rendering import Grid, grid, lines, percent
-from robench.trust.bounds import upper_bound
+from robench.tables.worst import WorstCase as WorstCase
+from robench.tables.worst import transfers, worst_cases
 from robench.trust.gates import Finding
 from robench.trust.verification import Verified
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JSON_KEYS = (
     "model", "dataset", "attack", "options", "norm", "eps", "n", "clean_accuracy", "robust_accuracy",
     "attack_success_rate", "against", "interval", "note", "forwards", "backwards", "seconds", "flags", "status",
-    "absent", "evaluation",
+    "absent", "seed", "evaluation",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class WorstCase:
-    """What several attacks on one model leave standing together, image by image; None while one is incomplete.
-
-    surrogate: where all images were crafted on another model, its name. note: that it is an upper bound alone.
-    """
-
-    model: str
-    dataset: str
-    norm: str
-    eps: str
-    n: int
-    attacks: tuple[str, ...]
-    figure: Figure | None
-    flags: tuple[str, ...]
-    surrogate: str = ""
-    note: str = ""
-
-    @classmethod
-    def of(cls, group: Sequence[Result], store: Store) -> WorstCase:
-        """The worst case of evaluations on the same images, from the store's rows."""
-        first, complete = group[0], all(result.summary.complete for result in group)
-        rows = [store.evaluation(result.evaluation).rows(COUNTED) for result in group] if complete else []
-        return cls(
-            first.model, first.about.dataset, first.norm, first.about.eps, first.summary.n,
-            tuple(result.label for result in group), worst_case(rows) if rows else None,
-            tuple(sorted({flag for result in group for flag in result.summary.flags})),
-            note=upper_bound(first.norm, Measure.ROBUST, any(result.boundary for result in group)),
-        )  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types, the accuracy as a fraction."""
-        value, interval = (self.figure.value, self.figure.interval) if self.figure else (None, (0.0, 1.0))
-        found = {
-            "model": self.model,
-            "dataset": self.dataset,
-            "norm": self.norm,
-            "eps": self.eps,
-            "n": self.n,
-            "attacks": list(self.attacks),
-            "robust_accuracy": value,
-            "interval": list(interval),
-            "flags": list(self.flags),
-            "status": COMPLETE if self.figure else INCOMPLETE,
-        }
-        more = {"surrogate": self.surrogate, "note": self.note}
-        return found | {name: text for name, text in more.items() if text}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Results, one per model and attack, the per-example worst case over each model's white-box attacks, refusals, and
-    the figures of detectors."""
+    the figures of detectors.
+
+    It prints as tables, in a notebook too. `frame` and `rows(model, attack)` are pandas, `images(model, attack)`
+    tensors; `to_json` is what the command line prints with --json.
+    """
 
     results: list[Result]
     worst_cases: list[WorstCase]
@@ -90,26 +50,38 @@ class Report:
     detected: list[Detection] = field(default_factory=list)
     transfers: list[WorstCase] = field(default_factory=list)
     diagnosed: list[Finding] = field(default_factory=list)
+    store: Store | None = None
 
     @classmethod
     def of(cls, done: Evaluated, store: Store) -> Report:
         """The report on what the scheduler evaluated; the worst case is read from the store's rows."""
         titles = told_apart((result.model_digest, result.about) for result in done.results)
         results = [replace(r, about=replace(r.about, model=titles[r.model, r.model_digest])) for r in done.results]
-        groups: dict[tuple[str, str], list[Result]] = {}
-        for result in results:
-            groups.setdefault((result.model, result.about.dataset), []).append(result)
         found = [replace(each, model=titles.get((each.model, each.model_digest), each.model)) for each in done.findings]
-        worst = [WorstCase.of(group, store) for group in map(entering, groups.values()) if group]
+        found = list(dict.fromkeys(found))  # the same whatever the eps and the seed
+        worst = worst_cases(results, store)
         for i, row in enumerate(worst):
             gates = [finding.gate for finding in found if finding.fired and finding.model == row.model]
             worst[i] = replace(row, flags=tuple(dict.fromkeys([*row.flags, *gates])))
-        return cls(results, worst, done.refused, done.detections, _transfer(results, store), found)
+        return cls(results, worst, done.refused, done.detections, transfers(results, store), found, store)
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
-        """A dictionary per model and attack."""
-        return [result.to_json() for result in self.results]
+    def rows(self) -> Rows:
+        """A dictionary per model and attack; called, `rows(model, attack)`, a pandas row per image, see `Rows`."""
+        return Rows(self.results, self.store)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A pandas row per model, attack, norm, eps and seed, with its figures."""
+        return frame_of(self.results)
+
+    def images(self, model: str | None = None, attack: str | None = None, **which: Unpack[Which]) -> AdversarialImages:
+        """The clean and the adversarial images of one evaluation, float32 [n, C, H, W] each, and their example ids.
+
+        model, attack: as in the table, not needed where there is one alone; eps, norm and seed likewise. Raises
+        BadInput for a name that is not there, with the nearest one, and where several evaluations are meant.
+        """
+        return images_of(one_of(self.results, model, attack, which), self.store)
 
     @property
     def worst(self) -> list[dict[str, Any]]:
@@ -148,70 +120,38 @@ class Report:
         return found | {"refused": self.refused} if self.refused else found
 
     def tables(self) -> RenderableType:
-        """The table of the attacks, and below it those of transfer, detectors and warnings where there are any."""
-        below: list[RenderableType] = [transfer_table(self.transfers)] if self.transfers else []
+        """The tables of the attacks, and below them those of transfer, detectors and warnings where there are any."""
+        below: list[RenderableType] = [
+            transfer_table([each for each in self.transfers if (each.norm, each.eps, each.seed) == place])
+            for place in dict.fromkeys((each.norm, each.eps, each.seed) for each in self.transfers)
+        ]
         below += [detection_table(self.detected)] if self.detected else []
         fired = [finding for finding in self.diagnosed if finding.fired]
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []
         return Group(self.table(), *below) if below else self.table()
 
-    def table(self) -> Grid:
-        """A rich table: one line per model and attack, percent with 95% Wilson intervals, most robust model first."""
-        table = grid(self._title(), self._caption())
-        for name in ("model", "attack"):
-            table.add_column(name, overflow="fold")  # names give way before figures do
-        for name in ("clean %", "robust %", "95% interval"):
-            table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-        if self._flagged:
-            table.add_column("flags")
-        worst = {(w.model, w.dataset): w for w in self.worst_cases}
-        data = list(dict.fromkeys(result.about.dataset for result in self.results))  # figures on others are others
-        keys = sorted(worst, key=lambda key: (data.index(key[1]), -(f.value if (f := worst[key].figure) else -1)))
-        keys += [key for key in dict.fromkeys((r.model, r.about.dataset) for r in self.results) if key not in worst]
-        for key in keys:
-            self._add(table, key, worst.get(key))
-        return table
+    def table(self) -> Grid | Group:
+        """A rich table for each norm and eps: one line per model and attack, percent with 95% Wilson intervals, most
+        robust model first; over several seeds the mean and the spread."""
+        found = [
+            figures_table(
+                [each for each in self.results if (each.norm, each.about.eps) == threat],
+                [each for each in self.worst_cases if (each.norm, each.eps) == threat],
+            )
+            for threat in threats(self.results)
+        ]
+        return found[0] if len(found) == 1 else Group(*found)
 
     def __str__(self) -> str:
         out = io.StringIO()
         Console(width=140, file=out).print(self.tables())
         return out.getvalue().rstrip()
 
-    def _title(self) -> str:
-        settings = dict.fromkeys(
-            f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{r.drawn}"
-            f"{f', {r.absent}' if r.absent else ''}"
-            for r in self.results
-        )
-        return "; ".join(settings)
+    __repr__ = __str__
 
-    @property
-    def _flagged(self) -> bool:
-        return any(result.summary.flags or result.note for result in self.results)
-
-    def _flags(self, flags: Sequence[str], note: str) -> list[str]:
-        return [", ".join([*([note] if note else []), *flags])] if self._flagged else []
-
-    def _caption(self) -> str | None:
-        rates = any(result.summary.measure.lower_is_better for result in self.results)
-        return "† attack success rate, lower is better" if rates else None
-
-    def _add(self, table: Grid, key: tuple[str, str], worst: WorstCase | None) -> None:
-        mine = [result for result in self.results if (result.model, result.about.dataset) == key]
-        for i, result in enumerate(mine):
-            found = result.summary
-            clean = f"{100 * found.clean_accuracy:.1f}" if found.clean_accuracy is not None else ""
-            table.add_row(
-                result.model if i == 0 else "", result.label + result.about.against,
-                clean if i == 0 or result.access == "detector" else "",
-                *_cells(found.value, found.interval, found.measure.mark), *self._flags(found.flags, result.note),
-            )  # fmt: skip
-        if worst and len(worst.attacks) > 1:
-            value, interval = (worst.figure.value, worst.figure.interval) if worst.figure else (None, None)
-            table.add_row(
-                "", "worst case", "", *_cells(value, interval), *self._flags(worst.flags, worst.note), style="bold"
-            )
-        table.add_section()
+    def _repr_html_(self) -> str:
+        """The tables for a notebook."""
+        return html_of(self.tables())
 
 
 def transfer_table(found: Sequence[WorstCase]) -> Grid:
@@ -230,25 +170,6 @@ def transfer_table(found: Sequence[WorstCase]) -> Grid:
         values = [figure.value if (figure := figures.get(source)) else None for source in sources]
         shown.add_row(target, *map(percent, values))
     return shown
-
-
-def _transfer(results: Sequence[Result], store: Store) -> list[WorstCase]:
-    """The worst case over the attacks from each surrogate, for each target."""
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.model, result.about.dataset, result.about.surrogate_digest), []).append(result)
-    kept = {key: group for key, each in groups.items() if (group := entering(each, "transfer"))}
-    sources: dict[str, set[str]] = {}
-    for (_, _, digest), group in kept.items():
-        sources.setdefault(group[0].about.surrogate, set()).add(digest)
-
-    def title(name: str, digest: str) -> str:
-        return f"{name}#{digest[:6]}" if len(sources[name]) > 1 and "#" not in name else name
-
-    return [
-        replace(WorstCase.of(group, store), surrogate=title(group[0].about.surrogate, digest))
-        for (_, _, digest), group in kept.items()
-    ]
 
 
 def findings_text(findings: Sequence[Finding], title: str) -> Text:
@@ -332,11 +253,3 @@ def verified_table(checks: Sequence[Verified]) -> Grid:
             check.evaluation, check.model, check.attack, f"{check.examples:,}", str(check.close), outcome, told
         )
     return shown
-
-
-def _cells(value: float | None, interval: tuple[float, float] | None, mark: str = "") -> tuple[str, str]:
-    """Percent and interval, or that there is none yet."""
-    if value is None or interval is None:
-        return INCOMPLETE, ""
-    low, high = interval
-    return f"{100 * value:.1f}{mark}", f"{100 * low:.1f} - {100 * high:.1f}"

@@ -17,6 +17,7 @@ from robench.results.summary import label
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
 from robench.store.records import DiagnosticsRecord
 from robench.store.runs import EvaluationFolder, Store
+from robench.store.specs import leans
 from robench.threat import ThreatModel
 from robench.trust import bounds, gates
 from robench.trust.bounds import walked
@@ -75,7 +76,7 @@ _SUBJECTS: dict[str, tuple[Any, ...]] = {}
 def _subject(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an evaluation is about, and whether it stands apart: against a detector, only on what another attack left
     standing, or for a bounded number of passes, which is not to be compared with the others."""
-    apart = bool(spec.get("detector") or spec.get("after") or spec.get("max_passes"))
+    apart = bool(spec.get("detector") or leans(spec) or spec.get("max_passes"))
     return spec["model_digest"], spec["data_digest"], spec["norm"], spec["start"], spec["count"], apart
 
 

@@ -13,6 +13,7 @@ from robench.results.summary import NOT_SEALED, Summary
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged
 from robench.store.specs import CraftSpec, sizes_told
+from robench.threat import ThreatModel
 from robench.trust.opened import Opened
 
 
@@ -97,6 +98,7 @@ def _against(opened: Opened, surrogate: str) -> str:
     found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
     found += f" [search {spec['search_precision']}]" if spec.get("search_precision") else ""
     found += f" [max {spec['max_passes']} passes]" if spec.get("max_passes") else ""
+    found += f" [below {_above(opened)}]" if spec.get("below") else ""
     if not spec.get("after"):
         return found + sizes_told(spec)
     try:
@@ -104,6 +106,15 @@ def _against(opened: Opened, surrogate: str) -> str:
     except BadInput:  # what it goes on from is not here
         names = opened.about.against.partition(" after ")[2]
     return f"{found} after {names}{sizes_told(spec)}"
+
+
+def _above(opened: Opened) -> str:
+    """The larger eps that the evaluation goes by; as its label has it where that evaluation is not here."""
+    try:
+        above = opened.store.evaluation(opened.spec["below"]).spec
+        return ThreatModel.of(above["norm"], above["eps"]).eps_text
+    except BadInput:
+        return opened.about.against.partition("[below ")[2].partition("]")[0]
 
 
 def _surrogate(opened: Opened) -> str:

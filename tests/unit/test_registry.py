@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from robench import BadInput, registry
@@ -104,7 +106,9 @@ def mine(install: Install) -> registry.Plugin:
         ("loud", "true", True), ("loud", "True", True), ("loud", "1", True),
         ("loud", "no", False), ("loud", "0", False),
         ("width", "9", 9), ("width", None, None),
-        ("name", "12", "12"), ("name", "", ""),
+        ("name", "12", "12"), ("name", "", ""), ("name", 12, "12"), ("name", 0.01, "0.01"),
+        ("name", 2 / 255, "2/255"), ("name", Fraction(1, 4), "1/4"), ("name", np.float32(0.01), "0.01"),
+        ("width", "none", None), ("size", Fraction(1, 4), 0.25), ("name", "none", "none"),
     ],
 )  # fmt: skip
 def test_option_is_read_by_its_type_hint(mine: registry.Plugin, option: str, text: Any, value: Any) -> None:
@@ -121,7 +125,7 @@ def test_option_is_read_by_its_type_hint(mine: registry.Plugin, option: str, tex
         ("kind", "c"), ("kind", "A"),
         ("loud", "perhaps"), ("loud", "2"),
         ("width", "wide"), ("width", "1.5"),
-        ("name", 12),
+        ("name", True), ("name", None), ("count", "none"),
     ],
 )  # fmt: skip
 def test_option_of_the_wrong_type_is_refused(mine: registry.Plugin, option: str, text: Any) -> None:
