@@ -195,17 +195,28 @@ def walk(finds: Finds, goal: Tensor, start: Tensor, steps: int) -> None:
             rows, x0, x, y, goal, model = rows[keep], x0[keep], x[keep], y[keep], goal[keep], model.select(keep.cpu())
 
 
-def move(norm: PlaneNorm, x0: Tensor, x: Tensor, slope: Tensor, gap: Tensor, most: float = ALPHA_MAX) -> Tensor:
+def move(
+    norm: PlaneNorm,
+    x0: Tensor,
+    x: Tensor,
+    slope: Tensor,
+    gap: Tensor,
+    most: float = ALPHA_MAX,
+    *,
+    least: float = 0.0,
+    over: Tensor | None = None,
+) -> Tensor:
     """One step from x [B, ...], where a linear function with this slope lacks `gap` [B] of being zero.
 
-    most: the largest weight of x0's own projection.
+    least, most: the weight of x0's own projection. over: how far beyond the linear boundary x goes, [B], if not ETA.
     """
     gaps = torch.cat([gap, gap - product(slope, x0 - x)])
     both = norm.onto_plane(torch.cat([x, x0]), slope.repeat(2, *(1,) * (x.dim() - 1)), gaps)
     lengths = norm.distance(torch.zeros_like(both), both).clamp(min=1e-8)
     (here, there), (length, other) = both.chunk(2), lengths.chunk(2)
-    share = expand((length / (length + other)).clamp(max=most).to(x.dtype), x)
-    return ((1 - share) * (x + ETA * here) + share * (x0 + ETA * there)).clamp_(0.0, 1.0)
+    share = expand((length / (length + other)).clamp(least, most).to(x.dtype), x)
+    far = ETA if over is None else expand(over, x)
+    return ((1 - share) * (x + far * here) + share * (x0 + ETA * there)).clamp_(0.0, 1.0)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,21 +15,21 @@ from robench import (
     Attack,
     Cost,
     GradientAttack,
-    PlaneNorm,
     Proposal,
     Search,
     ThreatModel,
-    expand,
     margin,
-    misclassified_margin,
     targeted_margin,
 )
-from robench_attacks.fab import Finds, beside, move, product
+from robench_attacks.fab import Finds, beside
 from robench_attacks.square import Square
 from robench_attacks.standing import Standing
+from robench_attacks.walking import HALVINGS, Gait, walk
 
-# of a walk: the largest weight of the original's own projection, and what is left of a find's perturbation
-HOME, KEPT = 0.2, 0.7
+# to whichever class is likeliest at every step of a walk
+ANY = -1
+# the first step of an ascent that goes on from the end of a walk, as a share of eps
+ONWARD_STEP = 0.5
 # the share of the clean margin that ascents must take away not to be called far from breaking an image
 FAR = 0.5
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
@@ -133,42 +132,73 @@ class AscendTo(Stage):
 
 @dataclass(frozen=True)
 class Walk(Stage):
-    """Walks along the boundary, `count` of them from the `first` on.
+    """Walks along the boundary, and short ascents from their nearest finds, projected.
 
-    The first goes from the image to the nearest class; the others from random points that are eps away, in turn to
-    whichever class is likeliest and to the next nearest one.
+    to: where each leads, to the class of this place in the order or to ANY. first: the number of the first; the walk of
+    number 0 begins at the image, the others at random points eps away. sort: whether classes are ordered by their
+    distances before, not by their logits. onward: steps of the ascents; none if 0.
     """
 
     steps: int = 40
-    count: int = 1
+    to: tuple[int, ...] = (0,)
     first: int = 0
+    sort: bool = True
+    gait: Gait = Gait()
+    onward: int = 0
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """One walk after the other; an image leaves with its first find within eps."""
-        standing.sort()
-        for number in range(self.first, self.first + self.count):
+        if self.sort:
+            standing.sort()
+        for number, rank in enumerate(self.to, self.first):
             rows = rows[torch.isin(rows, self.who(standing))]
             if not len(rows):
                 return
-            self._walk(standing, rows, number)
-            standing.went(1, self.steps)
+            self._walk(standing, rows, number, rank)
+            standing.went(1, self._each.forwards or 0)
 
-    def _walk(self, standing: Standing, rows: Tensor, number: int) -> None:
+    def _walk(self, standing: Standing, rows: Tensor, number: int, rank: int) -> None:
         at = rows.to(standing.device)
-        rank = number // 2 % standing.order.shape[1]
-        handle, part = standing.part(rows, 1, standing.order[at, rank])
+        goal = standing.order[at, rank % standing.order.shape[1]]
+        handle, part = standing.part(rows, 1, goal)
         finds, radius = Finds(handle, part, nearest=False), part.threat.radius
-        _walk(finds, beside(part, "start", 2 * radius) if number else part.x, self.steps, to_any=number % 2 == 1)
+        start = beside(part, "start", 2 * radius) if number else part.x
+        walk(finds, start, self.steps, gait=self.gait, to_any=rank == ANY)
         handle.note_nonfinite(finds.nonfinite)
         outside = (finds.distance / max(radius, 1e-30) - 1).to(standing.beyond.dtype)
         standing.beyond[at] = torch.minimum(standing.beyond[at], outside)
-        handle.note_masked("walks-beat-ascents", (outside <= 0) & (standing.gained[at] < FAR))
-        standing.take(rows, Proposal(part.threat.project(part.x, finds.x), finds.step.cpu()))
+        end = part.threat.project(part.x, finds.x)
+        standing.take(rows, Proposal(end, finds.step.cpu()))
+        found = outside <= 0
+        rest = torch.isin(rows, standing.rows).nonzero()[:, 0] if self.onward else rows[:0]
+        if len(rest):
+            reached = self._onward(standing, rows[rest], end[rest.to(end.device)])
+            found = found.index_fill(0, rest[reached.cpu() > 0].to(found.device), True)
+        handle.note_masked("walks-beat-ascents", found & (standing.gained[at] < FAR))
+
+    def _onward(self, standing: Standing, rows: Tensor, x: Tensor) -> Tensor:
+        """Ascents from x; how far past the boundary they came, [R]."""
+        ascent = _Ascent(_margin, self.onward, True, ONWARD_STEP)
+        answer = ascent.perturb(*standing.part(rows, begin=x))
+        assert isinstance(answer, Proposal)
+        step = torch.where(answer.step >= 0, self._walked + answer.step, -1)
+        return standing.take(rows, Proposal(answer.x, step))
+
+    @property
+    def _walked(self) -> int:
+        """The answers that a walk takes with those behind its gradients, and the one for what comes of it."""
+        return self.steps + 1 + self.gait.closing * (1 + HALVINGS)
+
+    @property
+    def _each(self) -> Cost:
+        """Of a walk and the ascent from its end."""
+        forwards = self._walked + (self.onward + 1 if self.onward else 0)
+        return Cost(self.steps + self.gait.closing + self.onward, forwards)
 
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
         """A gradient per step, and an answer for what comes of it."""
         del threat, classes, targets
-        return Cost(self.steps, self.steps + 1).times(self.count)
+        return self._each.times(len(self.to))
 
 
 @dataclass(frozen=True)
@@ -244,14 +274,20 @@ class Whole(Stage):
 
 
 class _Ascent(GradientAttack):
-    """One ascent, of steps that fall from eps along a cosine, with momentum; the stage asks about its last image."""
+    """One ascent, of steps that fall from a share of eps along a cosine, with momentum; the stage asks about its last image."""
 
-    def __init__(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int, random_start: bool) -> None:
-        self._objective, self._steps, self._random_start = objective, steps, random_start
+    def __init__(
+        self,
+        objective: Callable[[Tensor, Tensor, Tensor], Tensor],
+        steps: int,
+        random_start: bool,
+        size: float = 1.0,
+    ) -> None:
+        self._objective, self._steps, self._random_start, self._size = objective, steps, random_start, size
 
     def search(self, threat: ThreatModel) -> Search:
-        """eps (1 + cos(pi k / steps)) / 2 for each step k."""
-        shares = [(1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
+        """size eps (1 + cos(pi k / steps)) / 2 for each step k."""
+        shares = [self._size * (1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
         return Search([threat.radius * share for share in shares], "momentum", self._random_start, looks=False)
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
@@ -272,31 +308,3 @@ def _ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int, goal:
     reached, at = standing.take(rows, answer, copies), rows.to(standing.device)
     standing.climbed[at] = torch.maximum(standing.climbed[at], reached)
     return reached
-
-
-def _walk(finds: Finds, x: Tensor, steps: int, *, to_any: bool) -> None:
-    """A walk of FAB's kind (Croce and Hein, 2020) in one gradient per step.
-
-    x: where it begins; to_any: to whichever class is likeliest, not to the goals. As there, a step goes to
-    (1 - a)(x + e d) + a (x0 + e d0), where d and d0 lead from x and x0 to the boundary as it is linear; from a
-    misclassified image a share of the way from x0 to it is kept. Other than there, how far the boundary is from the
-    point kept follows from the gradient at the image, which saves an answer per step.
-    """
-    batch, norm = finds.batch, finds.norm
-    assert isinstance(norm, PlaneNorm)  # as the attack's norms are
-    model, rows, x0, y, goal = finds.model, torch.arange(len(batch), device=x.device), batch.x, batch.y, batch.goal
-    for step in range(steps):
-        lead = partial(misclassified_margin, y=y) if to_any else partial(targeted_margin, y=y, goal=goal)
-        logits, slope = model.gradient(x, lead)
-        slope = slope.nan_to_num(0.0, posinf=0.0, neginf=0.0)
-        broken = finds.record(rows, x, logits, step)
-        kept = torch.where(expand(broken, x), x0 + KEPT * (x - x0), x)
-        gap = -lead(logits).nan_to_num() - product(slope, kept - x)
-        x = kept
-        keep = (~finds.done[finds.group[rows]]).nonzero()[:, 0]
-        if len(keep) < len(rows):
-            if not len(keep):
-                return
-            rows, x0, x, y, goal = rows[keep], x0[keep], x[keep], y[keep], goal[keep]
-            slope, gap, model = slope[keep], gap[keep], model.select(keep.cpu())
-        x = move(norm, x0, x, slope, gap, HOME)

@@ -13,34 +13,39 @@ from robench_attacks.apgd import APGDCE, APGDT
 from robench_attacks.fab import FAB
 from robench_attacks.multi_targeted import MultiTargeted
 from robench_attacks.square import Square
-from robench_attacks.stages import Ascend, AscendTo, Ask, AskOn, Stage, Walk, Whole
+from robench_attacks.stages import ANY, Ascend, AscendTo, Ask, AskOn, Stage, Walk, Whole
 from robench_attacks.standing import Standing
+from robench_attacks.walking import Gait
 
 Effort = Literal["quick", "standard", "thorough"]
 
 # a third of the passes of an image that stands
-EXPECTED = {"quick": 80, "standard": 250, "thorough": 8000}
+EXPECTED = {"quick": 60, "standard": 250, "thorough": 8000}
+# in linf the way home weighs more, and the first steps begin at the boundary; in L2 the first go beyond it
+_LINF, _L2 = Gait((0.3, 0.5), closing=4), Gait(over=1.5)
 _QUICK = {
     "linf": (
-        Ascend("untargeted", steps=10),
-        Walk("boundary", -math.inf, also="stuck", steps=30),
-        Walk("boundary again", -math.inf, also="misled", steps=30, first=1),
+        Ascend("untargeted", steps=3),
+        Ascend("ascents", 0.9, steps=10),
+        Walk("boundary", -math.inf, also="stuck", steps=9, to=(ANY,), sort=False, gait=_LINF, onward=6),
+        Walk("boundary again", -math.inf, 1.0, steps=9, to=(ANY,) * 3, first=1, sort=False, gait=_LINF, onward=6),
         AscendTo("targets", trusting=True, steps=4, first=5),
-        Ascend("restarts", 0.2, steps=30, corners=5),
-        AskOn("queries", 0.15, queries=1800),
+        Ascend("restarts", 0.2, trusting=True, steps=30, corners=6),
+        AskOn("queries", 0.15, trusting=True, queries=1800),
     ),
     "l2": (
-        Ascend("untargeted", steps=10),
-        Walk("boundary", steps=40),
-        Walk("boundary again", 0.15, 0.15, steps=40, count=3, first=1),
-        AskOn("queries", 0.05, queries=500),
+        Ascend("untargeted", steps=3),
+        Ascend("ascents", 0.6, steps=10),
+        Walk("boundary", steps=17, sort=False, gait=_L2, onward=6),
+        Walk("boundary again", 0.5, 0.5, steps=17, to=(0, 1, 0), first=1, sort=False, gait=_L2, onward=6),
+        Walk("boundary once more", 0.15, 0.15, steps=17, to=(ANY, 1, 2), first=4, sort=False, gait=_L2, onward=6),
     ),
 }
 _STANDARD = {
     "linf": (
         Ascend("untargeted", steps=10),
         Walk("boundary", steps=30),
-        Walk("boundary again", -math.inf, also="misled", steps=30, count=5, first=1),
+        Walk("boundary again", -math.inf, also="misled", steps=30, to=(ANY, 1, ANY, 2, ANY), first=1),
         AscendTo("targets", trusting=True, steps=4),
         Ask("witness", queries=100),
         Ascend("restarts", 0.3, steps=30, corners=5),
@@ -51,12 +56,14 @@ _STANDARD = {
     ),
     "l2": (
         Ascend("untargeted", steps=10),
-        Walk("boundary", steps=40, count=2),
+        Walk("boundary", steps=17, to=(0, 0), sort=False, gait=_L2, onward=6),
         AscendTo("targets", 0.4, steps=4),
         Ask("witness", queries=50),
-        Walk("boundary again", 0.5, 0.5, steps=40, count=2, first=2),
+        Walk("boundary again", 0.5, 0.5, steps=17, to=(1, 0), first=2, sort=False, gait=_L2, onward=6),
         Ascend("restarts", 0.1, steps=30, corners=3),
-        Walk("boundary once more", 0.2, 0.25, steps=40, count=6, first=4),
+        Walk(
+            "boundary once more", 0.25, 0.25, steps=17, to=(ANY, 2, 0, 1) * 2, first=4, sort=False, gait=_L2, onward=6
+        ),
         AscendTo("targets again", 0.1, steps=20, most=2),
         AskOn("queries", 0.1, queries=700),
         Ascend("close restarts", 0.02, steps=60, corners=8),
@@ -78,7 +85,7 @@ class Standard(Attack):
     class. targets: how many wrong classes are tried, those with the largest clean logits.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     kind: ClassVar[Kind] = "ensemble"
     transfers: ClassVar[bool] = False
     boundary: ClassVar[bool] = True
@@ -108,13 +115,14 @@ class Standard(Attack):
         )
 
     def passes(self, threat: ThreatModel, classes: int) -> Cost:
-        """Of all stages, an answer to the image itself, and a gradient per class to order them."""
+        """Of all stages, an answer to the image itself, and a gradient per class where a stage orders them."""
         plan = self.plan(threat.norm)
         costs = [stage.cost(threat, classes, self.targets) for stage in plan]
         backwards, forwards = (sum(part or 0 for part in parts) for parts in zip(
             *((cost.backwards, cost.forwards) for cost in costs), strict=True
         ))  # fmt: skip
-        ordering = min(self.targets, classes - 1) if any(isinstance(stage, Walk) for stage in plan) else 0
+        sorts = any(isinstance(stage, Walk) and stage.sort for stage in plan)
+        ordering = min(self.targets, classes - 1) if sorts else 0
         return Cost(ordering + backwards, 1 + ordering + forwards)
 
     def perturb(self, model: BatchModel, batch: Batch) -> Proposal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -80,11 +81,17 @@ class Standing:
         return rows[torch.isin(rows, self.rows)]
 
     def part(
-        self, rows: Tensor, copies: int = 1, goal: Tensor | None = None, trial: Tensor | None = None
+        self,
+        rows: Tensor,
+        copies: int = 1,
+        goal: Tensor | None = None,
+        trial: Tensor | None = None,
+        *,
+        begin: Tensor | None = None,
     ) -> tuple[BatchModel, Batch]:
         """The model and a batch for `rows` int64 [R], each `copies` times; goal int64 [R].
 
-        trial: what keys the noise; if not given, what no other stage has drawn.
+        trial: what keys the noise; if not given, what no other stage has drawn. begin: where starts are, if not random.
         """
         group = torch.arange(len(rows)).repeat_interleave(copies)
         some, batch = rows.repeat_interleave(copies), self.batch
@@ -93,7 +100,7 @@ class Standing:
             trial = self.stage * TRIALS + self.trials + torch.arange(copies).repeat(len(rows))
         goals = batch.goal[at] if goal is None else goal.repeat_interleave(copies)
         return self.model.select(some), _Part(
-            batch.x[at], batch.y[at], goals, batch.example_id[some], trial, group, batch.threat, batch.seed
+            batch.x[at], batch.y[at], goals, batch.example_id[some], trial, group, batch.threat, batch.seed, begin
         )
 
     def take(self, rows: Tensor, found: Proposal, copies: int = 1) -> Tensor:
@@ -141,11 +148,16 @@ class Standing:
         return torch.stack([model(x) for _ in range(DRAWS)]).mean(0)
 
 
+@dataclass(frozen=True)
 class _Part(Batch):
-    """A batch whose ascents start as far from the images as the ball goes."""
+    """A batch whose ascents start as far from the images as the ball goes, or where they are told to."""
+
+    begin: Tensor | None = None
 
     def start(self) -> Tensor:
         """A random corner of the cube in linf, a random point of the sphere in L2, clipped to the box."""
+        if self.begin is not None:
+            return self.begin.clone()
         threat = self.threat
         noise = self.gaussian("start-direction") if threat.geometry.directed else self.uniform("start") - 0.5
         return threat.project(self.x, threat.geometry.steepest(self.x, noise, threat.radius))

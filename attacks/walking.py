@@ -1,0 +1,84 @@
+"""Walks along the boundary in one gradient per step, from far outside of eps into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from robench import BatchModel, PlaneNorm, expand, misclassified_margin, targeted_margin
+from robench_attacks.fab import ETA, Finds, move, product
+
+# what is left of a find's perturbation
+KEPT = 0.7
+# of the ways from the original to a find, where a step begins at the boundary itself
+HALVINGS = 4
+
+
+@dataclass(frozen=True)
+class Gait:
+    """How a walk steps.
+
+    home: the least and the largest weight of the original's own projection. over: how far beyond the boundary as it is
+    linear a step goes that begins before it; from beyond it goes as far as FAB's. closing: at so many first steps a
+    find's perturbation is halved back to the boundary, where the gradient is taken anew: far outside it says little.
+    """
+
+    home: tuple[float, float] = (0.0, 0.2)
+    over: float = ETA
+    closing: int = 0
+
+
+def walk(finds: Finds, x: Tensor, steps: int, *, gait: Gait, to_any: bool) -> None:
+    """A walk of FAB's kind (Croce and Hein, 2020) in one gradient per step.
+
+    x: where it begins; to_any: to whichever class is likeliest, not to the goals. As there, a step goes to
+    (1 - a)(x + e d) + a (x0 + e d0), where d and d0 lead from x and x0 to the boundary as it is linear; from a
+    misclassified image a share of the way from x0 to it is kept. Other than there, how far the boundary is from the
+    point kept follows from the gradient at the image, which saves an answer per step.
+    """
+    batch, norm = finds.batch, finds.norm
+    assert isinstance(norm, PlaneNorm)  # as the attack's norms are
+    model, rows, x0, y, goal = finds.model, torch.arange(len(batch), device=x.device), batch.x, batch.y, batch.goal
+    least, most = gait.home
+    for step in range(steps):
+        lead = partial(_lead, y=y, goal=None if to_any else goal)
+        logits, slope = model.gradient(x, lead)
+        broken = finds.record(rows, x, logits, step)
+        kept = torch.where(expand(broken, x), x0 + KEPT * (x - x0), x)
+        far = (broken & ~finds.done[finds.group[rows]]).nonzero()[:, 0] if step < gait.closing else rows[:0]
+        if len(far):
+            some, to = model.select(far.cpu()), None if to_any else goal[far]
+            near = _boundary(some, x0[far], x[far], y[far])
+            x, kept, logits, slope = x.clone(), kept.clone(), logits.clone(), slope.clone()
+            x[far] = kept[far] = near
+            logits[far], slope[far] = some.gradient(near, partial(_lead, y=y[far], goal=to))
+            finds.record(rows[far], near, logits[far], step)
+        slope = slope.nan_to_num(0.0, posinf=0.0, neginf=0.0)
+        gap = -lead(logits).nan_to_num() - product(slope, kept - x)
+        keep = (~finds.done[finds.group[rows]]).nonzero()[:, 0]
+        if len(keep) < len(rows):
+            if not len(keep):
+                return
+            rows, x0, kept, y, goal, broken = rows[keep], x0[keep], kept[keep], y[keep], goal[keep], broken[keep]
+            slope, gap, model = slope[keep], gap[keep], model.select(keep.cpu())
+        over = torch.where(broken, ETA, gait.over).to(x.dtype)
+        x = move(norm, x0, kept, slope, gap, most, least=least, over=over)
+
+
+def _lead(logits: Tensor, y: Tensor, goal: Tensor | None) -> Tensor:
+    """How far past the boundary to the goals, or to whichever class is likeliest, [B]."""
+    return misclassified_margin(logits, y) if goal is None else targeted_margin(logits, y, goal)
+
+
+def _boundary(model: BatchModel, x0: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The misclassified image nearest to x0 on the way from there to x, by halving."""
+    low, high = torch.zeros(len(x), device=x.device), torch.ones(len(x), device=x.device)
+    for _ in range(HALVINGS):
+        share = (low + high) / 2
+        logits = model(x0 + expand(share, x) * (x - x0))
+        broken = ~logits.isfinite().all(1) | (misclassified_margin(logits, y) > 0)
+        low, high = torch.where(broken, low, share), torch.where(broken, share, high)
+    return x0 + expand(high, x) * (x - x0)
