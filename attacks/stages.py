@@ -24,7 +24,7 @@ from robench import (
 from robench_attacks.fab import Finds, beside
 from robench_attacks.square import Square
 from robench_attacks.standing import Standing
-from robench_attacks.walking import HALVINGS, Gait, walk
+from robench_attacks.walking import HALVINGS, PLAIN, Gait, walk
 
 # to whichever class is likeliest at every step of a walk
 ANY = -1
@@ -143,7 +143,7 @@ class Walk(Stage):
     to: tuple[int, ...] = (0,)
     first: int = 0
     sort: bool = True
-    gait: Gait = Gait()
+    gait: Gait = PLAIN
     onward: int = 0
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
@@ -274,7 +274,7 @@ class Whole(Stage):
 
 
 class _Ascent(GradientAttack):
-    """One ascent, of steps that fall from a share of eps along a cosine, with momentum; the stage asks about its last image."""
+    """One ascent, of steps that fall from a share of eps along a cosine; the stage asks about its last image."""
 
     def __init__(
         self,

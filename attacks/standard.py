@@ -26,11 +26,11 @@ _LINF, _L2 = Gait((0.3, 0.5), closing=4), Gait(over=1.5)
 _QUICK = {
     "linf": (
         Ascend("untargeted", steps=3),
-        Ascend("ascents", 0.9, steps=10),
+        Ascend("ascents", 0.8, steps=10),
         Walk("boundary", -math.inf, also="stuck", steps=9, to=(ANY,), sort=False, gait=_LINF, onward=6),
         Walk("boundary again", -math.inf, 1.0, steps=9, to=(ANY,) * 3, first=1, sort=False, gait=_LINF, onward=6),
         AscendTo("targets", trusting=True, steps=4, first=5),
-        Ascend("restarts", 0.2, trusting=True, steps=30, corners=6),
+        Ascend("restarts", 0.3, trusting=True, steps=30, corners=4),
         AskOn("queries", 0.15, trusting=True, queries=1800),
     ),
     "l2": (

@@ -31,6 +31,9 @@ class Gait:
     closing: int = 0
 
 
+PLAIN = Gait()
+
+
 def walk(finds: Finds, x: Tensor, steps: int, *, gait: Gait, to_any: bool) -> None:
     """A walk of FAB's kind (Croce and Hein, 2020) in one gradient per step.
 
