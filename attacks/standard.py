@@ -37,6 +37,7 @@ _QUICK = {
         Ascend("untargeted", steps=3),
         Ascend("ascents", 0.6, steps=10),
         Walk("boundary", steps=17, sort=False, gait=_L2, onward=6),
+        AscendTo("targets", trusting=True, steps=4, first=4),
         Walk("boundary again", 0.5, 0.5, steps=17, to=(0, 1, 0), first=1, sort=False, gait=_L2, onward=6),
         Walk("boundary once more", 0.15, 0.15, steps=17, to=(ANY, 1, 2), first=4, sort=False, gait=_L2, onward=6),
     ),
@@ -57,7 +58,7 @@ _STANDARD = {
     "l2": (
         Ascend("untargeted", steps=10),
         Walk("boundary", steps=17, to=(0, 0), sort=False, gait=_L2, onward=6),
-        AscendTo("targets", 0.4, steps=4),
+        AscendTo("targets", trusting=True, steps=4),
         Ask("witness", queries=50),
         Walk("boundary again", 0.5, 0.5, steps=17, to=(1, 0), first=2, sort=False, gait=_L2, onward=6),
         Ascend("restarts", 0.1, steps=30, corners=3),

@@ -364,13 +364,15 @@ CLOSING = Gait((0.3, 0.5), closing=3)
 @pytest.mark.parametrize("gait", [Gait(), CLOSING, Gait(over=1.5)], ids=["plain", "closing", "over"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_walk_ends_at_the_boundary_whatever_its_gait(gait: Gait, norm: str) -> None:
-    model, x = Linear(), grey(20)
+    model, x = Linear(2), grey(20)
     standing = standing_of(model, x, norm, "0.000001")
     handle, part = standing.part(standing.rows)
     finds = Finds(handle, part, nearest=False)
     walk(finds, part.x, 12, gait=gait, to_any=True)
     nearest = distances(model, x, norm).amin(1)
-    assert torch.allclose(finds.distance.float() / nearest, torch.full((20,), ETA), atol=0.06)
+    share = finds.distance.float() / nearest
+    assert (share > 1 - 1e-3).all()
+    assert (share < ETA + 1e-3).all()
 
 
 def test_a_step_weighs_the_way_home_and_goes_as_far_beyond_as_it_is_told() -> None:
