@@ -61,7 +61,7 @@ def _defaults(path: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 120)
         raise BadInput(f"The file {path} of --config cannot be read ({reason}); give a TOML file.") from error
-    names = {alias: name for name in known for alias in _aliases(name)}
+    names = {alias: name for name, each in known.items() for alias in _aliases(name, each)}
     values: dict[str, Any] = {}
     tables: dict[str, dict[str, str]] = {}
     for key, value in found.items():
@@ -81,8 +81,9 @@ def _defaults(path: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     return values, tables
 
 
-def _aliases(name: str) -> set[str]:
-    return {name, name.rstrip("_"), _key(name).replace("-", "_")}
+def _aliases(name: str, parameter: Any) -> set[str]:
+    flags = {flag.lstrip("-").replace("-", "_") for flag in parameter.opts}
+    return {name, _key(name).replace("-", "_"), *flags}
 
 
 def _key(name: str) -> str:

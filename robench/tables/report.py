@@ -144,7 +144,7 @@ class Report:
 
     def __str__(self) -> str:
         out = io.StringIO()
-        Console(width=140, file=out).print(self.tables())
+        Console(width=140, file=out, force_jupyter=False).print(self.tables())
         return out.getvalue().rstrip()
 
     __repr__ = __str__
