@@ -10,17 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench import PlaneNorm, ThreatModel, registry
-from robench.attack.base import Batch, Proposal
-from robench.attack.classifier import Classifier
+from robench import ThreatModel, registry
+from robench.attack.base import Proposal
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.attack.step_rules import RULES
 from robench.errors import BadInput
 from robench_attacks import standard
-from robench_attacks.fab import ETA, Finds, move
 from robench_attacks.stages import ANY, Ascend, AscendTo, Ask, AskOn, Walk
-from robench_attacks.standing import Standing
-from robench_attacks.walking import Gait, walk
+from tests.unit.attacks.standings import Linear, distances, grey, labels, standing_of
 from tests.unit.attacks.test_apgd import THREATS, digits, each_norm, robust
 
 each_effort = pytest.mark.parametrize("effort", ["quick", "standard"])
@@ -36,21 +33,6 @@ def rows_of(norm: str, part: slice = slice(None), batch: int = 250, **options: A
     return attack_shard(model, 10, built(**options), THREATS[norm], some, Settings(0, batch)).rows
 
 
-class Linear(nn.Module):
-    """Logits W (x - 0.5) on 4 x 4 images."""
-
-    def __init__(self, classes: int = 5, seed: int = 0) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(classes, 16, generator=draw))
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        answer: Tensor = (x.flatten(1) - 0.5) @ self.weight.T
-        return answer
-
-
 class Stepped(nn.Module):
     """The same on pixels rounded to twentieths: gradients are zero everywhere."""
 
@@ -63,36 +45,6 @@ class Stepped(nn.Module):
         """Logits."""
         answer: Tensor = self.inner((x * 20).round() / 20)
         return answer
-
-
-def grey(count: int = 40) -> Tensor:
-    """Images whose pixels stay inside the box at the eps used here."""
-    return 0.4 + 0.2 * torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-
-
-def labels(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)
-
-
-def distances(model: Linear, x: Tensor, norm: str) -> Tensor:
-    """How far every class's boundary is from the images, [n, classes]; infinitely the label's own."""
-    with torch.no_grad():
-        logits = model(x)
-    y = logits.argmax(1)
-    difference = model.weight.detach()[None] - model.weight.detach()[y][:, None]
-    reach = difference.abs().sum(2) if norm == "linf" else difference.norm(dim=2)
-    return ((logits.gather(1, y[:, None]) - logits) / reach).scatter(1, y[:, None], torch.inf)
-
-
-def standing_of(model: nn.Module, x: Tensor, norm: str = "linf", eps: str = "0.01", targets: int = 9) -> Standing:
-    """A batch of the images, with a model that is asked as attacks ask."""
-    y, ids = labels(model, x), torch.arange(len(x))
-    classes = model(x[:1]).shape[1]
-    handle = Classifier(model, classes, len(x)).rows(ids)
-    none = torch.full_like(y, -1)
-    batch = Batch(x, y, none, ids, torch.zeros_like(ids), ids, ThreatModel.of(norm, eps), 0)
-    return Standing(handle, batch, targets)
 
 
 @each_effort
@@ -345,73 +297,6 @@ def test_a_stage_costs_no_more_than_it_says_and_all_of_it_where_an_image_stands(
     cost = stage.cost(ThreatModel.of(norm, "0.0001"), 5, 3)
     spent = (model.spent - before)[standing.rows]
     assert set(spent.tolist()) == {cost.spent}
-
-
-def test_beginning_at_the_boundary_costs_no_more_than_it_says() -> None:
-    x = grey(20)
-    standing, stage = standing_of(Linear(), x, eps="0.0001"), Walk("w", steps=6, to=(ANY,), sort=False, gait=CLOSING)
-    stage.run(standing)
-    cost, spent = stage.cost(ThreatModel.of("linf", "0.0001"), 5, 9), standing.model._classifier.spent
-    plain = standing_of(Linear(), x, eps="0.0001")
-    Walk("w", steps=6, to=(ANY,), sort=False).run(plain)
-    assert (spent > plain.model._classifier.spent).all()  # all are broken by the first step, far outside
-    assert (spent <= cost.spent + 1).all()
-
-
-CLOSING = Gait((0.3, 0.5), closing=3)
-
-
-@pytest.mark.parametrize("gait", [Gait(), CLOSING, Gait(over=1.5)], ids=["plain", "closing", "over"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_walk_ends_at_the_boundary_whatever_its_gait(gait: Gait, norm: str) -> None:
-    model, x = Linear(2), grey(20)
-    standing = standing_of(model, x, norm, "0.000001")
-    handle, part = standing.part(standing.rows)
-    finds = Finds(handle, part, nearest=False)
-    walk(finds, part.x, 12, gait=gait, to_any=True)
-    nearest = distances(model, x, norm).amin(1)
-    share = finds.distance.float() / nearest
-    assert (share > 1 - 1e-3).all()
-    assert (share < ETA + 1e-3).all()
-
-
-def test_a_step_weighs_the_way_home_and_goes_as_far_beyond_as_it_is_told() -> None:
-    norm = ThreatModel.of("l2", "1").geometry
-    x0, x, slope = (torch.tensor([[[[*pair]]]]) for pair in ((0.5, 0.5), (0.5, 0.3), (1.0, 0.0)))
-    gap, by = torch.tensor([0.1]), torch.tensor([1.5])
-    assert isinstance(norm, PlaneNorm)
-    plain = move(norm, x0, x, slope, gap, 0.0)
-    far = move(norm, x0, x, slope, gap, 0.0, over=by)
-    half = move(norm, x0, x, slope, gap, 0.5, least=0.5)
-    assert plain.flatten().tolist() == pytest.approx([0.5 + ETA * 0.1, 0.3])
-    assert far.flatten().tolist() == pytest.approx([0.65, 0.3])
-    assert half.flatten().tolist() == pytest.approx([0.5 + ETA * 0.1, 0.4])
-
-
-class Bent(nn.Module):
-    """Broken where the first pixel and the others pull together: a plane at the image points to the wrong place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        z = 10 * (x.flatten(1) - 0.5)
-        return torch.stack([1.0 + 0 * z[:, 0], (z[:, 0] * z[:, 1:].mean(1)).clamp(min=-1)], 1)
-
-
-def test_ascents_go_on_from_where_a_walk_ended() -> None:
-    threat = ThreatModel.of("linf", "0.104")
-    x = torch.full((1, 1, 4, 4), 0.5)
-    x[0, 0, 0, 0] = 0.51
-    left = []
-    for onward in (0, 6):
-        standing = standing_of(Bent(), x, eps="0.104")
-        Walk("w", steps=2, sort=False, onward=onward).run(standing)
-        assert float((standing.x - x).abs().max()) <= threat.radius + 1e-6
-        left.append(len(standing.rows))
-    assert left == [1, 0]
 
 
 @pytest.mark.parametrize("options", [{"effort": "all"}, {"targets": 0}])

@@ -1,0 +1,79 @@
+"""Walks along the boundary: where they end, what they cost, and the ascents that go on from there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robench import PlaneNorm, ThreatModel
+from robench_attacks.fab import ETA, Finds, move
+from robench_attacks.stages import ANY, Walk
+from robench_attacks.walking import Gait, walk
+from tests.unit.attacks.standings import Linear, distances, grey, standing_of
+
+CLOSING = Gait((0.3, 0.5), closing=3)
+
+
+def test_beginning_at_the_boundary_costs_no_more_than_it_says() -> None:
+    x = grey(20)
+    standing, stage = standing_of(Linear(), x, eps="0.0001"), Walk("w", steps=6, to=(ANY,), sort=False, gait=CLOSING)
+    stage.run(standing)
+    cost, spent = stage.cost(ThreatModel.of("linf", "0.0001"), 5, 9), standing.model._classifier.spent
+    plain = standing_of(Linear(), x, eps="0.0001")
+    Walk("w", steps=6, to=(ANY,), sort=False).run(plain)
+    assert (spent > plain.model._classifier.spent).all()  # all are broken by the first step, far outside
+    assert (spent <= cost.spent + 1).all()
+
+
+@pytest.mark.parametrize("gait", [Gait(), CLOSING, Gait(over=1.5)], ids=["plain", "closing", "over"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_walk_ends_at_the_boundary_whatever_its_gait(gait: Gait, norm: str) -> None:
+    model, x = Linear(2), grey(20)
+    standing = standing_of(model, x, norm, "0.000001")
+    handle, part = standing.part(standing.rows)
+    finds = Finds(handle, part, nearest=False)
+    walk(finds, part.x, 12, gait=gait, to_any=True)
+    nearest = distances(model, x, norm).amin(1)
+    share = finds.distance.float() / nearest
+    assert (share > 1 - 1e-3).all()
+    assert (share < ETA + 1e-3).all()
+
+
+def test_a_step_weighs_the_way_home_and_goes_as_far_beyond_as_it_is_told() -> None:
+    norm = ThreatModel.of("l2", "1").geometry
+    x0, x, slope = (torch.tensor([[[[*pair]]]]) for pair in ((0.5, 0.5), (0.5, 0.3), (1.0, 0.0)))
+    gap, by = torch.tensor([0.1]), torch.tensor([1.5])
+    assert isinstance(norm, PlaneNorm)
+    plain = move(norm, x0, x, slope, gap, 0.0)
+    far = move(norm, x0, x, slope, gap, 0.0, over=by)
+    half = move(norm, x0, x, slope, gap, 0.5, least=0.5)
+    assert plain.flatten().tolist() == pytest.approx([0.5 + ETA * 0.1, 0.3])
+    assert far.flatten().tolist() == pytest.approx([0.65, 0.3])
+    assert half.flatten().tolist() == pytest.approx([0.5 + ETA * 0.1, 0.4])
+
+
+class Bent(nn.Module):
+    """Broken where the first pixel and the others pull together: a plane at the image points to the wrong place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        z = 10 * (x.flatten(1) - 0.5)
+        return torch.stack([1.0 + 0 * z[:, 0], (z[:, 0] * z[:, 1:].mean(1)).clamp(min=-1)], 1)
+
+
+def test_ascents_go_on_from_where_a_walk_ended() -> None:
+    threat = ThreatModel.of("linf", "0.104")
+    x = torch.full((1, 1, 4, 4), 0.5)
+    x[0, 0, 0, 0] = 0.51
+    left = []
+    for onward in (0, 6):
+        standing = standing_of(Bent(), x, eps="0.104")
+        Walk("w", steps=2, sort=False, onward=onward).run(standing)
+        assert float((standing.x - x).abs().max()) <= threat.radius + 1e-6
+        left.append(len(standing.rows))
+    assert left == [1, 0]
