@@ -20,6 +20,7 @@ class Paradise(StochasticEncoder):
     matching, off at gamma 0. z_dim, draws, sigma, mc_samples and decoder set the code.
     """
 
+    version: ClassVar[int] = 2
     recipes: ClassVar[Recipes] = with_options(STANDARD, {"imagenet": {"alpha": 1e-5}})
 
     def __init__(

@@ -46,6 +46,7 @@ class ParadiseAE(GaussianEncoder):
     last layer's sigmoid, for pixels in [0, 1], is ours, as is the probe.
     """
 
+    version: ClassVar[int] = 2
     recipes: ClassVar[Recipes] = with_options(
         {**QUICK, "digits": {"quick": DIGITS}, "mnist": {**QUICK["mnist"], "paper": PAPER}},
         {"mnist": LARGE, "fashion-mnist": LARGE},
