@@ -47,9 +47,9 @@ def _pairs(eps: Eps | None) -> list[tuple[str | None, Any]]:
     if isinstance(eps, Mapping):
         return [(str(name), each) for name, several in eps.items() for _, each in _pairs(several)]
     if isinstance(eps, str):
-        parts = [part.strip() for part in eps.split(",")]
+        parts = [part.strip(" ") for part in eps.split(",")]
         split = [part.partition(":") for part in parts]
-        return [(norm.strip(), value.strip()) if colon else (None, norm) for norm, colon, value in split]
+        return [(norm.strip(" "), value.strip(" ")) if colon else (None, norm) for norm, colon, value in split]
     one = isinstance(eps, bytes) or hasattr(eps, "__float__")  # numpy's numbers can be iterated over
     if isinstance(eps, Iterable) and not one:
         return [pair for each in eps for pair in _pairs(each)]
@@ -60,7 +60,7 @@ def _names(value: str | Sequence[str] | None) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
+        return [part.strip(" ") for part in value.split(",")]
     return list(value) if isinstance(value, Iterable) else [value]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -123,7 +124,9 @@ def _found(parsed: Reference) -> LoadedModel:
     if parsed.kind in LIBRARIES or parsed.kind in FILES:
         outside = from_library(parsed)
         return _opened(parsed, outside.module, outside.place, outside.adaptation, outside.sizing)
+    here = os.getcwd()
     module, arguments = made_by_code(parsed)
+    os.chdir(here)  # where the paths that were given lead from, wherever the factory went
     return _opened(parsed, module, place_of_code(parsed, arguments), Adaptation(), None)
 
 

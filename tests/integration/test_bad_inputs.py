@@ -142,7 +142,7 @@ FILES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("evaluate", "my_model.py:load", "-a", "fgsm"), ("my_model.py:load", "--dataset")),
     (("evaluate", "absent.py:load", *OWN), ("absent.py",)),
     (("evaluate", "my_model.py:lod", *OWN), ("'lod'", "did you mean 'load'?")),
-    (("evaluate", "my_model.py:", *OWN), ("'my_model.py:'",)),
+    (("evaluate", "my_model.py:", *OWN), ("'my_model.py'", "names no factory")),
     (("evaluate", "my_model.py", *OWN), ("'my_model.py'",)),
     (("evaluate", "my_model.py:raises", *OWN), ("my_model.py:raises", "weights went missing")),
     (("evaluate", "my_model.py:leaves", *OWN), ("my_model.py:leaves",)),

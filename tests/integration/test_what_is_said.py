@@ -234,11 +234,11 @@ def test_diagnose_and_python_say_the_same(robench: Run) -> None:
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        ("net.onnx", ("'net.onnx'", "graph", "return onnx2torch.convert('net.onnx').eval()", "my_model.py:load")),
-        ("weights.pt", ("'weights.pt'", "weights", "def load(): net = Net(); net.load_state_dict", "my_model.py:load")),
-        ("a/b.safetensors", ("'a/b.safetensors'", "safetensors.torch.load_file('a/b.safetensors')")),
-        ("weights.pth:load", ("'weights.pth'", "def load()")),
-        ("spoilt.py", ("'spoilt.py'", "spoilt.py:NAME")),
+        ("net.onnx", ("'net.onnx'", "graph", "give onnx:net.onnx")),
+        ("weights.pt", ("'weights.pt'", "weights", "'my_model.py:Net --weights weights.pt'", "jit:weights.pt")),
+        ("a/b.safetensors", ("'a/b.safetensors'", "'my_model.py:Net --weights a/b.safetensors'")),
+        ("weights.pth:load", ("'weights.pth'", "'my_model.py:Net --weights weights.pth'")),
+        ("spoilt.py", ("'spoilt.py'", "names no factory; it has fitted, ", "give spoilt.py:fitted, say")),
         ("./runs/", ("folder", "file.py:factory")),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ LIBRARIES = {
 DATA = (
     "robench/py.typed",
     "robench/__init__.pyi",
+    "robench/models/__init__.pyi",
     "robench/testing/__init__.pyi",
     "attacks/digests.txt",
     "defenses/digests.txt",

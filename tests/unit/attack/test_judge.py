@@ -16,7 +16,8 @@ from robench.results.summary import evaluation_flags, summarise
 from robench.threat import ThreatModel
 
 SHAPE, CLASSES = (1, 4, 4), 3
-LIBRARIES = ("foolbox", "art", "autoattack", "library", "fab-t", "square")  # see test_libraries.py
+# see test_libraries.py, and test_import.py of what was made elsewhere
+LIBRARIES = ("foolbox", "art", "autoattack", "library", "fab-t", "square", "imported")
 ATTACKS = [name for name in registry.names("attack") if name not in LIBRARIES]
 NORMS = {name: registry.load("attack", name).base.norms for name in ATTACKS}
 CASES = [(name, norm) for name in ATTACKS for norm in NORMS[name]]

@@ -26,7 +26,8 @@ QUICK = {
     "apgd-ce": {"steps": 20}, "apgd-dlr": {"steps": 20}, "apgd-t": {"steps": 20},
 }  # fmt: skip
 
-LIBRARIES = ("foolbox", "art", "autoattack", "library", "fab-t", "square")  # see test_libraries.py
+# see test_libraries.py, and test_import.py of what was made elsewhere
+LIBRARIES = ("foolbox", "art", "autoattack", "library", "fab-t", "square", "imported")
 ATTACKS = [name for name in registry.names("attack") if name not in LIBRARIES]
 
 

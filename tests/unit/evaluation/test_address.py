@@ -14,7 +14,7 @@ from torch import nn
 
 from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
-from robench.evaluation.address import Address, After, How
+from robench.evaluation.address import Address, After, Below, How
 from robench.evaluation.attacks import attack_at, resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
@@ -44,11 +44,15 @@ DECIDES: dict[str, tuple[Any, str]] = {
     "eot": (2, "eot"),
     "bpda": (("backbone", "head"), "bpda"),
     "after": (After("0123456789ab", "fgsm, pgd"), "after"),
+    "below": (Below("0123456789ab", "0.1"), "below"),
+    "start": (5, "start"),
     "search_precision": ("bf16", "search_precision"),
     "max_passes": (30, "max_passes"),
 }
 # a second value of what is only checked: the number of classes, which data and model have already
 CHECKED: dict[str, Any] = {"classes": 10}
+# a second value of what names images that must be in the store: tests/integration/test_import.py has some
+STORED: dict[str, Any] = {"imported": "0123456789abcdef"}
 # a second value of everything that is speed
 SPEED: dict[str, Any] = {
     "batch_size": 7,
@@ -88,7 +92,8 @@ def _sent(address: Address) -> Address:
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Address) if f.name != "how"])
 def test_every_field_arrives(name: str) -> None:
-    changed = replace(PLAIN, **{name: CHECKED[name] if name in CHECKED else DECIDES[name][0]})
+    others = {field: value for field, (value, _) in DECIDES.items()} | CHECKED | STORED
+    changed = replace(PLAIN, **{name: others[name]})
     assert changed != PLAIN
     assert _sent(changed) == changed
 
@@ -163,17 +168,18 @@ def test_tasks_arrive(tmp_path: Path) -> None:
 
 
 def test_every_field_is_known_to_decide_or_to_be_speed() -> None:
-    assert {*DECIDES, *CHECKED, "how"} == {f.name for f in fields(Address)}
+    assert {*DECIDES, *CHECKED, *STORED, "how"} == {f.name for f in fields(Address)}
     assert SPEED.keys() == {f.name for f in fields(How)}
     of_the_code = {
         "harness",
         "attack_version",
         "split",
-        "start",
         "batch_size",
-        "shard_size",
-    }  # the last two: of libraries
-    shown = {field for _, field in DECIDES.values()} | {"norm"}
+        "shard_size",  # these two: of libraries
+        "sources",
+        "draw",  # of the data
+    }
+    shown = {field for _, field in DECIDES.values()} | {"norm", *STORED}
     assert shown == EvalSpec.model_fields.keys() - of_the_code
 
 

@@ -321,7 +321,7 @@ def test_sizes(store: Store) -> None:
     found = sizes(store)
     assert {kind: count for kind, (count, _) in found.items()} == {
         "models": 3, "evaluations": 7, "crafted": 1, "detectors": 3, "diagnostics": 4, "checks": 1,
-        "superseded": 0,
+        "imported": 0, "superseded": 0,
     }  # fmt: skip
     assert sum(size for _, size in found.values()) == sum(size for _, size in _sized(store))
 
@@ -361,6 +361,7 @@ def test_sizes_are_told(store: Store, capsys: pytest.CaptureFixture[str]) -> Non
         "detectors",
         "diagnostics",
         "checks",
+        "imported",
         "superseded",
         "all",
     ]

@@ -29,7 +29,7 @@ class Few(Dataset):
 @pytest.mark.parametrize(("name", "per_image"), [("standard", 1), ("paradise-pm", 2), ("madry", 6)])
 def test_a_training_costs_what_a_real_one_takes(name: str, per_image: int, tmp_path: Path) -> None:
     whole = open_dataset("digits")
-    dataset = Few("digits", whole._source)
+    dataset = Few(whole._parsed, whole._source)
     plugin = registry.load("defense", name)
     recipe = find_recipe(plugin.recipes, name, dataset.info, "quick").with_options()
     recipe = type(recipe)(**{**vars(recipe), "epochs": 2, "schedule": "constant", "lr": 1e-3})
