@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -32,6 +32,8 @@ SWITCHES = ("binary", "log-probabilities")
 _KEYS = "|".join(SETTINGS)
 _AROUND = rf"(?:#(?P<settings>(?:{_KEYS})(?:=[^&]*)?(?:&[^&]*)*))?"
 _FILE = re.compile(rf"(?P<place>.+?\.py):(?P<name>\w*)(?:\?(?P<arguments>[^#]*))?{_AROUND}", re.DOTALL)
+# a factory that a file sets under a name that is no word, and is given no arguments
+_ODD = re.compile(rf"(?P<place>.+?\.py):(?P<name>[^:/]*?){_AROUND}", re.DOTALL)
 _BARE = re.compile(rf"(?P<place>.+?\.py){_AROUND}", re.DOTALL)
 _MODULE = re.compile(rf"(?P<place>[^?#]*):(?P<name>[^:?#]*)(?:\?(?P<arguments>[^#]*))?{_AROUND}", re.DOTALL)
 _LIBRARY = re.compile(
@@ -59,7 +61,8 @@ class Reference:
     def parse(cls, text: str) -> Reference:
         """The parts of a reference. Raises BadInput for settings that there are not, or a key given twice."""
         for kind, pattern in (
-            ("", _LIBRARY), ("", _GRAPH), ("file", _FILE), ("file", _BARE), ("module", _MODULE), ("trained", _TRAINED),
+            ("", _LIBRARY), ("", _GRAPH), ("file", _FILE), ("file", _BARE), ("module", _MODULE), ("file", _ODD),
+            ("trained", _TRAINED),
         ):  # fmt: skip
             found = pattern.fullmatch(text)
             if found is not None:
@@ -110,7 +113,15 @@ class Reference:
 
         def there(path: str) -> str:
             found = os.path.join(folder, os.path.expanduser(path))
-            return found if is_relative(path) and os.path.exists(found.rpartition("@")[0] or found) else path
+            return found if os.path.exists(found.rpartition("@")[0] or found) else path
+
+        return self.at(there)
+
+    def at(self, move: Callable[[str], str]) -> Reference:
+        """The same with each relative path moved."""
+
+        def there(path: str) -> str:
+            return move(path) if is_relative(path) else path
 
         settings = {k: there(v) if k == "weights" else v for k, v in self.settings.items()}
         place = there(self.place) if self.kind == "file" else self.place

@@ -120,12 +120,10 @@ def _mover(folder: Path) -> Callable[[str], str]:
 def _placed(name: str, value: Any, move: Callable[[str], str]) -> Any:
     """The value of a parameter with its relative paths moved."""
     from robench.data_names import parse
-    from robench.store.about import path_of
+    from robench.references import Reference
 
     def reference(text: str) -> str:
-        inner = path_of(text)
-        before, _, after = text.rpartition(inner) if inner else ("", "", "")
-        return f"{before}{move(inner)}{after}" if inner else text
+        return str(Reference.parse(text).at(move))
 
     if name in PATHS:
         return value if os.path.isabs(value) or value.startswith("~") else move(value)

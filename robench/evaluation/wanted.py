@@ -17,7 +17,7 @@ from robench.evaluation.request import Request
 from robench.evaluation.rungs import apart
 from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
-from robench.models.pixels import doubt
+from robench.models.pixels import Asking, doubt
 from robench.progress import say
 from robench.training.jobs import outdated
 
@@ -96,7 +96,9 @@ def _doubt(target: Target, evaluations: Sequence[PlannedEvaluation], request: Re
     """Say where a stranger's model looks as if it wanted other pixels, before anything is computed of it."""
     if target.model.data is not None or all(planned.stored for planned in evaluations):
         return
-    found = doubt(target.model, target.dataset, choose_device(request.device), request.batch_size)
+    threats = {id(each): each for planned in evaluations for each in (planned.address.threat, planned.job.threat)}
+    kept = (request.threat, *threats.values())
+    found = doubt(target.model, target.dataset, Asking(choose_device(request.device), request.batch_size, kept))
     if found:
         say(found)
 

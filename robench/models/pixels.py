@@ -41,7 +41,16 @@ class Way:
     advice: str
 
 
-def doubt(model: LoadedModel, dataset: Dataset, device: str, batch_size: int) -> str:
+@dataclass(frozen=True)
+class Asking:
+    """How models are asked: where, in batches of which size, and what they must leave as it is."""
+
+    device: str
+    batch_size: int
+    kept: tuple[object, ...] = ()
+
+
+def doubt(model: LoadedModel, dataset: Dataset, asking: Asking) -> str:
     """What to say of a model that gets far more images right with other pixels; "" for one that does not, and for one
     that cannot be asked, of which the judge speaks.
 
@@ -60,7 +69,7 @@ def doubt(model: LoadedModel, dataset: Dataset, device: str, batch_size: int) ->
     x, y = split.pixels(places), split.labels[places]
 
     def right(way: Adaptation) -> Tensor | None:
-        return _right(Adapted(inner, way), x, y, dataset.classes, device, batch_size)
+        return _right(Adapted(inner, way), x, y, dataset.classes, asking)
 
     now = right(model.adaptation)
     if now is None or float(now.float().mean()) > 1 - GAP:
@@ -106,11 +115,12 @@ def _usual(dataset: str, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(round(each, 4) for each in mean), tuple(round(each, 4) for each in std)
 
 
-def _right(module: nn.Module, x: Tensor, y: Tensor, classes: int, device: str, batch_size: int) -> Tensor | None:
+def _right(module: nn.Module, x: Tensor, y: Tensor, classes: int, asking: Asking) -> Tensor | None:
     """Which images are answered rightly, bool [n]; None where the model cannot be asked."""
     try:
-        model = Classifier(module.to(device), classes, device=device)
-        logits = torch.cat([model.logits(part) for part in torch.split(x, batch_size)])
+        model = Classifier(module.to(asking.device), classes, device=asking.device)
+        model.guard.keep(*asking.kept)  # what it changes of them is put back, and the judge says so
+        logits = torch.cat([model.logits(part) for part in torch.split(x, asking.batch_size)])
     except Exception:  # whatever a user's model does; the judge says it
         return None
     return logits.argmax(1) == y

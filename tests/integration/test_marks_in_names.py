@@ -19,7 +19,7 @@ def test_brackets_and_colons_in_a_path_are_not_taken_apart(robench: Run, tmp_pat
 def test_a_folder_of_data_that_ends_like_a_size(robench: Run, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\ndef load(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(2)).eval()\n"
-        "def fixed(n): return nn.Sequential(nn.Flatten(), nn.Linear(3 * n * n, 2)).eval()\n"
+        "def fixed(n): return nn.Sequential(nn.Flatten(), nn.Linear(n * n, 2)).eval()\n"
         "def eight(): return fixed(8)\ndef four(): return fixed(4)\n"
     )
     for part in ("train", "test"):

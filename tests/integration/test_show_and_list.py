@@ -20,9 +20,10 @@ def test_list_alone_names_the_kinds(robench: Run) -> None:
 
 @pytest.mark.parametrize("name", registry.names("attack"))
 def test_every_attack_tells_its_options_its_source_and_its_cost(name: str, robench: Run) -> None:
-    if name in ("foolbox", "art", "library"):
-        member = {"foolbox": "LinfPGD", "art": "DeepFool", "library": "square"}[name]
-        assert_refused(robench("show", name), (f"such as {name}:",))
+    members = {"foolbox": "LinfPGD", "art": "DeepFool", "library": "square", "imported": "mine"}
+    if name in members:
+        member = members[name]
+        assert_refused(robench("show", name), (f"{name}:",))
         name = f"{name}:{member}"
     told = robench("show", name, "--json", "--kind", "attack").json
     assert told["attack"] == name
