@@ -40,7 +40,7 @@ class Slow(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x):
-        while Path("hold").exists():
+        while Path("hold").exists() and len(x) < 100:  # so many at once ask for the pixels it wants, before any shard
             time.sleep(0.02)
         return self.head(x.flatten(1))
 
