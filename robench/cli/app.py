@@ -61,6 +61,9 @@ SLOW = (
     "baseline",
     "check",
     "test-plugin",
+    "export",
+    "import",
+    "compare",
 )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robench import BadInput, registry
+from robench import registry
 from robench.registry import Variant, parse_options
+from tests.complaints import complaint
 
 Install = Callable[..., None]
 
@@ -56,15 +57,6 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install
     registry.load.cache_clear()
     for name in [name for name in sys.modules if name.startswith("third_")]:
         del sys.modules[name]
-
-
-def complaint(action: Callable[[], object]) -> str:
-    with pytest.raises(BadInput) as caught:
-        action()
-    text = str(caught.value)
-    assert text.endswith(".")
-    assert "\n" not in text
-    return text
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import foolbox
 import pyautoattack
@@ -14,15 +13,7 @@ import torch
 from robench import BadInput, ThreatModel, registry
 from robench.attack.judge import Examples, attack_shard
 from tests import liars
-
-
-def complaint(action: Callable[[], object]) -> str:
-    with pytest.raises(BadInput) as caught:
-        action()
-    text = str(caught.value)
-    assert text.endswith(".")
-    assert "\n" not in text
-    return text
+from tests.complaints import complaint
 
 
 @pytest.mark.parametrize(
