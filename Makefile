@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DEV_READY = $(VENV)/.dev-ready
 
-.PHONY: help setup quickstart test unit fuzz lint digests clean
+.PHONY: help setup quickstart test smoke unit fuzz lint digests clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -24,6 +24,9 @@ quickstart: $(READY)  ## train, attack and rank two defenses on bundled data; ta
 # a process per core, which takes over tests of another that has more left
 test: lint  ## lint, type-check and run every test
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+smoke: $(READY)  ## make every table small, on data that come along; tables in runs/smoke
+	$(BIN)/robench reproduce --all --scale smoke --runs runs/smoke --out runs/smoke/tables
 
 unit: $(DEV_READY)  ## run the unit tests only
 	$(BIN)/python -m pytest tests/unit

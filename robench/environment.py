@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,9 +37,27 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": _commit(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "kernels": {name: os.environ.get(name, "") for name in KERNELS},
     }
+
+
+def hardware(found: Mapping[str, Any], device: str | None) -> str:
+    """A recorded environment's machine in words: its processor, how many cores, and the device where it is a GPU."""
+    name = found.get("processor") or found.get("machine") or "a machine of unknown kind"
+    cores = f", {found['cores']} cores" if found.get("cores") else ""
+    return f"{name}{cores}{f', {device}' if device and device != 'cpu' else ''}"
+
+
+def _processor() -> str:
+    """The processor's name, "" where the system does not say it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
 
 
 def _version(name: str) -> str:

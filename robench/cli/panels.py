@@ -15,8 +15,8 @@ PANELS = {
         "model", "model_option", "weights", "mean", "std", "pixels", "output", "binary", "log_probabilities",
     ),
     "Data": (
-        "dataset", "scale", "data", "classes", "count", "ids", "draw", "least", "labels_from", "one_hot", "layout",
-        "range_",
+        "dataset", "every", "scale", "data", "classes", "count", "ids", "draw", "least", "labels_from", "one_hot",
+        "layout", "range_",
     ),
     "Attacks": (
         "attack", "eps", "norm", "restarts", "steps", "effort", "targets", "option", "seed", "eot", "bpda", "surrogate",
@@ -29,7 +29,7 @@ PANELS = {
         "executor", "workers", "cpus_per_task", "gpus_per_task", "address", "batch_size", "shard_size", "device",
     ),
     "What is kept and printed": (
-        "runs", "to", "out", "uint8", "force", "fresh", "dry_run", "as_json", "probes", "log_to", "config",
+        "runs", "to", "out", "uint8", "force", "stored", "fresh", "dry_run", "as_json", "probes", "log_to", "config",
         "save_config", "trust", "junit",
         "markdown",
     ),
@@ -50,7 +50,7 @@ EXAMPLES = {
     ),
     "reproduce": (
         ("what a table would cost", "robench reproduce guess-first-mnist --dry-run"),
-        ("a table at the scale of a laptop", "robench reproduce guess-first-mnist --scale cpu"),
+        ("every table that is done, and the papers' claims", "robench reproduce --all --stored"),
     ),
     "diagnose": (
         ("whether a figure can be trusted", "robench diagnose my_model.py:load --dataset mnist --eps 0.3 -n 200"),

@@ -1,28 +1,42 @@
-"""robench reproduce: a table end to end."""
+"""robench reproduce: a table end to end, or all of them, and what they make of the papers' claims."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robench.cli import options as shared
+from robench.errors import BadInput, DiskError, unknown
 from robench.text.terminal import show, tell, tell_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from robench.evaluation.bench import Bench
     from robench.evaluation.wanted import Wanted
     from robench.suites.estimate import Step
+    from robench.suites.plan import Setup
     from robench.suites.reproduce import Reproduced
+    from robench.suites.suite import ScaledSuite
+    from robench.suites.table import SuiteTable
 
 
 def reproduce(
-    suite: Annotated[str, typer.Argument(help="A suite's name (see 'robench list suites') or its toml file.")],
+    suite: Annotated[
+        str | None, typer.Argument(help="A suite's name (see 'robench list suites') or its toml file.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every bundled suite that has the scale, and what became of their claims.")
+    ] = False,
     scale: Annotated[
-        str, typer.Option("--scale", help="How much of it: smoke, cpu, paper, or another it has.")
+        str,
+        typer.Option("--scale", help="How much: smoke, cpu, paper, or another it has; several with --all."),
     ] = "cpu",
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Tabulate what is in the store; train and attack nothing.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Attack anew; trained models stay as they are.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, then stop.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the table into.")] = Path("leaderboards"),
@@ -39,29 +53,120 @@ def reproduce(
     as_json: shared.Json = False,
 ) -> int:
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
-    from robench.suites.suite import load
-
-    scaled = load(suite).at(scale)  # before the seconds it takes to import what trains
+    if stored and fresh:
+        raise BadInput("--stored computes nothing and --fresh everything anew; leave one of them out.")
+    scaled = _scaled(suite, every, scale.split(","))  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root
-    from robench.suites.estimate import estimate
-    from robench.suites.plan import Setup, plan
+    from robench.suites.plan import Setup
     from robench.suites.precheck import check
-    from robench.suites.reproduce import reproduce as run
 
-    check(scaled)
+    for each in scaled:
+        check(each)
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
-    store = Store(runs_root(runs))
-    found = plan(scaled, Setup(data, device, batch_size, shard_size, who, fresh), store)
-    bench = Bench(store)
-    opened: dict[str, Wanted] = {}
-    steps = estimate(found, bench, opened)
+    run = _Run(
+        Setup(data, device, batch_size, shard_size, who, fresh), Bench(Store(runs_root(runs))), out, stored, as_json
+    )
     if dry_run:
-        _print_plan(scaled.title, scaled.note, steps, as_json)
+        return run.plan(scaled)
+    return run.all(scaled) if every else _print(run.done(scaled[0]), out, as_json)
+
+
+def _scaled(suite: str | None, every: bool, scales: Sequence[str]) -> list[ScaledSuite]:
+    """The suites that are asked for, each at those of the scales that it has. Raises BadInput where there is none."""
+    from robench.suites.suite import load, names
+
+    if every == (suite is not None):
+        told = f"the suite {suite!r} and --all" if suite is not None else "no suite"
+        raise BadInput(f"You gave {told}; name one suite (see 'robench list suites'), or give --all alone.")
+    if suite is not None:
+        return [load(suite).at(",".join(scales))]
+    suites = [load(name) for name in names()]
+    known = dict.fromkeys(scale for each in suites for scale in each.scales)
+    for scale in scales:
+        if scale not in known:
+            raise unknown("scale of any suite", scale, known)
+    return [each.at(scale) for each in suites for scale in scales if scale in each.scales]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How suites are run: on what, into which folder of tables, whether from the store alone, and how they are told."""
+
+    setup: Setup
+    bench: Bench
+    out: Path
+    stored: bool
+    as_json: bool
+
+    def plan(self, scaled: Sequence[ScaledSuite]) -> int:
+        """Show what is to be done; returns the exit code."""
+        from robench.suites.estimate import estimate
+        from robench.suites.plan import plan
+
+        steps = [estimate(plan(each, self.setup, self.bench.store), self.bench) for each in scaled]
+        if self.as_json:
+            _tell_plans([step for found in steps for step in found])
+        else:
+            for each, found in zip(scaled, steps, strict=True):
+                _print_plan(each.title + (f" [{each.scale}]" if len(scaled) > 1 else ""), each.note, found)
         return 0
-    _announce(steps)
-    return _print(run(found, bench, opened), out, as_json)
+
+    def done(self, scaled: ScaledSuite) -> Reproduced:
+        """A suite's table, with all that it lacks computed unless the store alone is asked for."""
+        from robench.suites.estimate import estimate
+        from robench.suites.plan import plan
+        from robench.suites.reproduce import reproduce as run
+        from robench.suites.reproduce import stored
+
+        opened: dict[str, Wanted] = {}
+        found = plan(scaled, self.setup, self.bench.store)
+        steps = estimate(found, self.bench, opened)
+        if self.stored:
+            return stored(found, self.bench, opened)
+        _announce(steps)
+        return run(found, self.bench, opened)
+
+    def all(self, scaled: Sequence[ScaledSuite]) -> int:
+        """All of them, one after another, then their claims; a suite that cannot be used leaves the others alone."""
+        from robench.progress import say
+        from robench.suites.claims import Claims
+        from robench.tables.rendering import write
+
+        codes: list[int] = []
+        tables: list[SuiteTable] = []
+        told: list[dict[str, object]] = []
+        for i, each in enumerate(scaled, 1):
+            say(f"Suite {i} of {len(scaled)}: {each.name} [{each.scale}].")
+            try:
+                done = self.done(each)
+            except DiskError:
+                raise
+            except BadInput as error:
+                say(f"{each.name} [{each.scale}]: {error}")
+                codes.append(2)
+                continue
+            tables.append(done.table)
+            if self.as_json:
+                write(done.table, self.out)
+                told.append({**done.table.to_json(), "refused": done.refused})
+                codes.append(_code(done))
+            else:
+                codes.append(_print(done, self.out, False))
+        claims = Claims.of(tables)
+        paths = write(claims, self.out)
+        if self.as_json:
+            tell_json({"suites": told, "claims": claims.records()})
+        else:
+            show(claims.table(), whole=True)
+            tell(f"Wrote {', '.join(str(path) for path in paths)}.")
+        return max(codes, key=_gravity)
+
+
+def _gravity(code: int) -> int:
+    """How bad an exit code is: a failure before bad input, that before what is incomplete."""
+    return [0, 3, 2, 1].index(code)
 
 
 def _announce(steps: Sequence[Step]) -> None:
@@ -80,20 +185,23 @@ def _announce(steps: Sequence[Step]) -> None:
     )
 
 
-def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> None:
-    total = sum(step.gradients or 0 for step in steps)
-    unknown = [step.what for step in steps if step.gradients is None]
-    if as_json:
-        from dataclasses import asdict
+def _tell_plans(steps: Sequence[Step]) -> None:
+    from dataclasses import asdict
 
-        tell_json({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unknown})
-        return
+    total = sum(step.gradients or 0 for step in steps)
+    unclear = [step.what for step in steps if step.gradients is None]
+    tell_json({"steps": [asdict(s) for s in steps], "gradients": total, "unknown": unclear})
+
+
+def _print_plan(title: str, note: str, steps: Sequence[Step]) -> None:
     from robench.tables.rendering import grid
 
+    total = sum(step.gradients or 0 for step in steps)
+    unclear = sum(step.gradients is None for step in steps)
     caption = (
         f"At most {total:,} gradients in all, each of one image through one model. An attack leaves an image as "
         "soon as it is broken, so this is what models cost that no attack breaks."
-        f"{f' {len(unknown)} steps are of unknown cost.' if unknown else ''}{f' {note}' if note else ''}"
+        f"{f' {unclear} steps are of unknown cost.' if unclear else ''}{f' {note}' if note else ''}"
     )
     shown = grid(title, caption)
     shown.add_column("step", overflow="fold")
@@ -103,6 +211,13 @@ def _print_plan(title: str, note: str, steps: Sequence[Step], as_json: bool) -> 
         cost = "unknown" if step.gradients is None else f"{step.gradients:,}"
         shown.add_row(step.what, step.state, step.size, cost)
     show(shown)
+
+
+def _code(done: Reproduced) -> int:
+    """The exit code of a suite that was run."""
+    if done.failed:
+        return 1
+    return 2 if done.refused else 0 if done.complete else 3
 
 
 def _print(done: Reproduced, out: Path, as_json: bool) -> int:
@@ -122,6 +237,4 @@ def _print(done: Reproduced, out: Path, as_json: bool) -> int:
         tell(f"Wrote {', '.join(str(path) for path in paths)}.")
     for sentence in done.refused:
         say(sentence)
-    if done.failed:
-        return 1
-    return 2 if done.refused else 0 if done.complete else 3
+    return _code(done)

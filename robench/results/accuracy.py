@@ -66,11 +66,15 @@ def clean_figure(rows: pd.DataFrame) -> Figure:
     return Figure(int(of.correct(rows).sum()), len(rows))
 
 
+def counted(rows: pd.DataFrame, measure: str) -> of.Marks:
+    """Which images an attack's figure counts, bool [n]: those it succeeded on, or those that stood."""
+    won = of.succeeded(rows)
+    return won if Measure(measure) is Measure.SUCCESS else of.correct(rows) & ~won
+
+
 def attack_figure(rows: pd.DataFrame, measure: str) -> Figure:
     """Robust accuracy (correct and not broken), or attack success rate (success), over all rows."""
-    won = of.succeeded(rows)
-    counted = won if Measure(measure) is Measure.SUCCESS else of.correct(rows) & ~won
-    return Figure(int(counted.sum()), len(rows))
+    return Figure(int(counted(rows, measure).sum()), len(rows))
 
 
 # what an attack that enters the worst case of a model alone is up against

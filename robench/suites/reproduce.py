@@ -20,10 +20,11 @@ from robench.evaluation.tasks import TrainTask
 from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
-from robench.results.accuracy import WHITE_BOX, Figure, Measure, entering, worst_case
-from robench.results.rows import COUNTED
+from robench.results.accuracy import WHITE_BOX, Figure, Measure, counted, entering, standing
+from robench.results.rows import COUNTED, Marks
 from robench.store.runs import Store
 from robench.suites.plan import Place, Plan, Training, cost_of, open_place
+from robench.suites.provenance import Made
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
 from robench.training.jobs import claim_of
@@ -55,16 +56,39 @@ def reproduce(found: Plan, bench: Bench, planned: Mapping[str, Wanted] | None = 
     results cannot be kept.
     """
     found.setup.workers.check()
-    store, opening = bench.store, _Opening(bench, planned or {}, renewal=Renewal(found.setup.fresh))
-    opened = opening.opened
-    graph = [_training_node(t, store) for t in found.trainings if not t.done]
+    opening = _Opening(bench, planned or {}, renewal=Renewal(found.setup.fresh))
+    graph = [_training_node(t, bench.store) for t in found.trainings if not t.done]
     graph += [_opening_node(place, opening) for place in found.places if place.asked is not None]
-    ended = run(graph, bench, found.setup.workers)
+    return _tabulated(found, run(graph, bench, found.setup.workers), opening)
+
+
+def stored(found: Plan, bench: Bench, planned: Mapping[str, Wanted]) -> Reproduced:
+    """The plan's table of what the store has, nothing trained or attacked.
+
+    planned: what `estimate` opened on this bench. A place that lacks anything is incomplete. Raises DiskError where a
+    summary cannot be kept.
+    """
+    opening, ended = _Opening(bench, planned), Ended()
+    for place in found.places:
+        if place.asked is not None and place.key in planned:
+            try:
+                opening.open(place, place.asked)
+            except DiskError:
+                raise
+            except BadInput as error:
+                ended.refused.setdefault(place.training.name, error)
+    return _tabulated(found, ended, opening)
+
+
+def _tabulated(found: Plan, ended: Ended, opening: _Opening) -> Reproduced:
+    """The table of all places, those that are opened with their figures."""
+    store, opened = opening.bench.store, opening.opened
     entries, findings = [], list[Finding]()
     for place in found.places:
         try:
             changed = isinstance(ended.refused.get(place.training.name), Changed)
-            entries.append(_empty(place) if changed else _entry(place, opened.get(place.key), store))
+            entry = _empty(place) if changed else _entry(place, opened.get(place.key), store)
+            entries.append(replace(entry, made=(*_trained(place.training, store), *entry.made)))
         except DiskError:
             raise
         except BadInput as error:  # what was stored is damaged, or cannot be measured
@@ -169,13 +193,15 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         flags=tuple(sorted({flag for result in results for flag in result.summary.flags})),
         gradients=sum(result.summary.backwards or 0 for result in results),
         metric=_metric(place, results),
+        made=tuple(map(Made.of_result, results)),
     )
     boundary = any(result.boundary for result in results)
     found = replace(found, note=upper_bound(results[-1].norm, found.metric, boundary))
     if not done:
         return found
-    figure = _figure(place, wanted, results)
-    return replace(found, figure=figure, status="complete" if figure else "unmeasurable")
+    stood = _stood(place, wanted, results)
+    figure = _figure(place, wanted, results) if stood is None else Figure(int(stood.sum()), len(stood))
+    return replace(found, figure=figure, stood=stood, status="complete" if figure else "unmeasurable")
 
 
 def _metric(place: Place, results: Sequence[Result]) -> str:
@@ -185,21 +211,34 @@ def _metric(place: Place, results: Sequence[Result]) -> str:
 
 
 def _figure(place: Place, wanted: Wanted, results: Sequence[Result]) -> Figure | None:
-    """The figure of a place whose evaluations are complete."""
+    """The figure of a place whose evaluations are complete and that counts no images of its own."""
     if place.column.figure is not None:
         return _detected(place, wanted)
-    behind = wanted.behind is not None  # then the attacks on model and detector together count
-    pairs = zip(wanted.evaluations, results, strict=True)
-    shown = [result for planned, result in pairs if planned.address.behind == behind]
-    figures = [result.summary.figure for result in shown]
     if place.column.combine == "minimum":
+        figures = (result.summary.figure for result in _shown(wanted, results))
         return min((figure for figure in figures if figure), key=lambda figure: figure.value)
-    if len(shown) > 1 and place.asked is not None and not place.asked.request.cascade:
-        folders = {planned.job.spec.job_id: planned.job.folder for planned in wanted.evaluations}
+    return None
+
+
+def _shown(wanted: Wanted, results: Sequence[Result]) -> list[Result]:
+    """The results that a place is about: behind a detector, those of the attacks on model and detector together."""
+    behind = wanted.behind is not None
+    pairs = zip(wanted.evaluations, results, strict=True)
+    return [result for planned, result in pairs if planned.address.behind == behind]
+
+
+def _stood(place: Place, wanted: Wanted, results: Sequence[Result]) -> Marks | None:
+    """Which images the figure of a place counts, None where it is no count of images or none enters it."""
+    if not place.column.by_image or place.asked is None:
+        return None
+    behind, shown = wanted.behind is not None, _shown(wanted, results)
+    folders = {planned.job.spec.job_id: planned.job.folder for planned in wanted.evaluations}
+    if len(shown) > 1 and not place.asked.request.cascade:
         access = "detector" if behind else "transfer" if place.asked.request.surrogates else WHITE_BOX
         tables = [folders[result.evaluation].rows(COUNTED) for result in entering(shown, access)]
-        return worst_case(tables, wanted.target.dataset.classes if behind else None) if tables else None
-    return figures[-1]  # the last attack of a cascade has the finds of all before it
+        return standing(tables, wanted.target.dataset.classes if behind else None) if tables else None
+    last = shown[-1]  # the last attack of a cascade has the finds of all before it
+    return counted(folders[last.evaluation].rows(COUNTED), last.metric)
 
 
 def _clean(empty: Entry, training: Training, store: Store) -> Entry:
@@ -212,6 +251,12 @@ def _clean(empty: Entry, training: Training, store: Store) -> Entry:
         share = accuracy(load_model(empty.model, store).module, test, training.job.device)
     figure = Figure(round(share * len(test)), len(test))
     return replace(empty, figure=figure, status="complete", metric="clean accuracy")
+
+
+def _trained(training: Training, store: Store) -> tuple[Made, ...]:
+    """What the training of a place's model took, nothing where there is no such model."""
+    name = training.name
+    return (Made.of_model(name, store.card(name)),) if name in store.model_names() else ()
 
 
 def _detected(place: Place, wanted: Wanted) -> Figure | None:

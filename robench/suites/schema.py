@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -112,6 +112,11 @@ class Column(_Data):
     eot: Count = 1
     bpda: tuple[Name, ...] = ()
 
+    @property
+    def by_image(self) -> bool:
+        """Whether its figure counts the same images for every row, so that rows can be paired image by image."""
+        return bool(self.attacks) and self.figure is None and self.combine == "worst case"
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         given = sorted(self.model_fields_set - {"name"})
@@ -122,6 +127,14 @@ class Column(_Data):
         if self.surrogate and self.detector:
             raise ValueError("has a surrogate and a detector; leave one of them out")
         return self
+
+
+class Order(_Data):
+    """A claim of the paper about several rows: under each column the figures of these rows grow in this order."""
+
+    claim: Name
+    columns: Annotated[tuple[Name, ...], BeforeValidator(_list), Field(alias="column", min_length=1)]
+    rows: Annotated[tuple[Name, ...], Field(min_length=2)]
 
 
 class Scale(_Data):
@@ -144,7 +157,11 @@ class Scale(_Data):
 
 
 class SuiteFile(_Data):
-    """A suite as its file has it."""
+    """A suite as its file has it.
+
+    tolerance: how many points a figure may lie beside the printed one besides our interval. orders: what the paper
+    says of several rows, beside the printed values.
+    """
 
     title: Name
     source: Name
@@ -153,6 +170,8 @@ class SuiteFile(_Data):
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
     printed: dict[str, dict[str, Number]] = {}
+    orders: tuple[Order, ...] = ()
+    tolerance: Annotated[float, Field(strict=True, ge=0, le=100)] = 1.0
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -233,9 +252,13 @@ def check_entries(found: SuiteFile) -> None:
     _check_known("printed", found.printed, shown)
     for row, values in found.printed.items():
         _check_known(f"printed.{row}", values, columns)
+    counted = [column.name for column in found.columns if column.by_image]
+    for order in found.orders:
+        _check_known(f"the order {order.claim!r}, rows", order.rows, shown)
+        _check_known(f"the order {order.claim!r}, columns", order.columns, counted)
 
 
-def _check_known(place: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_known(place: str, given: Iterable[str], known: Sequence[str]) -> None:
     kind = "column" if place.endswith("columns") or place.startswith("printed.") else "row"
     for name in given:
         if name not in known:

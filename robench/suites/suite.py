@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robench.environment import expanded
 from robench.errors import BadInput, unknown
-from robench.suites.schema import Column, Row, Scale, SuiteFile, check_entries, inside, parsed, validated
+from robench.suites.schema import Column, Order, Row, Scale, SuiteFile, check_entries, inside, parsed, validated
 
 BUNDLED = Path(__file__).parent / "bundled"
 # tables of options, which a scale's lie over a row's or column's own key by key; any other field replaces it
@@ -41,8 +41,9 @@ class RowPlan:
 class ScaledSuite:
     """A suite at one scale, everything resolved.
 
-    What the scale skips is in none of rows, columns and printed; `skipped` has its name and the reason. rows: also
-    those that are not shown. printed: row -> column -> the value in the paper's table.
+    What the scale skips is in none of rows, columns, printed and orders; `skipped` has its name and the reason. rows:
+    also those that are not shown. printed: row -> column -> the value in the paper's table. paper_data: the data of
+    the scale "paper", "" where there is none: what is printed is about those. reference: how the suite was named.
     """
 
     name: str
@@ -57,6 +58,10 @@ class ScaledSuite:
     columns: tuple[Column, ...]
     printed: Mapping[str, Mapping[str, float]]
     skipped: Mapping[str, str]
+    orders: tuple[Order, ...] = ()
+    tolerance: float = 1.0
+    paper_data: str = ""
+    reference: str = ""
 
     def row(self, name: str) -> RowPlan:
         """The row of that name; raises BadInput where there is none."""
@@ -107,7 +112,9 @@ def load(reference: str) -> Suite:
     with inside(str(path)):
         found = validated(SuiteFile, raw)
         check_entries(found)
-        scales = {scale: _resolved(path.stem, found, raw, scale) for scale in found.scales}
+        scales = {
+            scale: replace(_resolved(path.stem, found, raw, scale), reference=reference) for scale in found.scales
+        }
     return Suite(path.stem, found.title, found.source, found.metric, scales)
 
 
@@ -121,6 +128,11 @@ def _resolved(name: str, found: SuiteFile, raw: Mapping[str, Any], scale: str) -
         kept = tuple(validated(Column, column) for column in columns)
         _check_cells(planned, kept)
     shown, there = {row.name for row in planned if row.shown}, {column.name for column in kept}
+    orders = tuple(
+        order.model_copy(update={"columns": left})
+        for order in found.orders
+        if (left := tuple(column for column in order.columns if column in there)) and shown.issuperset(order.rows)
+    )
     printed = {
         row: {column: value for column, value in values.items() if column in there}
         for row, values in found.printed.items()
@@ -128,7 +140,8 @@ def _resolved(name: str, found: SuiteFile, raw: Mapping[str, Any], scale: str) -
     }
     return ScaledSuite(
         name, found.title, found.source, found.metric, scale, plan.note, plan.dataset, plan.count, planned, kept,
-        printed, no_rows | no_columns,
+        printed, no_rows | no_columns, orders, found.tolerance,
+        found.scales["paper"].dataset if "paper" in found.scales else "",
     )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robench.results.accuracy import Figure
+from robench.results.rows import Marks
 from robench.results.summary import label
+from robench.suites.provenance import HEADERS, Made, Provenance, command
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
 from robench.tables.rendering import Grid, grid
@@ -23,7 +25,10 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure for one seed, None while it is incomplete, the evaluations behind it, and what is said beside it."""
+    """One figure for one seed, None while it is incomplete, the evaluations behind it, and what is said beside it.
+
+    stood: which images the figure counts, bool [n], where it counts images. made: the training and the attacks.
+    """
 
     row: str
     seed: int
@@ -36,6 +41,8 @@ class Entry:
     gradients: int = 0
     metric: str = ""
     note: str = ""
+    stood: Marks | None = field(default=None, compare=False, repr=False)
+    made: tuple[Made, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class SuiteTable:
 
     template = "suite"
     note = NOTE
+    made_headers = HEADERS
 
     @classmethod
     def of(cls, suite: ScaledSuite, entries: Sequence[Entry], findings: Sequence[Finding]) -> SuiteTable:
@@ -80,6 +88,15 @@ class SuiteTable:
     def settings(self) -> list[str]:
         """A line per column: what its figures were made with, and on how many images of what."""
         return [f"{column.name}: {self._made(column)}, n = {self._count(column)}" for column in self.suite.columns]
+
+    @property
+    def command(self) -> str:
+        """What makes the table again."""
+        return command(self.suite)
+
+    def provenance(self) -> list[Provenance]:
+        """What made each row, in the rows' order."""
+        return [Provenance.of(row.name, self.entries) for row in self.suite.rows if row.shown]
 
     def _made(self, column: Column) -> str:
         if not column.attacks:
@@ -151,6 +168,9 @@ class SuiteTable:
             "gradients": entry.gradients,
             "flags": list(entry.flags),
             **({"note": entry.note} if entry.note else {}),
+            "commits": " ".join(dict.fromkeys(made.commit for made in entry.made)),
+            "hours": round(sum(made.seconds for made in entry.made) / 3600, 2),
+            "hardware": "; ".join(dict.fromkeys(made.machine for made in entry.made)),
             "evaluations": list(entry.evaluations),
         }
 

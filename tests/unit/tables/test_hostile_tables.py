@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Tree
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -28,7 +29,9 @@ from robench.results.summary import summarise
 from robench.store.about import About
 from robench.store.runs import Store
 from robench.store.specs import EvalSpec
-from robench.suites.schema import Column
+from robench.suites.claims import Claims
+from robench.suites.provenance import Made
+from robench.suites.schema import Column, Order
 from robench.suites.suite import RowPlan, ScaledSuite
 from robench.suites.table import Entry, SuiteTable
 from robench.tables import curves
@@ -192,10 +195,14 @@ def suite(name: str) -> SuiteTable:
     column = Column.model_construct(name=name, attacks=("pgd",), eps="0.1", options={"x": name}, surrogate=name)
     other = Column.model_construct(name=f"{name} too")
     made = ScaledSuite(
-        name, name, name, name, name, name, name, None, (row,), (column, other), {name: {column.name: 1.5}}, {}
-    )
+        name, name, name, name, name, name, name, None, (row,), (column, other), {name: {column.name: 1.5}}, {},
+        orders=(Order.model_construct(claim=name, columns=(column.name,), rows=(name, name)),), paper_data=name,
+        reference=name,
+    )  # fmt: skip
+    marks, work = np.array([True, False]), (Made(name, 60.0, name, name),)
     entries = [
-        Entry(name, 0, name, each.name, Figure(1, 2), "complete", (name,), (name,), 5, name) for each in (column, other)
+        Entry(name, 0, name, each.name, Figure(1, 2), "complete", (name,), (name,), 5, name, stood=marks, made=work)
+        for each in (column, other)
     ]
     return SuiteTable.of(made, entries, [Finding(name, True, name, name, name, name)])
 
@@ -211,23 +218,44 @@ def test_a_suites_table_of_hostile_text(name: str, tmp_path: Path) -> None:
         assert found.of("title") == found.of("h1") == [visible(table.title)]
         assert found.of("th")[:4] == [visible(each) for each in (*table.headers, name)]
         assert found.of("li") == [visible(line) for line in table.settings()]
-        assert sum(tag == "tr" for tag, _ in found.tags) == 5
+        assert sum(tag == "tr" for tag, _ in found.tags) == 7
         assert sum(tag in ("a", "script", "img") for tag, _ in found.tags) == 0
         return found
 
-    found, document = check_written(paths, 2, page)
+    found, document = check_written(paths, 3, page)
     assert len(found) == 3
     assert document.rows[0] == [visible(header) for header in table.headers]
-    assert document.rows[1][0] == visible(name)
-    assert {len(row) for row in document.rows[2:]} == {9}
+    assert document.rows[1][0] == document.rows[3][0] == visible(name)
+    assert [len(row) for row in document.rows[2:]] == [6, 6, 9, 9, 9]
     assert document.texts[0] == visible(table.title)
-    assert document.blocks.count("heading_open") == 3
+    assert document.blocks.count("heading_open") == 4
+    assert document.blocks.count("code_block") == 1
     assert document.blocks.count("list_item_open") == 1 + len(table.settings())
     tex = tex_rows(paths[2].read_text())
     assert tex[0] == [visible(header) for header in table.headers]
     assert tex[1][0] == visible(name)
     out = " ".join(text_of(table.table()).split())
     assert shown(name) in out
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_claims_of_hostile_text(name: str, tmp_path: Path) -> None:
+    claims = Claims.of([suite(name)])
+    assert len(claims.claims) == 2
+
+    def page(text: str) -> Page:
+        found = Page(text)
+        assert visible(f"{name}: {name}") in found.of("th")
+        assert visible(f"{name} ({name})") in found.of("th")
+        assert sum(tag in ("a", "script", "img") for tag, _ in found.tags) == 0
+        return found
+
+    found, document = check_written(write(claims, tmp_path), 2, page)
+    assert len(found) == 3
+    assert [len(row) for row in document.rows] == [4, 4, 9, 9, 9]
+    assert document.rows[3][0] == visible(f"{name}: {name}")
+    assert len(tex_rows((tmp_path / "claims.tex").read_text())) == 2
+    assert shown(name) in " ".join(text_of(claims.table()).split())
 
 
 def checked(name: str) -> Checked:

@@ -1,0 +1,201 @@
+"""What papers claim, beside what was measured: a verdict per printed value and per order of rows, by a stated rule."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from robench.results.accuracy import Figure
+from robench.results.paired import Paired
+from robench.results.statistics import holm
+from robench.suites.provenance import Made, command
+from robench.suites.schema import Order
+from robench.suites.suite import ScaledSuite
+from robench.suites.table import Entry, SuiteTable
+from robench.tables.rendering import Grid, grid
+
+LEVEL = 0.05
+RULE = (
+    "A printed value is reproduced where it lies inside our 95% Wilson interval, widened on both sides by the "
+    "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). An "
+    "order of rows is reproduced where, in every seed, each row stands on more of the same images than the one before "
+    f"it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the pairs and seeds. What was run "
+    "on other data than the paper's, or is not complete, is untested. Networks and lengths of training are those of "
+    "the scale, not the paper's, unless the scale is 'paper'."
+)
+
+
+class Verdict(StrEnum):
+    """What a measurement says of a claim."""
+
+    REPRODUCED = "reproduced"
+    NOT = "not reproduced"
+    UNTESTED = "untested"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that a paper says, and what came of it.
+
+    printed, ours: as text, in percent. interval: what the printed value was held against, in percent, None where there
+    is none. why: what the verdict rests on. hours: of the trainings and attacks behind it.
+    """
+
+    suite: str
+    scale: str
+    claim: str
+    printed: str
+    ours: str
+    interval: tuple[float, float] | None
+    verdict: Verdict
+    why: str
+    command: str
+    commits: tuple[str, ...]
+    hours: float
+
+    @property
+    def ends(self) -> str:
+        """The interval as text."""
+        return "-" if self.interval is None else f"[{self.interval[0]:.1f}, {self.interval[1]:.1f}]"
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All claims of some tables, as a table of their own."""
+
+    claims: tuple[Claim, ...]
+    name: str = field(default="claims")
+
+    template = "claims"
+    note = RULE
+
+    @classmethod
+    def of(cls, tables: Iterable[SuiteTable]) -> Claims:
+        """The claims of papers' tables, in their order; tables of nobody's but ours have none."""
+        return cls(tuple(claim for table in tables for claim in claims_of(table)))
+
+    @property
+    def title(self) -> str:
+        """How many there are, and what became of them."""
+        told = Counter(claim.verdict for claim in self.claims)
+        parts = ", ".join(f"{told[verdict]:,} {verdict}" for verdict in Verdict)
+        return f"{len(self.claims):,} claims of the papers: {parts}"
+
+    def tally(self) -> list[tuple[str, list[int]]]:
+        """Per table, how many claims have each verdict, in the verdicts' order."""
+        found: dict[str, Counter[str]] = {}
+        for claim in self.claims:
+            found.setdefault(f"{claim.suite} [{claim.scale}]", Counter())[claim.verdict] += 1
+        return [(name, [told[verdict] for verdict in Verdict]) for name, told in found.items()]
+
+    def table(self) -> Grid:
+        """The tally for a terminal; the files have every claim."""
+        shown = grid(self.title, RULE)
+        shown.add_column("table", overflow="fold")
+        for verdict in Verdict:
+            shown.add_column(str(verdict), justify="right")
+        for name, counts in self.tally():
+            shown.add_row(name, *(f"{count:,}" for count in counts))
+        return shown
+
+    def records(self) -> list[dict[str, Any]]:
+        """The csv file's lines, one per claim."""
+        return [
+            {
+                "suite": claim.suite, "scale": claim.scale, "claim": claim.claim, "printed": claim.printed,
+                "ours": claim.ours, "low": "" if claim.interval is None else round(claim.interval[0], 2),
+                "high": "" if claim.interval is None else round(claim.interval[1], 2), "verdict": str(claim.verdict),
+                "why": claim.why, "command": claim.command, "commit": " ".join(claim.commits), "hours": claim.hours,
+            }
+            for claim in self.claims
+        ]  # fmt: skip
+
+
+def claims_of(table: SuiteTable) -> Iterator[Claim]:
+    """A table's claims: its printed values row by row, then its orders column by column."""
+    suite = table.suite
+    for row, values in suite.printed.items():
+        for column, printed in values.items():
+            yield _value(suite, row, column, printed, _entries(table, [row], column))
+    for order in suite.orders:
+        for column in order.columns:
+            yield _order(suite, order, column, _entries(table, order.rows, column))
+
+
+def _entries(table: SuiteTable, rows: Sequence[str], column: str) -> list[Entry]:
+    return [entry for entry in table.entries if entry.row in rows and entry.column == column]
+
+
+def _claim(
+    suite: ScaledSuite, said: tuple[str, str, str], found: tuple[tuple[float, float] | None, Verdict, str],
+    entries: Sequence[Entry],
+) -> Claim:  # fmt: skip
+    """said: the claim, what is printed, what is ours; found: the interval, the verdict, and why."""
+    made: dict[str, Made] = {each.what: each for entry in entries for each in entry.made}
+    commits = tuple(dict.fromkeys(each.commit for each in made.values() if each.commit))
+    hours = round(sum(each.seconds for each in made.values()) / 3600, 2)
+    return Claim(suite.name, suite.scale, *said, *found, command(suite), commits, hours)
+
+
+def _elsewhere(suite: ScaledSuite) -> str:
+    """Why nothing of this scale says anything about the paper's figures, "" where it does."""
+    if suite.dataset == suite.paper_data:
+        return ""
+    return f"run on {suite.dataset}, and the paper's is about {suite.paper_data or 'other data'}"
+
+
+def _value(suite: ScaledSuite, row: str, column: str, printed: float, entries: Sequence[Entry]) -> Claim:
+    """A printed value beside the mean over seeds."""
+    figures = [entry.figure for entry in entries if entry.figure is not None]
+    text, value = f"{row}: {column}", f"{printed:g}"
+    if not figures or len(figures) < len(entries):
+        return _claim(suite, (text, value, "-"), (None, Verdict.UNTESTED, "not complete"), entries)
+    shares = [100 * figure.value for figure in figures]
+    spread = statistics.stdev(shares) if len(shares) > 1 else 0.0
+    ours = f"{statistics.mean(shares):.1f}" + (f" ± {spread:.1f}" if len(shares) > 1 else "")
+    n = min(figure.n for figure in figures)
+    low, high = Figure(round(statistics.mean(shares) / 100 * n), n).interval
+    margin = spread + suite.tolerance
+    ends = max(0.0, 100 * low - margin), min(100.0, 100 * high + margin)
+    seeds = f"{len(shares)} seeds" if len(shares) > 1 else "one seed"
+    why = f"{seeds}, n = {n:,}, tolerance {suite.tolerance:g}"
+    if elsewhere := _elsewhere(suite):
+        return _claim(suite, (text, value, ours), (ends, Verdict.UNTESTED, elsewhere), entries)
+    verdict = Verdict.REPRODUCED if ends[0] <= printed <= ends[1] else Verdict.NOT
+    return _claim(suite, (text, value, ours), (ends, verdict, why), entries)
+
+
+def _order(suite: ScaledSuite, order: Order, column: str, entries: Sequence[Entry]) -> Claim:
+    """An order of rows, by pairs of neighbours on the same images under the same seeds."""
+    said = f"{order.claim} ({column})", " < ".join(order.rows)
+    stood = {(entry.row, entry.seed): entry.stood for entry in entries if entry.stood is not None}
+    seeds = sorted({seed for _, seed in stood})
+    shares = {row: [float(stood[row, seed].mean()) for seed in seeds if (row, seed) in stood] for row in order.rows}
+    if not seeds or len(stood) < len(entries) or any(len(found) < len(seeds) for found in shares.values()):
+        return _claim(suite, (*said, "-"), (None, Verdict.UNTESTED, "not complete"), entries)
+    ours = " < ".join(
+        f"{row} {100 * statistics.mean(shares[row]):.1f}"
+        for row in sorted(order.rows, key=lambda row: statistics.mean(shares[row]))
+    )
+    if elsewhere := _elsewhere(suite):
+        return _claim(suite, (*said, ours), (None, Verdict.UNTESTED, elsewhere), entries)
+    pairs = [
+        (lesser, more, Paired.of(column, stood[more, seed], stood[lesser, seed]))
+        for lesser, more in zip(order.rows, order.rows[1:], strict=False)
+        for seed in seeds
+    ]
+    ps = holm([pair.p for *_, pair in pairs])
+    against = [
+        f"{lesser} < {more}: {100 * pair.difference:+.1f}, p = {p:.2g}"
+        for (lesser, more, pair), p in zip(pairs, ps, strict=True)
+        if pair.difference <= 0 or p >= LEVEL
+    ]
+    verdict = Verdict.NOT if against else Verdict.REPRODUCED
+    why = f"fails in {len(against)} of {len(pairs)} pairs: {'; '.join(against[:3])}" if against else (
+        f"all {len(pairs)} pairs of neighbours and seeds, largest adjusted p {max(ps):.2g}"
+    )  # fmt: skip
+    return _claim(suite, (*said, ours), (None, verdict, why), entries)

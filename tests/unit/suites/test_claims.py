@@ -1,0 +1,165 @@
+"""Claims: the rule by which a printed value or an order of rows is reproduced, and what cannot be tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from robench import BadInput
+from robench.results.accuracy import Figure
+from robench.suites.claims import Claim, Claims, Verdict, claims_of
+from robench.suites.provenance import Made
+from robench.suites.suite import ScaledSuite, load
+from robench.suites.table import Entry, SuiteTable
+from robench.tables.rendering import write
+
+SUITE = """
+title = "A table"
+source = "Nobody, 2020, Table 1"
+tolerance = 0.5
+[scales.cpu]
+dataset = "mnist"
+[scales.other]
+dataset = "digits"
+[scales.paper]
+dataset = "mnist"
+[[rows]]
+name = "Weak"
+defense = "standard"
+[[rows]]
+name = "Firm"
+defense = "madry"
+[[columns]]
+name = "Natural"
+[[columns]]
+name = "PGD"
+attack = "pgd"
+eps = 0.1
+[printed.Weak]
+PGD = 30
+[[orders]]
+claim = "Firm is above Weak"
+column = "PGD"
+rows = ["Weak", "Firm"]
+"""
+MADE = (Made("model", 1800.0, "abc", "a machine"),)
+
+
+def suite(folder: Path, scale: str = "cpu", text: str = SUITE) -> ScaledSuite:
+    (folder / "mine.toml").write_text(text)
+    return load(str(folder / "mine.toml")).at(scale)
+
+
+def entry(row: str, stood: Sequence[bool], seed: int = 0) -> Entry:
+    marks = np.array(stood)
+    figure = Figure(int(marks.sum()), len(marks))
+    return Entry(row, seed, row, "PGD", figure, "complete", stood=marks, made=MADE)
+
+
+def judged(scaled: ScaledSuite, stood: Mapping[str, Sequence[Sequence[bool]]]) -> tuple[Claim, Claim]:
+    """The claims about the value and about the order, from which images stood by row and seed."""
+    entries = [entry(row, marks, seed) for row, seeds in stood.items() for seed, marks in enumerate(seeds)]
+    value, order = claims_of(SuiteTable.of(scaled, entries, []))
+    return value, order
+
+
+def first(count: int, n: int = 100) -> list[bool]:
+    return [i < count for i in range(n)]
+
+
+def test_a_value_inside_the_widened_interval_is_reproduced(tmp_path: Path) -> None:
+    value, _ = judged(suite(tmp_path), {"Weak": [first(38)], "Firm": [first(90)]})
+    low, high = (100 * end for end in binomtest(38, 100).proportion_ci(method="wilson"))
+    assert low < 30 < high  # the interval alone holds it
+    assert value.interval == pytest.approx((low - 0.5, high + 0.5))
+    assert (value.verdict, value.ours, value.printed) == (Verdict.REPRODUCED, "38.0", "30")
+
+
+def test_a_value_outside_is_not(tmp_path: Path) -> None:
+    value, _ = judged(suite(tmp_path), {"Weak": [first(45)], "Firm": [first(90)]})
+    assert value.interval is not None
+    assert value.interval[0] > 30
+    assert value.verdict is Verdict.NOT
+
+
+def test_the_spread_of_seeds_widens_the_interval(tmp_path: Path) -> None:
+    value, _ = judged(suite(tmp_path), {"Weak": [first(35), first(45), first(55)], "Firm": [first(90)] * 3})
+    low, high = (100 * end for end in binomtest(45, 100).proportion_ci(method="wilson"))
+    assert value.interval == pytest.approx((low - 10.5, high + 10.5))
+    assert (value.verdict, value.ours) == (Verdict.REPRODUCED, "45.0 ± 10.0")
+
+
+def test_the_tolerance_decides_at_the_edge(tmp_path: Path) -> None:
+    marks = {"Weak": [first(40)], "Firm": [first(90)]}
+    assert judged(suite(tmp_path), marks)[0].verdict is Verdict.NOT
+    wide = suite(tmp_path, text=SUITE.replace("tolerance = 0.5", "tolerance = 1.0"))
+    assert judged(wide, marks)[0].verdict is Verdict.REPRODUCED
+
+
+def test_an_order_holds_by_the_exact_test_on_the_same_images(tmp_path: Path) -> None:
+    _, order = judged(suite(tmp_path), {"Weak": [first(30)], "Firm": [first(36)]})
+    assert binomtest(6, 6).pvalue < 0.05
+    assert order.verdict is Verdict.REPRODUCED
+    _, order = judged(suite(tmp_path), {"Weak": [first(30)], "Firm": [first(35)]})
+    assert binomtest(5, 5).pvalue > 0.05  # above, but five images are not enough
+    assert order.verdict is Verdict.NOT
+    _, order = judged(suite(tmp_path), {"Weak": [first(36)], "Firm": [first(30)]})
+    assert order.verdict is Verdict.NOT
+    assert "Weak < Firm: -6.0" in order.why
+
+
+def test_an_order_must_hold_in_every_seed_after_adjustment(tmp_path: Path) -> None:
+    _, order = judged(suite(tmp_path), {"Weak": [first(30)] * 2, "Firm": [first(50), first(36)]})
+    assert order.verdict is Verdict.REPRODUCED
+    _, order = judged(suite(tmp_path), {"Weak": [first(30)] * 2, "Firm": [first(50), first(35)]})
+    assert order.verdict is Verdict.NOT
+    # two pairs at p = 0.031 each: neither is below 0.05 once there are two
+    _, order = judged(suite(tmp_path), {"Weak": [first(30)] * 2, "Firm": [first(36)] * 2})
+    assert order.verdict is Verdict.NOT
+
+
+def test_other_data_and_what_is_not_complete_are_untested(tmp_path: Path) -> None:
+    marks = {"Weak": [first(38)], "Firm": [first(90)]}
+    value, order = judged(suite(tmp_path, "other"), marks)
+    assert (value.verdict, order.verdict) == (Verdict.UNTESTED, Verdict.UNTESTED)
+    assert value.why == "run on digits, and the paper's is about mnist"
+    empty = Entry("Weak", 0, "Weak", "PGD", None, "incomplete")
+    found = list(claims_of(SuiteTable.of(suite(tmp_path), [empty, entry("Firm", first(90))], [])))
+    assert [claim.verdict for claim in found] == [Verdict.UNTESTED] * 2
+    assert {claim.why for claim in found} == {"not complete"}
+
+
+def test_hours_and_commits_count_a_training_once(tmp_path: Path) -> None:
+    _, order = judged(suite(tmp_path), {"Weak": [first(30)], "Firm": [first(36)]})
+    assert (order.hours, order.commits) == (0.5, ("abc",))
+    assert order.command == f"robench reproduce {tmp_path / 'mine.toml'} --scale cpu"
+
+
+def test_the_claims_files_have_every_claim(tmp_path: Path) -> None:
+    entries = [entry("Weak", first(45)), entry("Firm", first(90))]
+    claims = Claims.of([SuiteTable.of(suite(tmp_path), entries, [])])
+    assert claims.title == "2 claims of the papers: 1 reproduced, 1 not reproduced, 0 untested"
+    for path in write(claims, tmp_path / "out"):
+        text = path.read_text()
+        assert "Weak: PGD" in text
+        assert "Firm is above Weak" in text
+    assert (tmp_path / "out" / "claims.md").read_text().count("not reproduced |") >= 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('column = "PGD"', 'column = "Natural"', "Natural"),
+        ('column = "PGD"', 'column = "FGSM"', "FGSM"),
+        ('rows = ["Weak", "Firm"]', 'rows = ["Weak", "Frim"]', "did you mean 'Firm'"),
+        ('rows = ["Weak", "Firm"]', 'rows = ["Weak"]', "orders[0].rows"),
+        ("tolerance = 0.5", "tolerance = -1.0", "tolerance"),
+    ],
+)
+def test_what_an_order_may_not_say(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said.replace("[", r"\[")):
+        suite(tmp_path, text=SUITE.replace(old, new))
