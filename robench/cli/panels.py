@@ -15,7 +15,8 @@ PANELS = {
         "model", "model_option", "weights", "mean", "std", "pixels", "output", "binary", "log_probabilities",
     ),
     "Data": (
-        "dataset", "every", "scale", "data", "classes", "count", "ids", "draw", "least", "labels_from", "one_hot",
+        "dataset", "every", "scale", "copies", "data", "classes", "count", "ids", "draw", "least", "labels_from",
+        "one_hot",
         "layout", "range_",
     ),
     "Attacks": (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robench.cli import options as shared
-from robench.errors import BadInput, DiskError, unknown
+from robench.errors import BadInput, DiskError, shown, unknown
 from robench.text.terminal import show, tell, tell_json
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ def reproduce(
         str,
         typer.Option("--scale", help="How much: smoke, cpu, paper, or another it has; several with --all."),
     ] = "cpu",
+    copies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset", metavar="NAME=REF", help="Your own copy of a suite's data, such as cifar10=npz:FILE."
+        ),
+    ] = None,
     stored: Annotated[
         bool, typer.Option("--stored", help="Tabulate what is in the store; train and attack nothing.")
     ] = False,
@@ -55,7 +61,9 @@ def reproduce(
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
     if stored and fresh:
         raise BadInput("--stored computes nothing and --fresh everything anew; leave one of them out.")
-    scaled = _scaled(suite, every, scale.split(","))  # before the seconds it takes to import what trains
+    scaled = _on(
+        _scaled(suite, every, scale.split(",")), copies or ()
+    )  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root
@@ -88,6 +96,19 @@ def _scaled(suite: str | None, every: bool, scales: Sequence[str]) -> list[Scale
         if scale not in known:
             raise unknown("scale of any suite", scale, known)
     return [each.at(scale) for each in suites for scale in scales if scale in each.scales]
+
+
+def _on(scaled: Sequence[ScaledSuite], copies: Sequence[str]) -> list[ScaledSuite]:
+    """The suites on the user's own copies of their data. Raises BadInput for data that none of them is about."""
+    found: dict[str, str] = {}
+    for text in copies:
+        name, given, reference = text.partition("=")
+        if not (name and given and reference):
+            raise BadInput(f"--dataset {shown(text)} is not NAME=REF; give such as cifar10=npz:cifar10.npz.")
+        if name not in (known := {each.dataset for each in scaled}):
+            raise unknown("dataset of what is to be reproduced", name, known)
+        found[name] = reference
+    return [each.on(found) for each in scaled]
 
 
 @dataclass(frozen=True)

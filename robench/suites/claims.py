@@ -163,6 +163,7 @@ def _value(suite: ScaledSuite, row: str, column: str, printed: float, entries: S
     ends = max(0.0, 100 * low - margin), min(100.0, 100 * high + margin)
     seeds = f"{len(shares)} seeds" if len(shares) > 1 else "one seed"
     why = f"{seeds}, n = {n:,}, tolerance {suite.tolerance:g}"
+    why += f", on {suite.dataset} in place of {suite.instead_of}" if suite.instead_of else ""
     if elsewhere := _elsewhere(suite):
         return _claim(suite, (text, value, ours), (ends, Verdict.UNTESTED, elsewhere), entries)
     verdict = Verdict.REPRODUCED if ends[0] <= printed <= ends[1] else Verdict.NOT

@@ -81,4 +81,5 @@ HEADERS = ("defense", "seeds", "n", "hours", "commit", "hardware")
 
 def command(suite: ScaledSuite) -> str:
     """The command line that makes a suite's table again."""
-    return shlex.join(["robench", "reproduce", suite.reference or suite.name, "--scale", suite.scale])
+    copy = ["--dataset", f"{suite.instead_of}={suite.dataset}"] if suite.instead_of else []
+    return shlex.join(["robench", "reproduce", suite.reference or suite.name, "--scale", suite.scale, *copy])

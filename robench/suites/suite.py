@@ -44,6 +44,7 @@ class ScaledSuite:
     What the scale skips is in none of rows, columns, printed and orders; `skipped` has its name and the reason. rows:
     also those that are not shown. printed: row -> column -> the value in the paper's table. paper_data: the data of
     the scale "paper", "" where there is none: what is printed is about those. reference: how the suite was named.
+    instead_of: the name of the data that `dataset` stands in for, "" where it is the suite's own.
     """
 
     name: str
@@ -62,6 +63,17 @@ class ScaledSuite:
     tolerance: float = 1.0
     paper_data: str = ""
     reference: str = ""
+    instead_of: str = ""
+
+    def on(self, copies: Mapping[str, str]) -> ScaledSuite:
+        """The suite on the user's own copy of its data, where there is one; copies: data's names and references."""
+        if self.dataset not in copies:
+            return self
+        copy = copies[self.dataset]
+        return replace(
+            self, dataset=copy, rows=tuple(replace(row, dataset=copy) for row in self.rows), instead_of=self.dataset,
+            paper_data=copy if self.paper_data == self.dataset else self.paper_data,
+        )  # fmt: skip
 
     def row(self, name: str) -> RowPlan:
         """The row of that name; raises BadInput where there is none."""

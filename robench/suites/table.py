@@ -100,7 +100,8 @@ class SuiteTable:
 
     def _made(self, column: Column) -> str:
         if not column.attacks:
-            return f"clean accuracy on {self.suite.dataset}"
+            given = f" in place of {self.suite.instead_of}" if self.suite.instead_of else ""
+            return f"clean accuracy on {self.suite.dataset}{given}"
         together = " + " if column.combine == "worst case" else " or the lesser of "
         parts = [f"{label(together.join(column.attacks), column.options)}, {column.norm} eps {column.eps}"]
         parts += [f"crafted on {column.surrogate}"] if column.surrogate else []
