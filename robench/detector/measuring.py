@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 
 from robench.attack.judge import Examples, Settings
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
@@ -163,6 +162,8 @@ def figures(table: pd.DataFrame, threshold: float) -> Figures:
     robust = Figure(int((accepted & ~fooled).sum()), len(table))
     auc = None
     if len(fallen) and len(honest):
+        from sklearn.metrics import roc_auc_score  # takes its time
+
         truth = [False] * len(honest) + [True] * len(fallen)
         auc = float(roc_auc_score(truth, [*honest, *fallen["score_adversarial"]]))
     shares = {

@@ -10,15 +10,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
-
-import pytorch_lightning as pl
+from typing import TYPE_CHECKING, Any, get_args
 
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
 from robench.data.sources import sized_folder
 from robench.data_names import parse
-from robench.defense.base import Defense
 from robench.defense.recipe import Precision, Recipe, find_recipe
 from robench.device import check_device, choose_device
 from robench.environment import command, environment
@@ -32,7 +29,9 @@ from robench.store.reach import plugin_digest
 from robench.store.released import Release, unreleased
 from robench.store.runs import ASIDE, Store
 from robench.store.specs import TrainSpec
-from robench.training.fit import Fit, Trained, fit
+
+if TYPE_CHECKING:
+    from robench.training.fit import Trained
 
 # letters in a model's name
 LONGEST = 100
@@ -225,6 +224,11 @@ def _forget(job: TrainJob, store: Store) -> None:
 
 
 def _train(job: TrainJob, store: Store) -> dict[str, Any]:
+    import pytorch_lightning as pl  # longer than all else that an evaluation needs, which comes by here too
+
+    from robench.defense.base import Defense
+    from robench.training.fit import Fit, fit
+
     job.dataset.tell()
     folder = store.model_folder(job.name)
     if _older(job, store):

@@ -185,3 +185,14 @@ def test_what_a_library_found_is_read_without_it(light: Callable[..., Outcome], 
     outcome = light("-m", "robench", "verify", "--trust")  # holds the record to the attack that it names
     assert outcome.code == 2
     assert "pip install 'robench[foolbox]'" in outcome.err.splitlines()[-1]
+
+
+def test_attacking_a_model_of_one_s_own_loads_no_trainer(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    code = (
+        "import sys; from robench.cli.app import main; "
+        f"code = main(['evaluate', 'net.py:load', '-a', 'fgsm', '--runs', 'runs', *{SMALL!r}]); "
+        "print(code, sorted({'pytorch_lightning', 'lightning_fabric', 'torchmetrics'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
