@@ -26,6 +26,7 @@ from robench.trust.answers import Chance, tied, too_many
 from robench.trust.opened import How, Opened, open_evaluation
 from robench.trust.origins import aged
 from robench.trust.records import misrecorded, misstated, unjudged
+from robench.trust.rungs import unsupported
 from robench.trust.second_look import differing
 
 FAULTS = (
@@ -44,6 +45,7 @@ FAULTS = (
     "unlikely verdict",
     "broken again",
     "wrong when sealed",
+    "fell within a larger eps",
 )
 # flags that asking the model shows at once. One is missing where most shards that do not note it show it: where answers
 # differ by about as much as kernels do, one shard may show what another does not
@@ -156,6 +158,10 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
         records += misstated(folder, folder.summarised(opened.attacker.metric, doubted=True))
     check.faults["wrong record"] += len(records)
     reason = unjudged(opened)
+    try:
+        check.faults["fell within a larger eps"] += unsupported(store, spec, rows)
+    except BadInput as error:
+        reason = reason or str(error)
     unsealed = ""
     if not check.faults["wrong verdict"]:  # else it is known that the rows are not the model's
         check.faults["wrong when sealed"], unsealed = differing(opened, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,7 @@ from robench.results.rows import FELL, STOOD, marked
 from robench.store.runs import Store
 from robench.tables.report import Report
 from robench.threat import ThreatModel
+from robench.trust.rungs import unsupported
 from robench.trust.verification import verify_all
 from tests.unit.evaluation.test_cascade import SMALL, small
 
@@ -107,6 +109,27 @@ def test_they_verify_and_their_command_comes_to_them(ladder: tuple[Store, Evalua
     checks = verify_all(store, [r.evaluation for r in several.results], SMALL, 33, "cpu", None, again=5)
     assert [check.holds for check in checks] == [True] * 3
     assert "--eps 0.02,0.04,0.06" in command_of(store.evaluation(last.evaluation))
+
+
+def test_what_fell_within_the_larger_eps_does_not_stand_below_it(
+    ladder: tuple[Store, Evaluated, Evaluated], tmp_path: Path
+) -> None:
+    store, several, _ = ladder
+    high, middle, _ = (r.evaluation for r in several.results)
+    shutil.copytree(store.root, tmp_path / "runs")
+    copied = Store(tmp_path / "runs")
+    spec, rows = copied.evaluation(middle).spec, copied.evaluation(middle).rows()
+    assert unsupported(copied, spec, rows) == 0
+    fell = copied.evaluation(high).rows()["success"].to_numpy()
+    rows.loc[np.flatnonzero(fell)[:3], "flags"] = STOOD
+    assert unsupported(copied, spec, rows) == 3
+    held = int(marked(rows, STOOD).sum())
+    for other in ({"eps": "9/10"}, {"seed": 1}, {"below": None}):
+        assert unsupported(copied, {**spec, **other}, rows) == held
+    shutil.rmtree(copied.evaluation(high).path)
+    (check,) = verify_all(copied, [middle, several.results[2].evaluation], SMALL, 33, "cpu", None)[:1]
+    assert not check.holds
+    assert high in check.reason
 
 
 def test_a_report_has_a_table_for_each_and_rows_of_each(ladder: tuple[Store, Evaluated, Evaluated]) -> None:
