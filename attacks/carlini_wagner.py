@@ -45,6 +45,7 @@ class CarliniWagner(Attack):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    guided = True
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class _Descent:
         found = torch.zeros_like(self.c, dtype=torch.bool)
         for step in range(steps):
             x, slope = _box(self.w)
-            logits, grad = self.model.gradient(x, self._objective)
+            logits, grad = self.model.gradient(x, self._objective, hinged=True)
             if first + step == 0:
                 self._note_zero_gradient(logits, grad)
             if not self.last_only or step == steps - 1:

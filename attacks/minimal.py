@@ -42,6 +42,7 @@ class MinimalFGSM(Attack):
 
     norms: ClassVar[tuple[str, ...]] = ("linf",)
     kind = "single-step"
+    guided = True
 
     def __init__(self, *, line: Annotated[int, Range(1, 100_000)] = 1000) -> None:
         check_count("line", line)
@@ -117,6 +118,7 @@ class MinimalPGD(Attack):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf",)
+    guided = True
 
     def __init__(
         self,

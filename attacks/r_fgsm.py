@@ -16,6 +16,7 @@ class RFGSM(Attack):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf",)
+    guided = True
 
     def __init__(self, *, share: float = 0.5) -> None:
         require(0 <= share < 1, "share", share, "in [0, 1)")

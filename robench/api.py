@@ -41,6 +41,7 @@ def evaluate(
     seed: int | str | Sequence[int] = 0,
     detector: str | DetectorRequest | None = None,
     surrogates: Model | Sequence[Model] = (),
+    guide: Model | None = None,
     cascade: bool = False,
     max_passes: int | None = None,
     eot: int = 1,
@@ -83,6 +84,7 @@ def evaluate(
 
     n: how many test images (`count` is its older name). options: of attacks and detector, in their own types or as
     text. detector: its name, or a DetectorRequest with what it learns from. surrogates: craft on these instead.
+    guide: follow this model's gradients, by the answers of the models that are attacked.
     cascade: each attack sees what those before it left. max_passes: what an image may cost in forward passes. eot,
     bpda: for gradients of models that are random or have none. search_precision: "bf16" takes gradients of searches in
     bfloat16. classes: how many your data have, where labels do not show it, or their names. ids: a file that lists test
@@ -118,6 +120,7 @@ def evaluate(
         shard_size=shard_size,
         device=device,
         data_root=folder,
+        guide=guide,
         surrogates=surrogates,  # type: ignore[arg-type]  # one, or several: it takes both
         guard=DetectorRequest(detector) if isinstance(detector, str) else detector,
         eot=eot,

@@ -17,7 +17,7 @@ from robench.threat import ThreatModel
 
 # what a row's figure is called and how success is decided
 Metric = Literal["robust accuracy", "attack success rate"]
-# how the attack gets at the model; "transfer" and "detector" are what the harness makes of the others
+# how the attack gets at the model; "transfer", "guided" and "detector" are what the harness makes of the others
 Access = Literal["white-box", "noise"]
 # how it searches: along gradients in one or many steps, by asking for answers alone, in all of these ways, or elsewhere
 Kind = Literal["single-step", "iterative", "query", "ensemble", "imported"]
@@ -126,10 +126,11 @@ class Attack(ABC):
     was, says so by `transfers = False`; one whose outcome for an image depends on which others share its batch, by
     `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
     True`: in some norms a figure that no such attack tried is an upper bound; one whose gradients may be in bfloat16,
-    from `model.gradient(..., rough=True)`, by `rough = True`. `expected` is about how many forward passes a trial takes
-    where `passes` knows no bound, or one that few trials come near; only the progress shown depends on it. An attack
-    made of several ones names them in `stages`, at most 62, in their order, and tells in each `Proposal` which were
-    run.
+    from `model.gradient(..., rough=True)`, by `rough = True`; one that may follow another model's gradients, since it
+    has them from `model.gradient` alone and goes by the model's answers for the rest, by `guided = True`. `expected` is
+    about how many forward passes a trial takes where `passes` knows no bound, or one that few trials come near; only
+    the progress shown depends on it. An attack made of several ones names them in `stages`, at most 62, in their order,
+    and tells in each `Proposal` which were run.
     """
 
     version: ClassVar[int] = 1
@@ -141,6 +142,7 @@ class Attack(ABC):
     batched: ClassVar[bool] = False
     boundary: ClassVar[bool] = False
     rough: ClassVar[bool] = False
+    guided: ClassVar[bool] = False
     expected: int | None = None
     stages: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robench.attack.answer import logits_of
 from robench.attack.budget import Asked, Budget, Exhausted, inert
 from robench.attack.guard import Guard, plain_tensor
+from robench.attack.guided import guided_gradient
 from robench.attack.modes import check_eval_mode
 from robench.attack.strided import Strided, strided
 from robench.attack.substitutes import identity_gradient, through_sigmoid
@@ -72,6 +73,7 @@ class Classifier:
         self.unsquash = False  # whether attacks see through the sigmoid that the model ends in
         self.guard = Guard(module)
         self.strided = self.device.type == "cpu" and strided(module)  # see there
+        self.guide: Classifier | None = None  # whose gradients attacks follow instead of this model's
         self.heartbeat: Callable[[], None] = lambda: None  # called after every pass that is charged
         self.rough: Rough | None = None  # what an attack's gradients are taken from, if not the module in float32
         self.draws = 1  # passes whose mean is the gradient of a randomised model (expectation over transformation)
@@ -213,6 +215,11 @@ class BatchModel:
         return self._classifier.crafting
 
     @property
+    def guided(self) -> bool:
+        """Whether gradients are another model's than answers are."""
+        return self._classifier.guide is not None
+
+    @property
     def rough(self) -> bool:
         """Whether `gradient` can be had in bfloat16."""
         return self._classifier.rough is not None
@@ -228,6 +235,8 @@ class BatchModel:
         """
         if not (x.requires_grad and torch.is_grad_enabled()):
             return self._forward(x, self._paid(len(x), 1)).float()
+        if self.guided:
+            raise ValueError("under a guide, gradients are had from gradient() alone")
         draws = self._draws
         paid = self._paid(len(x), draws * passes(1, 1))  # a backward pass may follow
         with self._classifier.substitutes():
@@ -255,13 +264,20 @@ class BatchModel:
         _charge(model.backwards, examples[~refused])
         return grad.index_fill(0, rows[refused].to(grad.device), 0.0)
 
-    def gradient(self, x: Tensor, objective: Objective, *, rough: bool = False) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, x: Tensor, objective: Objective, *, rough: bool = False, hinged: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Logits [B, classes] and the gradient of the summed objective with respect to x, both detached.
 
-        Of a randomised model, their means over as many passes as the user asked for (Athalye et al., 2018: EOT).
-        rough: both in bfloat16 where the user asked for it (`--search-precision`). Such logits are off by about a
-        hundredth; whether an image is broken, an answer of `model(x)` must say.
+        Of a randomised model, their means over as many passes as the user asked for (Athalye et al., 2018: EOT). rough:
+        both in bfloat16 where the user asked for it (`--search-precision`). Such logits are off by about a hundredth;
+        whether an image is broken, an answer of `model(x)` must say. Under a guide (`--guide`) the logits are the
+        model's and the gradient is the guide's, of the objective of its own answers. hinged: the slope in the logits is
+        taken at the model's answers and passed back through the guide, for an objective that asks for nothing more once
+        the model is broken; without a guide it is the same.
         """
+        if self._classifier.guide is not None:
+            return self._guided(x, objective, self._classifier.guide, hinged=hinged)
         draws = self._draws
         paid = self._paid(len(x), draws * passes(1, 1))
         logits, grad = self._gradient(x, objective, rough, paid)
@@ -269,6 +285,17 @@ class BatchModel:
             more = self._gradient(x, objective, rough, paid)
             logits, grad = logits + more[0], grad + more[1]
         return (logits / draws, grad / draws) if draws > 1 else (logits, grad)
+
+    def _guided(self, x: Tensor, objective: Objective, guide: Classifier, *, hinged: bool) -> tuple[Tensor, Tensor]:
+        """The model's logits and the guide's gradient, charged as a forward pass of each and a backward pass."""
+        paid = self._paid(len(x), passes(2, 1))
+        with torch.no_grad():
+            logits = self._forward(x, paid).float()
+        rows = torch.arange(len(x)) if paid is None else paid
+        grad = guided_gradient(guide, x, logits, rows.to(x.device), objective, hinged=hinged)
+        for counts in (self._classifier.forwards, self._classifier.backwards):
+            _charge(counts, self._examples(len(x))[rows])
+        return logits, grad
 
     @property
     def _draws(self) -> int:

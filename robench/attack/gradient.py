@@ -78,6 +78,7 @@ class GradientAttack(Attack):
 
     aims_at_goal: bool = False
     rough = True
+    guided = True
 
     @abstractmethod
     def search(self, threat: ThreatModel) -> Search:

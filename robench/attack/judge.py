@@ -14,6 +14,7 @@ from robench.attack.base import Attack, Batch, Trials
 from robench.attack.before import Before
 from robench.attack.budget import Budget
 from robench.attack.classifier import Classifier
+from robench.attack.following import following
 from robench.attack.guard import staying
 from robench.attack.inspection import (
     clean_logits,
@@ -42,7 +43,7 @@ from robench.device import full_precision, keep_freed
 from robench.errors import BadInput
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
-from robench.results.rows import FELL, STOOD, passes, success_of
+from robench.results.rows import FELL, FLAT_GUIDE, STOOD, passes, success_of
 from robench.threat import ThreatModel
 
 # in place of a trial's number: the image is an earlier attack's
@@ -57,12 +58,14 @@ def attack_shard(
     examples: Examples,
     settings: Settings | None = None,
     progress: Progress | None = None,
+    guide: nn.Module | None = None,
 ) -> ShardOutcome:
     """Attack `examples` within `threat` and judge the result.
 
     Success is decided on the projected images, in float32 and eager mode, on `module` itself, in a forward pass of its
-    own. Raises BadInput for a model in train mode, one that returns probabilities, NaN or the wrong number of classes,
-    and for a threat model the attack does not know.
+    own. guide: another model, whose gradients the attack follows instead of those of `module`. Raises BadInput for a
+    model in train mode, one that returns probabilities, NaN or the wrong number of classes, and for a threat model the
+    attack does not know.
     """
     if threat.norm not in attack.norms:
         raise BadInput(
@@ -83,8 +86,9 @@ def attack_shard(
             with model.guard.shard(settings.seed), staying():  # the seed is for models that draw noise
                 before = Before.of(module)
                 judge = _Judge(model, attack, threat, examples, settings, progress or (lambda share: None))
-                shard = judge.run(before)
-            told = model.guard.flags(randomised="randomised" in shard.flags)
+                with following(model, guide, examples, settings) as of_guide:
+                    shard = judge.run(before)
+            told = [*model.guard.flags(randomised="randomised" in shard.flags), *of_guide]
             return replace(shard, flags=(*shard.flags, *told))
         finally:
             model.release()
@@ -225,7 +229,8 @@ class _Judge:
         """What is to be said of the gradients that the attack followed, by images that it left standing, or nothing."""
         followed = bool((self.model.backwards > 0).any()) and not self.settings.bpda
         left = ((adv_pred == self.examples.y) & (self.trial != -1)).nonzero()[:, 0]
-        if not followed or self.model.rejects or self.model.crafting or not len(left):
+        apart = self.model.rejects or self.model.crafting or self.model.guide is not None
+        if not followed or apart or not len(left):
             return ""
         x, y, ids = self.examples.x[left], self.examples.y[left], self.examples.ids[left]
         if misleading(self.model, x, self.images[left], y, ids, self.threat):
@@ -336,7 +341,7 @@ class _Judge:
         # the batch of a trial and the batch of the final verdict may disagree on a margin near zero
         borderline = ~self.standing & attacked & ~success
         marks = {
-            "zero-gradient": self.model.zero_gradient & attacked,
+            FLAT_GUIDE if self.model.guide else "zero-gradient": self.model.zero_gradient & attacked,
             **{mark: seen & attacked for mark, seen in self.model.masked.items()},
             "non-finite": self.model.nonfinite,
             "borderline": borderline,

@@ -75,6 +75,7 @@ COMPLETIONS: dict[tuple[str, str], Names] = {
     ("", "models"): _models,
     ("", "model"): _models,
     ("", "surrogate"): _models,
+    ("", "guide"): _models,
     ("", "attack"): _plugins("attack", "set"),
     ("", "trained_on"): _plugins("attack"),
     ("", "detector"): _plugins("detector"),

@@ -28,7 +28,7 @@ NAMES = {
     "trained_option": "trained-options",
 }
 PATHS = ("data", "runs", "ids", "weights")
-REFERENCES = ("models", "surrogate")
+REFERENCES = ("models", "surrogate", "guide")
 # where a command keeps the KEY=VALUE options of its file, by parameter
 TABLES = "robench tables"
 
@@ -128,7 +128,7 @@ def _placed(name: str, value: Any, move: Callable[[str], str]) -> Any:
     if name in PATHS:
         return value if os.path.isabs(value) or value.startswith("~") else move(value)
     if name in REFERENCES:
-        return [reference(each) for each in value]
+        return reference(value) if isinstance(value, str) else [reference(each) for each in value]
     return str(parse(value).at(move)) if name == "dataset" else value
 
 

@@ -122,6 +122,10 @@ Surrogates = Annotated[
     list[str] | None,
     typer.Option("--surrogate", metavar="MODEL", help="Craft on this model instead (transfer); repeatable."),
 ]
+Guide = Annotated[
+    str | None,
+    typer.Option("--guide", metavar="MODEL", help="Follow this model's gradients, by the models' own answers."),
+]
 DetectorName = Annotated[
     str | None,
     typer.Option("--detector", help="Also measure a detector, and attack model and detector together."),
@@ -170,6 +174,7 @@ def evaluate(
     cascade: Cascade = False,
     fresh: shared.Fresh = False,
     surrogate: Surrogates = None,
+    guide: Guide = None,
     detector: DetectorName = None,
     trained_on: TrainedOn = "pgd",
     trained_option: TrainedOptions = None,
@@ -249,6 +254,7 @@ def evaluate(
         device=device,
         data_root=data,
         surrogates=surrogate or [],
+        guide=guide,
         cascade=cascade,
         fresh=fresh,
         eot=eot,

@@ -72,11 +72,11 @@ class Address:
 
     options: those that were given for the attack, which are not the detector's. count: None means every test image.
     classes: how many the data have, None for what their labels and the model say. search_precision: what gradients are
-    taken in where the attack allows it, "fp32" or "bf16", wherever it is computed. max_passes: what an image may
-    cost in forward passes, None for what the attack takes.
-    imported: the digest of images that were made elsewhere, which the attack stands for, of the examples from start on.
-    surrogate: the model that the images are crafted on instead. guard: the detector that is attacked with the model,
-    its own options among it; None for the model alone.
+    taken in where the attack allows it, "fp32" or "bf16", wherever it is computed. max_passes: what an image may cost
+    in forward passes, None for what the attack takes. imported: the digest of images that were made elsewhere, which
+    the attack stands for, of the examples from start on. surrogate: the model that the images are crafted on instead.
+    guide: the model whose gradients are followed. guard: the detector that is attacked with the model, its own options
+    among it; None for the model alone.
     """
 
     model: str | nn.Module
@@ -87,6 +87,7 @@ class Address:
     count: int | None = None
     seed: int = 0
     surrogate: str | nn.Module | None = None
+    guide: str | nn.Module | None = None
     guard: DetectorRequest | None = None
     eot: int = 1
     bpda: tuple[str, ...] = ()
@@ -110,7 +111,7 @@ class Address:
     @property
     def models(self) -> tuple[str | nn.Module, ...]:
         """The models that must be opened for it."""
-        return (self.model,) if self.surrogate is None else (self.model, self.surrogate)
+        return (self.model, *(each for each in (self.surrogate, self.guide) if each is not None))
 
     @property
     def settings(self) -> Settings:

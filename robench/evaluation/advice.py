@@ -31,7 +31,7 @@ HOW = {"search_precision": "rough", "batch_size": "batched", "shard_size": "batc
 # what evaluations of one worst case, run by one command, may differ in; all else of their specs is the same
 OWN = ("attack", "attack_version", "attack_options", "harness", "after", "below", *HOW)
 # what is no worst case of a model alone, or was cut before an attack had spent what it takes
-APART = ("detector", "surrogate", "max_passes")
+APART = ("detector", "surrogate", "guide", "max_passes")
 
 
 @dataclass(frozen=True)

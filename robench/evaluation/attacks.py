@@ -13,6 +13,7 @@ from robench.attack.base import Attack
 from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
 from robench.evaluation.address import Address, After
+from robench.evaluation.guides import check_guided
 from robench.evaluation.request import Request
 from robench.progress import say
 from robench.results.accuracy import Measure, entering
@@ -87,6 +88,7 @@ class Resolved:
         named: NamedAttack,
         *,
         surrogate: str | nn.Module | None = None,
+        guide: str | nn.Module | None = None,
         behind: bool = False,
         after: After | None = None,
     ) -> Address:
@@ -101,6 +103,7 @@ class Resolved:
             count=request.count,
             seed=request.seed,
             surrogate=surrogate,
+            guide=guide,
             guard=self.guard if behind else None,
             eot=request.eot,
             bpda=tuple(request.bpda),
@@ -120,6 +123,8 @@ def resolve(request: Request) -> Resolved:
         own = {name: value for name, value in request.options.items() if name in known}
         guard = replace(guard, options=own)
     attacks = attacks_of(request.attacks, request.options, request.threat, own)
+    if request.guide is not None:
+        check_guided(attacks)
     exact = [named.name for named in attacks if not named.attack.rough]
     if request.search_precision == "bf16" and exact:
         say(f"--search-precision bf16 changes nothing for {', '.join(exact)}, whose gradients, if any, stay float32.")

@@ -52,10 +52,11 @@ class Bench:
     def make(self, address: Address) -> Job:
         """The job at an address, of what is open or opened for it. Raises BadInput where it cannot be made."""
         source = None if address.surrogate is None else self.target(*_key(address.surrogate, address))
+        guide = None if address.guide is None else self.target(*_key(address.guide, address))
         target = self.target(*_key(address.model, address))
         if address.guard is not None:
             target = watched(target, address.guard, address.threat, address.settings, self.store)
-        return make_job(address, self.store, target, attack_at(address), source)
+        return make_job(address, self.store, target, attack_at(address), source, guide)
 
     def take(self, address: Address, job: Job) -> None:
         """Use a job that was made in this process, for as long as its models stay open."""

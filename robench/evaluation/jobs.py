@@ -26,13 +26,14 @@ from robench.errors import BadInput
 from robench.evaluation.address import SIZE, Address
 from robench.evaluation.attacks import NamedAttack
 from robench.evaluation.given import Given, given
+from robench.evaluation.guides import check_guide
 from robench.evaluation.request import Request
 from robench.evaluation.transfer import Craft
 from robench.models import LoadedModel, load_model
 from robench.store.about import About, depends_on_folder
 from robench.store.chains import chain_of, spent_on, stood_in
 from robench.store.runs import EvaluationFolder, Store
-from robench.store.specs import SURROGATE, CraftSpec, EvalSpec, sizes_told
+from robench.store.specs import GUIDE, GUIDED_BY, SURROGATE, CraftSpec, EvalSpec, access_of, sizes_told
 from robench.threat import ThreatModel
 from robench.trust.bounds import walked
 from robench.trust.origins import PluginName, identified, sources_of
@@ -76,8 +77,8 @@ class Target:
 class Job:
     """One evaluation: a model, an attack, the data, and the folder its shards go to.
 
-    given: images that were made elsewhere, in place of the attack's own. plugins: whose code its figure rests on beside
-    robench's own.
+    guide: the model whose gradients are followed. given: images that were made elsewhere, in place of the attack's own.
+    plugins: whose code its figure rests on beside robench's own.
     """
 
     spec: EvalSpec
@@ -89,6 +90,7 @@ class Job:
     folder: EvaluationFolder
     about: About
     craft: Craft | None = None
+    guide: LoadedModel | None = None
     before: EvaluationFolder | None = None
     above: EvaluationFolder | None = None
     plugins: tuple[PluginName, ...] = ()
@@ -194,10 +196,18 @@ def watched(
     return replace(target, watch=found)
 
 
-def make_job(address: Address, store: Store, target: Target, named: NamedAttack, source: Target | None = None) -> Job:
-    """The evaluation at an address, whose target, attack and surrogate are `target`, `named` and `source`.
+def make_job(
+    address: Address,
+    store: Store,
+    target: Target,
+    named: NamedAttack,
+    source: Target | None = None,
+    guide: Target | None = None,
+) -> Job:
+    """The evaluation at an address, whose target, attack, surrogate and guide are `target`, `named`, `source`, `guide`.
 
-    Raises BadInput where the data have too few images or the threat model does not fit them.
+    Raises BadInput where the data have too few images, the threat model does not fit them, or a surrogate or a guide
+    does not fit the target.
     """
     model, watch = target.model, target.watch
     draw = None if address.imported else target.dataset.way(address.count)  # those are of the images as they come
@@ -206,7 +216,9 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     if address.start + count > len(split):
         raise BadInput(f"-n is {count}, but {target.dataset.name} has {len(split)} test images; give at most that.")
     address.threat.check_shape(target.shape)
-    plugins = _plugins(address, target, named, source)
+    if guide is not None:
+        check_guide(target, guide, draw)
+    plugins = _plugins(address, target, named, source, guide)
     spec = EvalSpec(
         model_digest=model.digest,
         data_digest=split.digest,
@@ -221,6 +233,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         seed=address.seed,
         detector=watch.spec.job_id if watch else None,
         surrogate=source.model.digest if source else None,
+        guide=guide.model.digest if guide else None,
         eot=address.eot if address.eot > 1 else None,
         bpda=list(address.bpda) or None,
         after=address.after.job if address.after else None,
@@ -231,7 +244,7 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
         imported=address.imported,
         **_sizes(address, named),
     )
-    about = _about(address, target, named, source)
+    about = _about(address, target, named, source, guide)
     craft = _craft(store, source, named, spec, about, plugins) if source else None
     if watch:
         model = replace(model, load=partial(_guarded, model, watch))
@@ -242,8 +255,8 @@ def make_job(address: Address, store: Store, target: Target, named: NamedAttack,
     if address.imported:
         elsewhere = given(store.imported(address.imported), named.attack, named.name, address.start, count)
     return Job(
-        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft, before, above,
-        plugins, elsewhere,
+        spec, model, named.attack, address.threat, split, target.dataset.classes, folder, about, craft,
+        guide.model if guide else None, before, above, plugins, elsewhere,
     )  # fmt: skip
 
 
@@ -265,7 +278,9 @@ def _allowed(address: Address, named: NamedAttack) -> int | None:
     return None if named.attack.access == "noise" else address.max_passes
 
 
-def _plugins(address: Address, target: Target, named: NamedAttack, source: Target | None) -> tuple[PluginName, ...]:
+def _plugins(
+    address: Address, target: Target, named: NamedAttack, source: Target | None, guide: Target | None
+) -> tuple[PluginName, ...]:
     """The attack and those that it goes on from, the detector and what it learnt from, and the models' defenses."""
     earlier = address.after.attacks.split(", ") if address.after else []
     found = [("attack", name) for name in (named.name, *earlier)]
@@ -274,6 +289,7 @@ def _plugins(address: Address, target: Target, named: NamedAttack, source: Targe
         found += [("detector", learnt.detector), ("attack", learnt.trained_on.partition("@")[0])]
     found += [("defense", target.model.defense)] if target.model.defense else []
     found += [(f"{SURROGATE}defense", source.model.defense)] if source and source.model.defense else []
+    found += [(f"{GUIDE}defense", guide.model.defense)] if guide and guide.model.defense else []
     return tuple(dict.fromkeys(found))
 
 
@@ -281,11 +297,12 @@ def _guarded(model: LoadedModel, watch: Watch) -> nn.Module:
     return watch.guard(model.module)
 
 
-def _about(address: Address, target: Target, named: NamedAttack, source: Target | None) -> About:
+def _about(address: Address, target: Target, named: NamedAttack, source: Target | None, guide: Target | None) -> About:
     """What is recorded beside the spec: names, what the attack was up against, and what it ran on."""
     watch, surrogate = target.watch, source.model.title if source else ""
-    access = "detector" if watch else "transfer" if source else named.attack.access
+    access = access_of(watch is not None, source is not None, guide is not None) or named.attack.access
     against = f" + {watch.name}" if watch else f" from {surrogate}" if source else ""
+    against += f"{GUIDED_BY}{guide.model.title}" if guide else ""
     against += f" [eot {address.eot}]" if address.eot > 1 else ""
     against += f" [bpda {', '.join(address.bpda)}]" if address.bpda else ""
     searched = _searched(address, target, named)
@@ -295,6 +312,7 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
     against += f" [below {address.below.eps}]" if address.below else ""
     against += f" after {address.after.attacks}" if address.after else ""
     against += sizes_told(_sizes(address, named))
+    references = [each.model.reference for each in (target, guide) if each is not None]
     return About(
         model=target.model.name,
         reference=target.model.reference,
@@ -307,12 +325,14 @@ def _about(address: Address, target: Target, named: NamedAttack, source: Target 
         against=against,
         surrogate=surrogate,
         surrogate_digest=source.model.digest if source else "",
+        guide=guide.model.title if guide else "",
+        guide_reference=guide.model.reference if guide else "",
         command=command(),
         environment=environment(),
         batch_size=address.how.batch_size,
         probe=address.how.probe,
         device=choose_device(address.how.device),
-        folder=os.getcwd() if depends_on_folder(target.model.reference, target.dataset.name) else "",
+        folder=os.getcwd() if depends_on_folder(*references, target.dataset.name) else "",
         classes=target.dataset.classes,
         images=len(target.dataset.test),
         chance=target.dataset.chance,

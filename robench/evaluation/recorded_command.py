@@ -39,6 +39,7 @@ def command_of(folder: EvaluationFolder) -> str:
         attacks, options = _attacks(folder)
         rungs = _rungs(folder)
         surrogate = ["--surrogate", _surrogate(folder)] if spec.get("surrogate") else []
+        surrogate += ["--guide", _guide(folder)] if spec.get("guide") else []
         detector, theirs = _detector(folder) if spec.get("detector") else ([], {})
         if any(name in spec["attack_options"] and spec["attack_options"][name] != theirs[name] for name in theirs):
             raise _Unwritable
@@ -184,6 +185,13 @@ def _surrogate(folder: EvaluationFolder) -> str:
     if not reference or "#" in reference:
         raise _Unwritable
     return str(reference)
+
+
+def _guide(folder: EvaluationFolder) -> str:
+    """How to find the model whose gradients were followed."""
+    if not folder.about.guide_reference:
+        raise _Unwritable
+    return folder.about.guide_reference
 
 
 def _detector(folder: EvaluationFolder) -> tuple[list[str], dict[str, Any]]:

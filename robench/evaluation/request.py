@@ -30,12 +30,13 @@ class Request:
     """What `robench evaluate` was asked for. `count` None means every test image; `models` empty, every trained one.
 
     An option goes to the attacks and the detector that have it. With `surrogates` the images are crafted on each of
-    those models instead. With `guard` a detector is measured on every attack's images, and attacked together with the
-    model if it says so. With `cascade` an attack only sees what the ones before it left standing, and its figure is
-    that of all of them. `search_precision` is what gradients are taken in where an attack allows it: no verdict is, but
-    which images are found may depend on it. `max_passes` is what an image may cost an attack, or a cascade in all, in
-    forward passes, a backward pass counted as two. `classes` is how many the data have, where their labels and the
-    model do not say so. `fresh` computes anew what is in the store, `probe` marks it as no figure to rank.
+    those models instead. With `guide` attacks ask the models and follow the gradients of that one. With `guard` a
+    detector is measured on every attack's images, and attacked together with the model if it says so. With `cascade` an
+    attack only sees what the ones before it left standing, and its figure is that of all of them. `search_precision` is
+    what gradients are taken in where an attack allows it: no verdict is, but which images are found may depend on it.
+    `max_passes` is what an image may cost an attack, or a cascade in all, in forward passes, a backward pass counted as
+    two. `classes` is how many the data have, where their labels and the model do not say so. `fresh` computes anew what
+    is in the store, `probe` marks it as no figure to rank.
     """
 
     models: Sequence[str | nn.Module]
@@ -50,6 +51,7 @@ class Request:
     device: str = "auto"
     data_root: Path | None = None
     surrogates: Sequence[str | nn.Module] = ()
+    guide: str | nn.Module | None = None
     guard: DetectorRequest | None = None
     eot: int = 1
     bpda: Sequence[str] = ()
@@ -71,11 +73,29 @@ class Request:
             raise BadInput("--detector and --surrogate are given together; give one of them.")
         if self.cascade and (self.guard or self.surrogates):
             raise BadInput("--cascade is given with --detector or --surrogate; give it alone.")
+        self._check_guide()
         if not self.attacks:
             raise BadInput(
                 "No attack is named; give --attack with one or more of: "
                 f"{', '.join([*registry.names('attack'), *registry.names('set')])}."
             )
+
+    def _check_guide(self) -> None:
+        """Raise BadInput for what goes with no guide: its gradients are neither the model's nor a detector's."""
+        guide = self.guide
+        known = guide is None or isinstance(guide, nn.Module) or (isinstance(guide, str) and bool(guide.strip()))
+        require(known, "--guide", guide, "a model: a reference such as file.py:factory, or a module")
+        others = {
+            "--surrogate": bool(self.surrogates),
+            "--detector": self.guard is not None,
+            "--cascade": self.cascade,
+            "--eot": self.eot > 1,
+            "--bpda": bool(self.bpda),
+            "--search-precision": self.search_precision != "fp32",
+        }
+        given = [name for name, there in others.items() if there]
+        if guide is not None and given:
+            raise BadInput(f"--guide is given with {given[0]}, which goes with the models' own gradients; give one.")
 
     def _check_names(self) -> None:
         """Take one name for a list of it, and raise BadInput for what is no name."""

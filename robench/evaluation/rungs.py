@@ -17,8 +17,8 @@ SEARCHES = ("iterative", "query", "ensemble")
 
 def apart(named: NamedAttack, request: Request) -> str:
     """Why an attack's evaluations within several eps have nothing to say of each other, "" where they have."""
-    if request.guard or request.surrogates:
-        return "with a detector or a surrogate"
+    if request.guard or request.surrogates or request.guide is not None:
+        return "with a detector, a surrogate or a guide"
     if request.cascade:
         return "in a cascade"
     if request.max_passes is not None:

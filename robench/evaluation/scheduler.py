@@ -46,8 +46,9 @@ def evaluate(
         workers.check()
     place = request.dataset, request.data_root, request.classes
     sources = [bench.target(reference, *place) for reference in request.surrogates]
+    guide = None if request.guide is None else bench.target(request.guide, *place)
     models = [
-        partial(want, reference, group[0], sources, bench, group[1:])
+        partial(want, reference, group[0], sources, bench, group[1:], guide)
         for reference in references(request, store)
         for group in asked
     ]

@@ -83,9 +83,10 @@ def requests_of(request: Request, threats: Iterable[ThreatModel], seeds: Sequenc
 
 
 def ladders(requests: Iterable[Request]) -> list[list[Request]]:
-    """Requests that differ in eps alone together, the largest eps first; those with a detector or a surrogate apart."""
+    """Requests that differ in eps alone together, the largest eps first; those with a detector, a surrogate or a
+    guide apart."""
     found: dict[tuple[Any, ...], list[Request]] = {}
     for i, each in enumerate(requests):
-        alone = i if each.guard or each.surrogates else -1
+        alone = i if each.guard or each.surrogates or each.guide is not None else -1
         found.setdefault((each.threat.norm, each.seed, alone), []).append(each)
     return [sorted(group, key=lambda each: -each.threat.eps) for group in found.values()]

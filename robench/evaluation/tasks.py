@@ -26,6 +26,7 @@ from robench.progress import say
 from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
+from robench.store.specs import GUIDED_BY
 from robench.training.jobs import TrainRequest, train
 from robench.trust.origins import sources_of
 
@@ -97,11 +98,12 @@ class Task:
     def title(self) -> str:
         """Model and attack."""
         address = self.address
-        name, *source = (model if isinstance(model, str) else type(model).__name__ for model in address.models)
+        name, *other = (model if isinstance(model, str) else type(model).__name__ for model in address.models)
         if self.kind == "craft":
-            return f"{source[0]}  {address.attack}"
+            return f"{other[0]}  {address.attack}"
+        beside = "".join(f"{GUIDED_BY if address.guide is not None else ' from '}{each}" for each in other)
         detector = f" + {address.guard.detector}" if address.guard else ""
-        return f"{name}  {address.attack}{detector}{f' from {source[0]}' if source else ''}"
+        return f"{name}  {address.attack}{detector}{beside}"
 
     @property
     def piece(self) -> str:
@@ -218,6 +220,7 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
     module = job.model.module.to(settings.device)
     if settings.channels_last:  # faster convolutions; a stranger's model may not bear it
         module.to(memory_format=torch.channels_last)
+    guide = job.guide.module.to(settings.device) if job.guide else None
     began = time.monotonic()
     crafted = None
     if job.craft:
@@ -227,7 +230,7 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
     attack = crafted or handed or job.attack
     place = task.start, task.stop
     examples = replace(examples, prior=job.prior(*place), spent=job.spent(*place), stood=job.stood(*place))
-    shard = attack_shard(module, job.classes, attack, job.threat, examples, settings, None if crafted else show)
+    shard = attack_shard(module, job.classes, attack, job.threat, examples, settings, None if crafted else show, guide)
     shard = crafted.charge(shard) if crafted else handed.marked(shard, examples, job.threat) if handed else shard
     if shard.search and not shard.search.startswith(COPY) and task.start == job.spec.start:
         say(f"{job.title}: gradients are in {shard.search}.")

@@ -62,11 +62,12 @@ def want(
     sources: Sequence[Target],
     bench: Bench,
     smaller: Sequence[Resolved] = (),
+    guide: Target | None = None,
 ) -> Wanted:
     """The evaluations of one model under the attacks: by themselves or from every source, then behind the detector.
 
     smaller: the same within smaller eps, the next smaller one first, each of which goes by what the one before it left
-    standing. Raises BadInput for a model, data or a detector that cannot be used.
+    standing. guide: whose gradients are followed. Raises BadInput for a model, data or a detector that cannot be used.
     """
     request = asked.request
     target = bench.target(reference, request.dataset, request.data_root, request.classes)
@@ -79,7 +80,7 @@ def want(
     evaluations: list[PlannedEvaluation] = []
     places: Sequence[Target | None] = sources or [None]
     for source in places:
-        evaluations += _planned(reference, target, asked, bench, source)
+        evaluations += _planned(reference, target, asked, bench, source, guide=guide)
     above = evaluations
     for each in smaller:
         above = _planned(reference, target, each, bench, above=above)
@@ -118,6 +119,7 @@ def _planned(
     bench: Bench,
     source: Target | None = None,
     above: Sequence[PlannedEvaluation] = (),
+    guide: Target | None = None,
 ) -> list[PlannedEvaluation]:
     """One per attack, each at an address of its own, which in a cascade says what the one before left standing.
 
@@ -125,14 +127,15 @@ def _planned(
     """
     evaluations: list[PlannedEvaluation] = []
     surrogate, behind, after = source.model.handle if source else None, target.watch is not None, None
+    follows = guide.model.handle if guide else None
     for i, named in enumerate(asked.attacks):
         if asked.request.cascade and evaluations:
             names = ", ".join(planned.job.spec.attack for planned in evaluations)
             after = After(evaluations[-1].job.spec.job_id, names)
-        address = asked.address(reference, named, surrogate=surrogate, behind=behind, after=after)
+        address = asked.address(reference, named, surrogate=surrogate, guide=follows, behind=behind, after=after)
         if above and not apart(named, asked.request):
             address = replace(address, below=Below(above[i].job.spec.job_id, above[i].job.threat.eps_text))
-        evaluations.append(_plan(address, make_job(address, bench.store, target, named, source), bench))
+        evaluations.append(_plan(address, make_job(address, bench.store, target, named, source, guide), bench))
     return evaluations
 
 

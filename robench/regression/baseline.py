@@ -273,9 +273,9 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         spec = None
     if spec is None or spec.harness != HARNESS:
         raise BadInput(f"The evaluation {name} was made by another robench; evaluate again with this one.")
-    if spec.detector or spec.after or spec.below:
+    if spec.detector or spec.guide or spec.after or spec.below:
         rests = "goes on from another one (--cascade)" if spec.after else "rests on a larger eps (several --eps)"
-        behind = "has a detector" if spec.detector else rests
+        behind = "has a detector" if spec.detector else "follows a guide (--guide)" if spec.guide else rests
         raise BadInput(
             f"The evaluation {name} {behind}, which a baseline does not support; evaluate the attack by itself."
         )

@@ -86,7 +86,7 @@ class Judged(Protocol):
 
     @property
     def access(self) -> str:
-        """ "white-box", "noise", "transfer" or "detector"."""
+        """ "white-box", "noise", "transfer", "guided" or "detector"."""
 
     @property
     def metric(self) -> str:
@@ -104,10 +104,10 @@ def enters(access: str, of: str = WHITE_BOX) -> bool:
 def entering(evaluations: Iterable[J], access: str = WHITE_BOX) -> list[J]:
     """Those evaluations of one model on the same images that its worst case within one threat model is taken over.
 
-    They are the white-box ones: transfer, detectors and noise have figures of their own, the first two with a worst
-    case of their own `access`. A targeted attack counts with every image that it broke, whatever class it aimed at; but
-    where no attack is there whose own figure is robust accuracy, nothing was meant to find the worst case, and none
-    enters.
+    They are the white-box ones: transfer, another model's gradients, detectors and noise have figures of their own, all
+    but the last with a worst case of their own `access`. A targeted attack counts with every image that it broke,
+    whatever class it aimed at; but where no attack is there whose own figure is robust accuracy, nothing was meant to
+    find the worst case, and none enters.
     """
     found = [each for each in evaluations if enters(each.access, access)]
     return found if any(each.metric == Measure.ROBUST for each in found) else []

@@ -26,8 +26,8 @@ COLUMNS = {
     "trial": "the trial that found the image, -1 where none was run, -2 where an earlier attack's was taken over",
     "step": "the step at which it was found, -1 for the last",
     "zero_pixels": "the share of pixels without a gradient at the first step, NaN where nobody looked",
-    "forwards": "forward passes spent on it",
-    "backwards": "backward passes spent on it",
+    "forwards": "forward passes spent on it, a guide's among them",
+    "backwards": "backward passes spent on it, all a guide's where there is one",
     "passes": "both in forward passes, a backward pass counted as two",
     "stages": "the attack's stages that were run on it, with semicolons between; empty where the attack has none",
     "flags": "marks of this image, with semicolons between",
@@ -42,6 +42,8 @@ SEALED = {
 STOOD = "stood-at-larger-eps"
 # ... and of images that fell all the same, so that what is said about the larger eps is too high
 FELL = "fell-below-larger-eps"
+# a guide's gradient was zero, or not finite, at the first step
+FLAT_GUIDE = "guide-zero-gradient"
 # ranges of absent classes that are listed one by one
 LISTED = 5
 # absent classes that are called by their names

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robench.results.accuracy import Figure, Measure, attack_figure, clean_figure
-from robench.results.rows import FELL, attacked, marked
+from robench.results.rows import FELL, FLAT_GUIDE, attacked, marked
 from robench.results.statistics import wilson_ends
 
 if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # takes its time to load, and what is intact needs none of it
 # flags of single images, each shown where more than this share of the attacked images has it
 SHOWN_SHARE = {
     "zero-gradient": 0.05,
+    FLAT_GUIDE: 0.05,
     "borderline": 0.01,
     "non-finite": 0.0,
     "invalid-proposal": 0.0,

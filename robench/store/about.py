@@ -11,6 +11,9 @@ from robench.data_names import DataName, parse
 from robench.errors import BadInput
 from robench.references import Reference, is_relative
 
+# fields that are written where they say something
+UNUSUAL = ("mended", "probe", "guide", "guide_reference")
+
 
 @dataclass(frozen=True)
 class About:
@@ -18,12 +21,13 @@ class About:
 
     reference: how to find the model again, "" for one handed over in a program. eps: as it was asked for.
     given_options: those that differ from the attack's own. metric: a `Measure` by its name. access: "white-box",
-    "noise", "transfer" or "detector". kind: how the attack searches, "single-step", "iterative" or "query", or what its
-    access is. folder: where it ran, "" where neither the model's reference nor the data's name depends on it. classes:
-    how many the data have; images: how many test images; chance: the share of the largest class among those; names:
-    the classes' own, if they have any. against: what it was up against beside the model, as the end of a label.
-    mended: the first record was lost. probe: it was run for the diagnostics alone. more: what a later robench
-    recorded; lacks: the fields that an earlier one did not.
+    "noise", "transfer", "guided" or "detector". kind: how the attack searches, "single-step", "iterative" or "query",
+    or what its access is. folder: where it ran, "" where neither the model's reference nor the data's name depends on
+    it. classes: how many the data have; images: how many test images; chance: the share of the largest class among
+    those; names: the classes' own, if they have any. guide, guide_reference: the name of the model whose gradients were
+    followed, and how to find it again, "" where there is none. against: what it was up against beside the model, as the
+    end of a label. mended: the first record was lost. probe: it was run for the diagnostics alone. more: what a later
+    robench recorded; lacks: the fields that an earlier one did not.
     """
 
     model: str
@@ -39,6 +43,8 @@ class About:
     against: str = ""
     surrogate: str = ""
     surrogate_digest: str = ""
+    guide: str = ""
+    guide_reference: str = ""
     batch_size: int | None = None
     device: str | None = None
     folder: str = ""
@@ -55,7 +61,7 @@ class About:
     def from_json(cls, value: Mapping[str, Any]) -> About:
         """The record in a file; one of before a field was added goes without it, one of later keeps what is new."""
         known = {each.name for each in fields(cls)} - {"more", "lacks"}
-        lacks = tuple(sorted(known - value.keys() - {"mended", "probe"}))
+        lacks = tuple(sorted(known - value.keys() - set(UNUSUAL)))
         found = {name: item for name, item in value.items() if name in known}
         found.setdefault("kind", value["access"])
         return cls(**found, lacks=lacks, more={name: item for name, item in value.items() if name not in known})
@@ -64,7 +70,7 @@ class About:
         """The fields as JSON types."""
         plain: dict[str, Any] = asdict(self)
         more: dict[str, Any] = plain.pop("more")
-        absent = {"lacks", *self.lacks} | {name for name in ("mended", "probe") if not getattr(self, name)}
+        absent = {"lacks", *self.lacks} | {name for name in UNUSUAL if not getattr(self, name)}
         return {name: item for name, item in plain.items() if name not in absent and item is not None} | more
 
     def at_hand(self, name: str) -> str:

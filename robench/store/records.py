@@ -33,7 +33,7 @@ Token = Annotated[str, Field(pattern=r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99})?
 Exact = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?|[0-9]+/[1-9][0-9]*)$", max_length=100)]
 Norm = Annotated[str, AfterValidator(_known_norm)]
 Metric = Annotated[str, AfterValidator(_known_metric)]
-Access = Literal["white-box", "noise", "transfer", "detector"]
+Access = Literal["white-box", "noise", "transfer", "guided", "detector"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[Share, Share]
 # of images, passes and versions
@@ -86,6 +86,7 @@ class SpecRecord(CraftRecord):
     count: Images
     detector: Token | None = None
     surrogate: Token | None = None
+    guide: Token | None = None
     after: Token | None = None
     imported: Token | None = None
     below: Token | None = None
@@ -120,6 +121,8 @@ class AboutRecord(Shape):
     against: str = ""
     surrogate: str = ""
     surrogate_digest: Token = ""
+    guide: str = ""
+    guide_reference: str = ""
     batch_size: Images | None = None
     device: str | None = None
     folder: str = ""

@@ -13,6 +13,10 @@ from robench.store.files import canonical, identity
 HARNESS = 1
 # before the kind of a plugin whose code made what images were crafted on
 SURROGATE = "surrogate "
+# and of one whose gradients were followed
+GUIDE = "guide "
+# in a label, before the name of that one
+GUIDED_BY = " guided by "
 
 
 def _name(value: Any) -> Any:
@@ -66,15 +70,15 @@ class EvalSpec(Spec):
 
     The model and the data enter by their digests; their names are recorded beside the spec, not hashed. `detector` is
     the id of the fitted detector that is attacked together with the model, `surrogate` the digest of the model that the
-    images are crafted on, `eot` the passes behind one gradient of a randomised model, `bpda` the layers that gradients
-    pass unchanged, `after` the id of the evaluation whose finds this one takes over, attacking only what still stands,
-    `batch_size` and `shard_size` those of an attack whose finds depend on which images share a batch, where they are
-    not the usual ones, `search_precision` what gradients were taken in where that is not float32, `max_passes` what an
-    image may cost, with the evaluations before it, `below` the id of the same attack's evaluation within a larger eps,
-    of which images that stood there are taken to stand here, `sources` the digests of the code of plugins, by kind and
-    name, whose version does not speak for it (see `store.released`), `draw` how the images were drawn where they are
-    not the first ones: the digest of the data is then of all of them in the order of the draw. `imported` is the digest
-    of images that were made elsewhere.
+    images are crafted on, `guide` that of the model whose gradients are followed, `eot` the passes behind one gradient
+    of a randomised model, `bpda` the layers that gradients pass unchanged, `after` the id of the evaluation whose finds
+    this one takes over, attacking only what still stands, `batch_size` and `shard_size` those of an attack whose finds
+    depend on which images share a batch, where they are not the usual ones, `search_precision` what gradients were
+    taken in where that is not float32, `max_passes` what an image may cost, with the evaluations before it, `below` the
+    id of the same attack's evaluation within a larger eps, of which images that stood there are taken to stand here,
+    `sources` the digests of the code of plugins, by kind and name, whose version does not speak for it (see
+    `store.released`), `draw` how the images were drawn where they are not the first ones: the digest of the data is
+    then of all of them in the order of the draw. `imported` is the digest of images that were made elsewhere.
     """
 
     harness: int = HARNESS
@@ -92,6 +96,7 @@ class EvalSpec(Spec):
     seed: int
     detector: str | None = None
     surrogate: str | None = None
+    guide: str | None = None
     eot: int | None = None
     bpda: list[Name] | None = None
     search_precision: str | None = None
@@ -156,6 +161,12 @@ class DetectorSpec(Spec):
     seed: int
     batch_size: int | None = None
     sources: dict[str, str] | None = None
+
+
+def access_of(behind: bool, crafted: bool, guided: bool) -> str:
+    """What an attack is up against that is not on a model alone, "" for one that is: a detector, a model that its
+    images were not crafted on, or one whose gradients it does not follow."""
+    return "detector" if behind else "transfer" if crafted else "guided" if guided else ""
 
 
 def leans(spec: Mapping[str, Any]) -> bool:

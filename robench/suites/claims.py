@@ -13,6 +13,7 @@ from robench.results.accuracy import Figure
 from robench.results.paired import Paired
 from robench.results.statistics import holm
 from robench.suites.provenance import Made, command
+from robench.suites.readings import way
 from robench.suites.schema import Order
 from robench.suites.suite import ScaledSuite
 from robench.suites.table import Entry, SuiteTable
@@ -25,7 +26,8 @@ RULE = (
     "order of rows is reproduced where, in every seed, each row stands on more of the same images than the one before "
     f"it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the pairs and seeds. What was run "
     "on other data than the paper's, or is not complete, is untested. Networks and lengths of training are those of "
-    "the scale, not the paper's, unless the scale is 'paper'."
+    "the scale, not the paper's, unless the scale is 'paper'. Where a column can be read in several ways, the claim is "
+    "about the one that is nearer to print over the whole table."
 )
 
 
@@ -117,13 +119,23 @@ class Claims:
 
 def claims_of(table: SuiteTable) -> Iterator[Claim]:
     """A table's claims: its printed values row by row, then its orders column by column."""
-    suite = table.suite
+    suite, read = table.suite, _read(table)
     for row, values in suite.printed.items():
         for column, printed in values.items():
-            yield _value(suite, row, column, printed, _entries(table, [row], column))
+            own = read.get(column, column)
+            said = f"{row}: {column}" + (f", read as {own}" if own != column else "")
+            yield _value(suite, said, printed, _entries(table, [row], own))
     for order in suite.orders:
         for column in order.columns:
             yield _order(suite, order, column, _entries(table, order.rows, column))
+
+
+def _read(table: SuiteTable) -> dict[str, str]:
+    """By printed column, the column of ours that stands for it: that of the way to read them all that is nearer to
+    print over the whole table, where several are run."""
+    readings = table.readings()
+    nearer = readings[-1].nearer if readings else ""  # the last one is about all of them together
+    return {each.reading_of: each.name for each in table.suite.columns if each.reading_of and way(each) == nearer}
 
 
 def _entries(table: SuiteTable, rows: Sequence[str], column: str) -> list[Entry]:
@@ -148,10 +160,10 @@ def _elsewhere(suite: ScaledSuite) -> str:
     return f"run on {suite.dataset}, and the paper's is about {suite.paper_data or 'other data'}"
 
 
-def _value(suite: ScaledSuite, row: str, column: str, printed: float, entries: Sequence[Entry]) -> Claim:
-    """A printed value beside the mean over seeds."""
+def _value(suite: ScaledSuite, text: str, printed: float, entries: Sequence[Entry]) -> Claim:
+    """A printed value beside the mean over seeds; text: which value it is."""
     figures = [entry.figure for entry in entries if entry.figure is not None]
-    text, value = f"{row}: {column}", f"{printed:g}"
+    value = f"{printed:g}"
     if not figures or len(figures) < len(entries):
         return _claim(suite, (text, value, "-"), (None, Verdict.UNTESTED, "not complete"), entries)
     shares = [100 * figure.value for figure in figures]

@@ -85,6 +85,7 @@ def _attack_step(
     count = len(dataset.test) if request.count is None else request.count
     behind = f" behind {guard.detector}" if guard is not None else ""
     after = f" after {before[-1]}" if before else ""
+    after += f" guided by {source}" if request.guide is not None else ""
     cost = cost_of(named, request, dataset.classes).backwards
     folders = (job.craft.folder if job and job.craft else None, job.folder if job else None)
     steps = [(f"{named.name} on {target}{behind}{after}", folders[1], cost)]
@@ -94,7 +95,7 @@ def _attack_step(
     given = tuple(sorted((k, str(v)) for k, v in named.given.items()))
     for what, folder, each in steps:
         left = count if folder is None else sum(b - a for a, b in folder.missing(0, count, request.shard_size))
-        key = (what, given, request.threat, before, str(guard) if guard else "", request.eot, *request.bpda)
+        key = (what, given, count, request.threat, before, str(guard) if guard else "", request.eot, *request.bpda)
         state = "done" if not left else "to do" if left == count else f"{left:,} left"
         yield key, Step(what, state, f"{count:,} images", None if each is None else each * left)
 

@@ -92,9 +92,10 @@ def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
                 data_root=setup.data_root,
             )  # fmt: skip
             job = plan_training(request)
-            if suite.count is not None and suite.count > len(job.dataset.test):
+            most = max((count for each in suite.columns if (count := suite.images(each)) is not None), default=0)
+            if most > len(job.dataset.test):
                 raise BadInput(
-                    f"The suite {suite.name!r} at scale {suite.scale} wants {suite.count} test images, but "
+                    f"The suite {suite.name!r} at scale {suite.scale} wants {most} test images, but "
                     f"{row.dataset} has {len(job.dataset.test)}; give at most that as its count."
                 )
             same = next((t for t in trainings.values() if t.job.name == job.name and t.job.spec != job.spec), None)
@@ -116,24 +117,26 @@ def _place(
     if not column.attacks:
         return Place(training, column, (training,), None)
     surrogate = [trainings[column.surrogate, suite.row(column.surrogate).seeds[0]]] if column.surrogate else []
+    guide = [trainings[column.guide, suite.row(column.guide).seeds[0]]] if column.guide else []
     guard = None
     if column.detector is not None:
         guard = DetectorRequest(
             column.detector, column.detector_options, column.trained_on, column.trained_options, column.fpr,
             column.detector_images, adaptive=column.figure is None,
         )  # fmt: skip
-    alone = guard is None and not surrogate and column.combine == "worst case"
+    alone = guard is None and not surrogate and not guide and column.combine == "worst case"
     request = Request(
         models=[training.name],
         attacks=column.attacks,
         threat=ThreatModel.of(column.norm, column.eps),
-        count=suite.count,
+        count=suite.images(column),
         options={**column.options, **(column.detector_options if column.detector else {})},
         batch_size=setup.batch_size,
         shard_size=setup.shard_size,
         device=setup.device,
         data_root=setup.data_root,
         surrogates=[t.name for t in surrogate],
+        guide=guide[0].name if guide else None,
         guard=guard,
         eot=column.eot,
         bpda=column.bpda,
@@ -142,7 +145,7 @@ def _place(
     if alone and len(asked.attacks) > 1 and not cascade_fault(asked.attacks):
         asked = replace(asked, request=replace(request, cascade=True))
     attacks = _cheap_first(asked.attacks, request.threat, training.job.dataset.classes)
-    return Place(training, column, (training, *surrogate), replace(asked, attacks=attacks))
+    return Place(training, column, (training, *surrogate, *guide), replace(asked, attacks=attacks))
 
 
 def cost_of(named: NamedAttack, request: Request, classes: int) -> Cost:
@@ -164,4 +167,5 @@ def open_place(place: Place, asked: Resolved, bench: Bench) -> Wanted:
     """The evaluations of a place whose models are there."""
     request = asked.request
     sources = [bench.target(name, request.dataset, request.data_root) for name in request.surrogates]
-    return want(place.training.name, asked, sources, bench)
+    guide = None if request.guide is None else bench.target(request.guide, request.dataset, request.data_root)
+    return want(place.training.name, asked, sources, bench, guide=guide)

@@ -83,6 +83,7 @@ def _check_together(attacks: Sequence[NamedAttack]) -> None:
 def _check_column(column: Column, data: DataInfo | None) -> None:
     from robench.detector.request import DetectorRequest
     from robench.evaluation.attacks import attacks_of
+    from robench.evaluation.guides import check_guided
     from robench.threat import ThreatModel
 
     threat = ThreatModel.of(column.norm, column.eps)
@@ -94,6 +95,8 @@ def _check_column(column: Column, data: DataInfo | None) -> None:
         raise BadInput("Its attacks have robust accuracy and attack success rate, of which there is no smallest one.")
     if column.combine == "worst case" and len(attacks) > 1:
         _check_together(attacks)
+    if column.guide:
+        check_guided(attacks)
     for named in attacks if column.surrogate else ():
         if not named.attack.transfers:
             raise BadInput(f"The attack {named.name!r} says nothing about transfer; choose another, such as pgd.")

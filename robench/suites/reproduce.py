@@ -23,6 +23,7 @@ from robench.models import load_model
 from robench.results.accuracy import WHITE_BOX, Figure, Measure, counted, entering, standing
 from robench.results.rows import COUNTED, Marks
 from robench.store.runs import Store
+from robench.store.specs import access_of
 from robench.suites.plan import Place, Plan, Training, cost_of, open_place
 from robench.suites.provenance import Made
 from robench.suites.table import Entry, SuiteTable
@@ -111,7 +112,7 @@ def evaluations(found: Plan, store: Store) -> list[str]:
     bench, ids = Bench(store), dict[str, None]()
     for place in found.places:
         asked = place.asked
-        if asked is None or asked.guard or asked.request.surrogates or asked.request.cascade:
+        if asked is None or asked.guard or asked.request.cascade or asked.request.surrogates or asked.request.guide:
             continue
         wanted = open_place(place, asked, bench) if place.training.done else None
         if wanted is None or any(planned.missing for planned in wanted.evaluations):
@@ -234,7 +235,8 @@ def _stood(place: Place, wanted: Wanted, results: Sequence[Result]) -> Marks | N
     behind, shown = wanted.behind is not None, _shown(wanted, results)
     folders = {planned.job.spec.job_id: planned.job.folder for planned in wanted.evaluations}
     if len(shown) > 1 and not place.asked.request.cascade:
-        access = "detector" if behind else "transfer" if place.asked.request.surrogates else WHITE_BOX
+        request = place.asked.request
+        access = access_of(behind, bool(request.surrogates), request.guide is not None) or WHITE_BOX
         tables = [folders[result.evaluation].rows(COUNTED) for result in entering(shown, access)]
         return standing(tables, wanted.target.dataset.classes if behind else None) if tables else None
     last = shown[-1]  # the last attack of a cascade has the finds of all before it
@@ -277,7 +279,7 @@ def _findings(name: str, wanted: Sequence[Wanted], store: Store) -> list[Finding
     for planned in (planned for one in wanted for planned in one.evaluations if not planned.address.behind):
         spec = planned.job.spec
         key = (spec.model_digest, spec.data_digest, spec.norm, spec.count)
-        if key in seen or spec.surrogate or spec.after or spec.below or planned.missing:
+        if key in seen or spec.surrogate or spec.guide or spec.after or spec.below or planned.missing:
             continue
         seen.add(key)
         found += record(store, name, planned.job.folder)

@@ -89,10 +89,12 @@ class Column(_Data):
     """A column of the table: an attack or several, or none for clean accuracy.
 
     attacks: names of attacks or sets; `combine` says whether the figure of several is the share of images that none of
-    them breaks, or the smallest of their figures. options: for those attacks that have them. surrogate: the row whose
-    model the images are crafted on. detector: stands before every row's model, unless a row has its own;
-    detector_images, trained_on, trained_options and fpr say how it is fitted, as in `DetectorRequest`.
-    figure: what is shown of the detector on images made without it; None: model and detector are attacked as one.
+    them breaks, or the smallest of their figures. options: for those attacks that have them. count: test images, None
+    for the scale's. surrogate: the row whose model the images are crafted on. guide: the row whose model's gradients
+    are followed. reading_of: another column, whose printed values may mean this one. detector: stands before every
+    row's model, unless a row has its own; detector_images, trained_on, trained_options and fpr say how it is fitted, as
+    in `DetectorRequest`. figure: what is shown of the detector on images made without it; None: model and detector are
+    attacked as one.
     """
 
     name: Name
@@ -101,7 +103,10 @@ class Column(_Data):
     eps: Annotated[Name | None, BeforeValidator(_text)] = None
     options: dict[str, Any] = {}
     combine: Literal["worst case", "minimum"] = "worst case"
+    count: Count | None = None
     surrogate: Name | None = None
+    guide: Name | None = None
+    reading_of: Name | None = None
     detector: Name | None = None
     detector_options: dict[str, Any] = {}
     detector_images: Count = 1000
@@ -126,6 +131,8 @@ class Column(_Data):
             raise ValueError('has an attack but no eps; give one, such as eps = "8/255"')
         if self.surrogate and self.detector:
             raise ValueError("has a surrogate and a detector; leave one of them out")
+        if self.guide and (self.surrogate or self.detector or self.bpda or self.eot > 1):
+            raise ValueError("has a guide and a surrogate, a detector, bpda or eot, which go with no guide; give one")
         return self
 
 
@@ -256,6 +263,15 @@ def check_entries(found: SuiteFile) -> None:
     for order in found.orders:
         _check_known(f"the order {order.claim!r}, rows", order.rows, shown)
         _check_known(f"the order {order.claim!r}, columns", order.columns, counted)
+    own = [column.name for column in found.columns if column.reading_of is None]
+    for column in found.columns:
+        if column.reading_of is not None and column.reading_of not in own:
+            raise BadInput(f"column {column.name!r}: {unknown('column to be a reading of', column.reading_of, own)}")
+        if column.reading_of is not None and any(column.name in values for values in found.printed.values()):
+            raise BadInput(
+                f"column {column.name!r} is a reading of {column.reading_of!r} and has printed values of its own; "
+                "leave one of them out."
+            )
 
 
 def _check_known(place: str, given: Iterable[str], known: Sequence[str]) -> None:

@@ -82,6 +82,15 @@ class ScaledSuite:
             raise unknown(f"row of the suite {self.name!r} at scale {self.scale!r}", name, found)
         return found[name]
 
+    def images(self, column: Column) -> int | None:
+        """How many test images a column is of; None for all."""
+        return column.count or self.count
+
+    def printed_in(self, row: str, column: str) -> float | None:
+        """What is printed in a place of the table, or in that which it is another reading of."""
+        read = next((each.reading_of for each in self.columns if each.name == column), None)
+        return self.printed.get(row, {}).get(read or column)
+
     def cell(self, row: RowPlan, column: Column) -> Column:
         """The column as it applies to a row: behind the row's own detector, where it has one."""
         if row.detector is None or not column.attacks:
@@ -200,24 +209,33 @@ def _planned(row: Row, scale: Scale) -> RowPlan:
 
 
 def _check_cells(rows: Sequence[RowPlan], columns: Sequence[Column]) -> None:
-    """Raise BadInput for a surrogate that is not one model, and for too few or too many detectors."""
+    """Raise BadInput for a surrogate or a guide that is not one model, and for too few or too many detectors."""
     if not any(row.shown for row in rows) or not columns:
         raise BadInput("No row or no column is left; skip fewer.")
     sources = {row.name: row for row in rows}
     for column in columns:
-        if column.surrogate is not None and column.surrogate not in sources:
-            raise BadInput(f"column {column.name!r}: {unknown('row to craft on', column.surrogate, sources)}")
-        if column.surrogate is not None and len(sources[column.surrogate].seeds) > 1:
-            raise BadInput(
-                f"column {column.name!r} has the surrogate {column.surrogate!r}, which is trained from "
-                f"{len(sources[column.surrogate].seeds)} seeds; give that row one seed, such as seeds = [1]."
-            )
+        for kind, what, name in (
+            ("surrogate", "row to craft on", column.surrogate),
+            ("guide", "row to follow", column.guide),
+        ):
+            if name is not None and name not in sources:
+                raise BadInput(f"column {column.name!r}: {unknown(what, name, sources)}")
+            if name is not None and len(sources[name].seeds) > 1:
+                raise BadInput(
+                    f"column {column.name!r} has the {kind} {name!r}, which is trained from {len(sources[name].seeds)} "
+                    "seeds; give that row one seed, such as seeds = [1]."
+                )
         for row in (row for row in rows if row.shown and column.attacks):
-            watching = [each for each in (row.detector, column.detector, column.surrogate) if each]
+            if row.name == column.guide:
+                raise BadInput(
+                    f"row {row.name!r} under column {column.name!r} is guided by itself, which is white-box; name "
+                    "another row, or say shown = false in that one."
+                )
+            watching = [each for each in (row.detector, column.detector, column.surrogate, column.guide) if each]
             if len(watching) > 1:
                 raise BadInput(
                     f"row {row.name!r} under column {column.name!r} has {' and '.join(map(repr, watching))}; of a "
-                    "row's detector, a column's detector and a surrogate there can be one."
+                    "row's detector, a column's detector, a surrogate and a guide there can be one."
                 )
             if column.figure and not (row.detector or column.detector):
                 raise BadInput(

@@ -11,6 +11,7 @@ from robench.results.accuracy import Figure
 from robench.results.rows import Marks
 from robench.results.summary import label
 from robench.suites.provenance import HEADERS, Made, Provenance, command
+from robench.suites.readings import Readings, readings_of, way
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
 from robench.tables.rendering import Grid, grid
@@ -98,13 +99,24 @@ class SuiteTable:
         """What made each row, in the rows' order."""
         return [Provenance.of(row.name, self.entries) for row in self.suite.rows if row.shown]
 
+    def readings(self) -> list[Readings]:
+        """Which of several readings of a printed column comes nearer to it."""
+        return readings_of(self.suite, self._measured)
+
+    def _measured(self, row: str, column: str) -> float | None:
+        """The figure of a place in percent, the mean over its seeds; None while one of them is incomplete."""
+        figures = [entry.figure for entry in self.entries if (entry.row, entry.column) == (row, column)]
+        values = [100 * figure.value for figure in figures if figure is not None]
+        return statistics.mean(values) if values and len(values) == len(figures) else None
+
     def _made(self, column: Column) -> str:
         if not column.attacks:
             given = f" in place of {self.suite.instead_of}" if self.suite.instead_of else ""
             return f"clean accuracy on {self.suite.dataset}{given}"
         together = " + " if column.combine == "worst case" else " or the lesser of "
         parts = [f"{label(together.join(column.attacks), column.options)}, {column.norm} eps {column.eps}"]
-        parts += [f"crafted on {column.surrogate}"] if column.surrogate else []
+        parts += [way(column)] if column.surrogate or column.guide else []
+        parts += [f"another reading of {column.reading_of}"] if column.reading_of else []
         detectors = {self.suite.cell(row, column).detector for row in self.suite.rows if row.shown} - {None}
         parts += [f"behind {', '.join(sorted(map(str, detectors)))}"] if detectors else []
         parts += [f"{column.figure}"] if column.figure else []
@@ -118,7 +130,7 @@ class SuiteTable:
 
     def text(self, row: str, column: str) -> str:
         """One cell: "91.4 [89.5, 93.0] (71.2)", "incomplete", or a dash."""
-        printed = self.suite.printed.get(row, {}).get(column)
+        printed = self.suite.printed_in(row, column)
         beside = "" if printed is None else f" ({printed:g})"
         found = [entry for entry in self.entries if (entry.row, entry.column) == (row, column)]
         figures = [entry.figure for entry in found if entry.figure is not None]
@@ -135,7 +147,7 @@ class SuiteTable:
 
     def table(self) -> Grid:
         """The table for a terminal."""
-        shown = grid(self.title, (NOTE, *self.settings()))
+        shown = grid(self.title, (NOTE, *map(str, self.readings()), *self.settings()))
         shown.add_column(self.headers[0], overflow="fold")
         for name in self.headers[1:]:
             shown.add_column(name, justify="right", overflow="fold", min_width=min(12, len(name)))
@@ -151,6 +163,7 @@ class SuiteTable:
             "title": self.suite.title,
             "rows": [self._record(entry) for entry in self.entries],
             "warnings": [warning.to_json() for warning in self.warnings],
+            **({"readings": [each.to_json() for each in found]} if (found := self.readings()) else {}),
         }
 
     def _record(self, entry: Entry) -> dict[str, Any]:
@@ -164,7 +177,7 @@ class SuiteTable:
             "n": figure.n if figure else None,
             "value": figure.value if figure else None,
             "interval": list(figure.interval) if figure else None,
-            "printed": self.suite.printed.get(entry.row, {}).get(entry.column),
+            "printed": self.suite.printed_in(entry.row, entry.column),
             "status": entry.status,
             "gradients": entry.gradients,
             "flags": list(entry.flags),

@@ -51,6 +51,9 @@ from robench.threat import ThreatModel
 from robench.trust.bounds import upper_bound
 from robench.trust.origins import aged
 
+# what an attack may have beside the model, by fields of a spec
+BESIDE = ("detector", "surrogate", "guide")
+
 
 def build(store: Store, chosen: Chosen = EVERYTHING) -> list[Board]:
     """Every table that the store's evaluations fill, or those that are chosen.
@@ -172,7 +175,7 @@ def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
 def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
     """Every evaluation's label: attack, options and what it was up against, with a digest where names are shared."""
     found = {folder.job_id: label_of(folder) for folder in folders}
-    behind = {f.job_id: str(f.spec.get("detector") or f.spec.get("surrogate") or "") for f in folders}
+    behind = {f.job_id: str(next(filter(None, map(f.spec.get, BESIDE)), "")) for f in folders}
     several: dict[str, set[str]] = defaultdict(set)
     for job_id, name in found.items():
         several[name].add(behind[job_id])

@@ -22,7 +22,7 @@ from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
 from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
 from robench.errors import BadInput
-from robench.results.rows import correct, marked, succeeded, success_of
+from robench.results.rows import FLAT_GUIDE, correct, marked, succeeded, success_of
 from robench.results.summary import UNSTABLE
 from robench.store.known import secret
 from robench.store.specs import HARNESS
@@ -35,7 +35,7 @@ OF_MODELS = (
     *UNSTABLE, "gradient-at-inference", "wrong-gradients", "unchecked-gradients", "squashed-outputs", "changes-torch",
     "changes-global-state", "reaches-outside",
 )  # fmt: skip
-OF_IMAGES = ("zero-gradient", "non-finite")
+OF_IMAGES = ("zero-gradient", FLAT_GUIDE, "non-finite")
 # a share of pixels without a gradient that grew by more is noticed
 FLATTER = 0.1
 # of a model that answers at random, this share of the images may be broken for good by chance this time: at most 1% was
@@ -126,7 +126,8 @@ def _attack(opened: Opened, ids: Tensor, rows: pd.DataFrame, settings: Settings)
     if not opened.spec.get("surrogate"):
         if settings.channels_last:
             opened.module.to(memory_format=torch.channels_last)
-        outcome = attack_shard(opened.module, opened.classes, attack, opened.threat, examples, settings)
+        guide = opened.guide().module.to(settings.device) if opened.spec.get("guide") else None
+        outcome = attack_shard(opened.module, opened.classes, attack, opened.threat, examples, settings, guide=guide)
         return outcome, torch.tensor(succeeded(outcome.rows))
     source = opened.surrogate().module.to(settings.device)
     crafting = replace(settings, channels_last=False, crafting=True)

@@ -55,9 +55,9 @@ class Finding:
 class AttackRun:
     """One complete evaluation as the gates see it.
 
-    kind: a `Kind`, "noise" or "transfer". pixels: numbers in an image, which only norms without a `largest` eps ask
-    for. absent: the classes that no image is of, in words. images: how many test images there are, and chance: the
-    share of the largest class among them, None where nobody noted it. boundary: whether it walks along the decision
+    kind: a `Kind`, "noise", "transfer" or "guided". pixels: numbers in an image, which only norms without a `largest`
+    eps ask for. absent: the classes that no image is of, in words. images: how many test images there are, and chance:
+    the share of the largest class among them, None where nobody noted it. boundary: whether it walks along the decision
     boundary. broken: per image, classified correctly and misclassified under the attack.
     """
 
@@ -370,7 +370,7 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "an iterative attack contains its single step: use smaller steps, more of them, and restarts",
     ),
     _beats(
-        "black box beats white box", _kinds("transfer", "noise"), _kinds(*WHITE, "ensemble"),
+        "black box beats white box", _kinds("transfer", "guided", "noise"), _kinds(*WHITE, "ensemble"),
         "the model's own gradients mislead: attack a smoothed copy of it, with a margin loss and with BPDA",
     ),
     _beats(

@@ -23,7 +23,7 @@ from robench.store.chains import spent_on
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.known import allow
 from robench.store.runs import Store
-from robench.store.specs import HARNESS, CraftSpec
+from robench.store.specs import HARNESS, CraftSpec, access_of
 from robench.threat import ThreatModel
 
 
@@ -80,7 +80,8 @@ class Opened:
     @property
     def access(self) -> str:
         """What the attack was up against."""
-        return "detector" if self.watch else "transfer" if self.spec.get("surrogate") else str(self.attacker.access)
+        crafted, guided = (bool(self.spec.get(name)) for name in ("surrogate", "guide"))
+        return access_of(self.watch is not None, crafted, guided) or str(self.attacker.access)
 
     @cached_property
     def chain(self) -> list[EvaluationFolder]:
@@ -134,6 +135,19 @@ class Opened:
         found = load_model(reference, self.store)
         if found.digest != self.spec["surrogate"]:
             raise BadInput(f"{whose} were crafted on another model than {reference!r} is now.")
+        return found
+
+    def guide(self) -> LoadedModel:
+        """The model whose gradients were followed. Raises BadInput where it cannot be loaded or is another."""
+        reference = self.about.at_hand(self.about.guide_reference)
+        whose = f"The attack of evaluation {self.folder.job_id}"
+        if not reference:
+            raise BadInput(f"{whose} followed a model handed over in a program, which cannot be loaded again.")
+        allow(reference, f"The record of evaluation {self.folder.job_id}", "evaluate with that guide yourself",
+              self.how.trust)  # fmt: skip
+        found = load_model(reference, self.store)
+        if found.digest != self.spec["guide"]:
+            raise BadInput(f"{whose} followed another model than {reference!r} is now.")
         return found
 
 

@@ -9,7 +9,7 @@ from robench.errors import BadInput
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.reach import plugin_digest
 from robench.store.released import unreleased
-from robench.store.specs import SURROGATE
+from robench.store.specs import GUIDE, SURROGATE
 
 # a plugin's kind and name
 PluginName = tuple[str, str]
@@ -27,7 +27,7 @@ def identified(plugins: Iterable[PluginName]) -> dict[str, str] | None:
 
 
 def _base(kind: str, name: str) -> type:
-    base: type = registry.load(kind.removeprefix(SURROGATE), name).base
+    base: type = registry.load(kind.removeprefix(SURROGATE).removeprefix(GUIDE), name).base
     return base
 
 
@@ -43,10 +43,10 @@ def aged(folder: EvaluationFolder) -> str:
         noted |= (notes.get("sources") or {}).keys()
     then: Mapping[str, str] = spec.get("sources") or {}
     for key in sorted({f"attack {spec['attack']}", *then, *noted}):
-        surrogate = SURROGATE if key.startswith(SURROGATE) else ""
-        kind, _, name = key.removeprefix(surrogate).partition(" ")
+        whose = next((each for each in (SURROGATE, GUIDE) if key.startswith(each)), "")
+        kind, _, name = key.removeprefix(whose).partition(" ")
         try:
-            now = (identified([(surrogate + kind, name)]) or {}).get(key)
+            now = (identified([(whose + kind, name)]) or {}).get(key)
             recorded = key in then or registry.bundled(kind, name)
         except BadInput:  # a plugin that is not installed today
             continue

@@ -12,7 +12,7 @@ from robench.errors import BadInput
 from robench.results.summary import NOT_SEALED, Summary
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged
-from robench.store.specs import CraftSpec, sizes_told
+from robench.store.specs import GUIDED_BY, CraftSpec, sizes_told
 from robench.threat import ThreatModel
 from robench.trust.opened import Opened
 
@@ -27,6 +27,7 @@ def misrecorded(opened: Opened) -> list[str]:
         "eps": opened.threat.eps_text,
         "surrogate": surrogate,
         "surrogate_digest": spec.get("surrogate") or "",
+        "guide": about.guide if spec.get("guide") else "",  # that the spec knows by its digest alone
         "against": _against(opened, surrogate),
         "images": len(opened.dataset.test),
         "chance": opened.dataset.chance,
@@ -94,6 +95,7 @@ def _against(opened: Opened, surrogate: str) -> str:
     """The end of the label: what the attack was up against beside the model, and how its gradients were taken."""
     spec = opened.spec
     found = f" + {opened.watch.name}" if opened.watch else f" from {surrogate}" if surrogate else ""
+    found += f"{GUIDED_BY}{opened.about.guide}" if spec.get("guide") else ""
     found += f" [eot {spec['eot']}]" if (spec.get("eot") or 1) > 1 else ""
     found += f" [bpda {', '.join(spec['bpda'])}]" if spec.get("bpda") else ""
     found += f" [search {spec['search_precision']}]" if spec.get("search_precision") else ""

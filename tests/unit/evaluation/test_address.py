@@ -40,6 +40,7 @@ DECIDES: dict[str, tuple[Any, str]] = {
     "count": (None, "count"),
     "seed": (2**63 - 1, "seed"),
     "surrogate": ("other", "surrogate"),
+    "guide": ("other", "guide"),
     "guard": (replace(GUARD, options={}, attack_options={}), "detector"),
     "eot": (2, "eot"),
     "bpda": (("backbone", "head"), "bpda"),

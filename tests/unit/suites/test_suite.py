@@ -185,6 +185,12 @@ FAULTS = {
     ),
     "two rows alike": ('name = "Firm"', 'name = "Plain"', "2 rows are named 'Plain'"),
     "two columns alike": ('name = "Transfer"', 'name = "PGD"', "2 columns are named 'PGD'"),
+    "surrogate and guide": ('surrogate = "Source"', 'surrogate = "Source"\nguide = "Source"', "which go with no guide"),
+    "unknown guide": ('surrogate = "Source"', 'guide = "Sourse"', "did you mean 'Source'"),
+    "a guide of itself": ('surrogate = "Source"', 'guide = "Plain"', "is guided by itself"),
+    "no images": ('surrogate = "Source"', "count = 0", "must be at least 1"),
+    "a reading of nothing": ('surrogate = "Source"', 'reading_of = "Prints"', "column to be a reading of"),
+    "a reading with values": ('surrogate = "Source"', 'reading_of = "PGD"', "has printed values of its own"),
     "unknown surrogate": ('surrogate = "Source"', 'surrogate = "Sourse"', "did you mean 'Source'"),
     "seeds of a surrogate": ("seeds = [1]", "seeds = [1, 2]", "trained from 2 seeds"),
     "scale of an unknown row": ("[scales.small.rows.Firm]", "[scales.small.rows.Frim]", "did you mean 'Firm'"),
@@ -297,6 +303,10 @@ PLUGINS = {
     "eps": ("eps = 0.1\n", "eps = 8\n", "column 'PGD': eps is 8, but pixels are in [0, 1]"),
     "norm": ('["fgsm", "r-fgsm"]', '["fgsm", "r-fgsm"]\nnorm = "l2"', "'r-fgsm' does not support norm l2"),
     "size": ("eps = 0.1\n", 'eps = 9\nnorm = "l2"\n', "no two images of shape (1, 8, 8)"),
+    "guide": (
+        'attack = ["fgsm", "r-fgsm"]\ncombine = "minimum"\nsurrogate = "Source"\n',
+        'attack = "square"\nguide = "Source"\n', "column 'Transfer': The attack 'square' takes no gradients",
+    ),
     "transfer": ('["fgsm", "r-fgsm"]', '"library:square"', "The attack 'library:square' says nothing"),
     "metrics": ('["fgsm", "r-fgsm"]', '["fgsm", "random-targeted"]', "of which there is no smallest one"),
     "detector": ("eps = 0.1\n", 'eps = 0.1\ndetector = "kid"\n', "column 'PGD': There is no detector named 'kid'"),
@@ -360,7 +370,9 @@ def test_scales_are_what_they_are_called(name: str) -> None:
     smoke, cpu = suite.at("smoke"), suite.at("cpu")
     assert smoke.dataset == "digits"
     assert (smoke.count or 0) <= 100
-    assert (cpu.count or 0) <= 1000
+    costly = [column for column in cpu.columns if {"cw", "standard"} & {*column.attacks}]
+    assert all((cpu.images(column) or 0) <= 1000 for column in costly)
+    assert (cpu.count or 0) <= 10_000
     assert all(row.recipe == "quick" for row in (*smoke.rows, *cpu.rows))
     assert ("paper" in suite.scales) == (name not in ("digits", "mnist", "mnist-linf", "cifar10-linf"))
     if "paper" in suite.scales:
@@ -383,3 +395,17 @@ def test_names_and_loading_need_no_torch() -> None:
 def test_every_defense_of_the_papers_is_in_a_table() -> None:
     used = {row.defense for name, scale in CASES for row in load(name).at(scale).rows}
     assert set(registry.names("defense")) - used == {"c-eb", "guess-first", "paradise-ae"}, "ours, and one of pictures"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_order_is_that_of_the_printed_values(name: str) -> None:
+    """Where both are in the paper."""
+    suite = load(name)
+    for scale in suite.scales.values():
+        for order in scale.orders:
+            for column in order.columns:
+                printed = [scale.printed_in(row, column) for row in order.rows]
+                known = [value for value in printed if value is not None]
+                assert len(known) in (0, len(printed))
+                assert known == sorted(known), (order.claim, column)
+                assert len(set(known)) == len(known)

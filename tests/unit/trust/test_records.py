@@ -21,6 +21,7 @@ from tests.unit.trust.forger import Forger, faults
         ("kind", "query"),
         ("against", " + lid (pgd@linf:0.1)"),
         ("surrogate", "other"),
+        ("guide", "other"),
         ("surrogate_digest", "0" * 16),
         ("given_options", {"steps": 40}),
         ("given_options", {}),
@@ -57,13 +58,14 @@ def test_a_summary_that_the_rows_do_not_make_is_found(field: str, value: Any, tm
     assert found.exit_code == 1
 
 
-@pytest.mark.parametrize("how", ["cascade", "eot", "targeted", "transfer", "library"])
+@pytest.mark.parametrize("how", ["cascade", "eot", "targeted", "transfer", "guided", "library"])
 def test_honest_records_of_every_kind_hold(how: str, tmp_path: Path) -> None:
     more: dict[str, Any] = {
         "cascade": {"attack": "fgsm,pgd,apgd-ce", "cascade": True},
         "eot": {"attack": "pgd", "eot": 2, "options": {"steps": 3}},
         "targeted": {"attack": "random-targeted", "options": {"steps": 3}},
         "transfer": {"attack": "fgsm", "surrogates": [f"{tmp_path}/models.py:offset"]},
+        "guided": {"attack": "min-fgsm", "guide": f"{tmp_path}/models.py:offset"},
         "library": {"attack": "foolbox:LinfPGD", "options": {"steps": 3}},
     }[how]
     Forger.of(tmp_path, "small")  # writes the models

@@ -1,0 +1,127 @@
+"""Columns with a count and a guide of their own, and which of two readings of a printed column is nearer to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robench.evaluation.bench import Bench
+from robench.results.accuracy import Figure
+from robench.store.runs import Store
+from robench.suites.plan import Setup, plan
+from robench.suites.readings import readings_of
+from robench.suites.reproduce import reproduce
+from robench.suites.suite import ScaledSuite, load
+from robench.suites.table import Entry, SuiteTable
+from tests.unit.suites.test_suite import written
+
+TWO = """
+title = "Two readings"
+source = "Nobody, 2020."
+[scales.small]
+dataset = "digits"
+count = 40
+epochs = 2
+[[rows]]
+name = "A"
+defense = "standard"
+[[rows]]
+name = "B"
+defense = "madry"
+[[rows]]
+name = "Source"
+defense = "standard"
+seeds = [1]
+shown = false
+[[columns]]
+name = "b"
+attack = "fgsm"
+eps = "0.1"
+surrogate = "Source"
+[[columns]]
+name = "g"
+attack = "min-fgsm"
+eps = "0.1"
+guide = "Source"
+reading_of = "b"
+count = 20
+[[columns]]
+name = "w"
+attack = "pgd"
+eps = "0.1"
+options = { steps = 3 }
+[printed.A]
+b = 50
+[printed.B]
+b = 90
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> ScaledSuite:
+    return load(written(tmp_path, TWO)).at("small")
+
+
+def table(suite: ScaledSuite, counts: dict[tuple[str, str], list[int | None]]) -> SuiteTable:
+    """Counts out of 100 for every seed of a place."""
+    entries = [
+        Entry(row, seed, f"{row}-{seed}", column, None if count is None else Figure(count, 100), "complete")
+        for (row, column), seeds in counts.items()
+        for seed, count in enumerate(seeds)
+    ]
+    return SuiteTable.of(suite, entries, [])
+
+
+def test_the_nearer_reading_is_computed_from_the_table(suite: ScaledSuite) -> None:
+    """|60 - 50|, |91 - 90| of the mean over seeds against |45 - 50|, |70 - 90|."""
+    found = table(suite, {("A", "b"): [55, 65], ("B", "b"): [90, 92], ("A", "g"): [45, 45], ("B", "g"): [70, 70]})
+    (reading,) = found.readings()
+    assert str(reading) == (
+        "b against print, mean absolute distance over 2 places: crafted on Source 5.5, guided by Source 12.5; "
+        "nearer is crafted on Source."
+    )
+    assert found.to_json()["readings"] == [
+        {"printed": "b", "places": 2, "mean_distance": {"crafted on Source": 5.5, "guided by Source": 12.5},
+         "nearer": "crafted on Source"}
+    ]  # fmt: skip
+    printed = {(entry["row"], entry["column"]): entry["printed"] for entry in found.to_json()["rows"]}
+    assert printed == {("A", "b"): 50, ("B", "b"): 90, ("A", "g"): 50, ("B", "g"): 90}
+    assert found.text("A", "g").endswith("(50)")
+
+
+def test_a_place_counts_where_every_reading_is_there(suite: ScaledSuite) -> None:
+    counts = {("A", "b"): [50], ("B", "b"): [0], ("A", "g"): [50], ("B", "g"): [None]}
+    (reading,) = table(suite, counts).readings()
+    assert (reading.distances, reading.nearer) == ({"crafted on Source": (0.0,), "guided by Source": (0.0,)}, "")
+    assert str(reading).endswith("neither is nearer.")
+    (reading,) = table(suite, {}).readings()
+    assert str(reading) == "b against print: no place has every reading yet."
+
+
+def test_no_reading_is_told_of_where_there_is_one_column(suite: ScaledSuite) -> None:
+    assert readings_of(load("mnist").at("cpu"), lambda row, column: 1.0) == []
+    several = readings_of(load("guess-first-mnist").at("cpu"), lambda row, column: 1.0)
+    assert [each.printed for each in several][:2] == ["FGSM_b@0.15", "FGSM_b@0.30"]
+    assert several[-1].printed.startswith("All of FGSM_b@0.15, ")
+    assert len(several[-1].distances["guided by LeNet-5"]) == 5 * 6
+
+
+def test_a_column_has_its_own_count_and_guide(suite: ScaledSuite, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    done = reproduce(plan(suite, Setup(device="cpu"), store), Bench(store))
+    assert done.complete
+    entries = {(entry.row, entry.column): entry for entry in done.table.entries}
+    assert {entries["A", column].figure.n for column in "bw"} == {40}  # type: ignore[union-attr]
+    for row in "AB":
+        (evaluation,) = entries[row, "g"].evaluations
+        folder = store.evaluation(evaluation)
+        assert folder.spec["count"] == 20
+        assert folder.about.access == "guided"
+        assert folder.about.guide == "standard-digits-e2-s1"
+        white = store.evaluation(entries[row, "w"].evaluations[0]).spec
+        assert "guide" not in white
+    assert done.table.settings()[1] == "g: min-fgsm, linf eps 0.1, guided by Source, another reading of b, n = 20"
+    assert all(finding.model for finding in done.findings)
+    again = reproduce(plan(suite, Setup(device="cpu"), store), Bench(store))
+    assert [entry.evaluations for entry in again.table.entries] == [entry.evaluations for entry in done.table.entries]
