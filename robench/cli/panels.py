@@ -48,7 +48,6 @@ EXAMPLES = {
          "robench evaluate my_model.py:load --dataset cifar10 -a standard --eps 8/255 -n 1000"),
         ("two attacks in L2 on everything that was trained",
          "robench evaluate -a pgd,fab-t --norm l2 --eps 0.5 -o steps=100"),
-        ("by the gradients of another model", "robench evaluate mine -a min-pgd --guide standard-mnist --eps 0.3"),
     ),
     "reproduce": (
         ("what a table would cost", "robench reproduce guess-first-mnist --dry-run"),

@@ -102,6 +102,7 @@ def test_a_spec_keeps_its_text_and_id():
         ("max_passes", 200),
         ("after", "0123456789ab"),
         ("below", "0123456789ab"),
+        ("guide", "0123456789abcdef"),
         ("imported", "0123456789abcdef"),
         ("draw", "balanced"),
         ("sources", {"attack pgd": "0123456789abcdef"}),
