@@ -90,8 +90,8 @@ def in_a_leaderboard(store: Store, folders: list[EvaluationFolder]) -> Figure | 
 
 def in_a_suite(store: Store, folders: list[EvaluationFolder]) -> Figure | None:
     """A column of several attacks that are not a cascade."""
-    place = SimpleNamespace(column=SimpleNamespace(figure=None, combine="worst case"),
-                            asked=SimpleNamespace(request=SimpleNamespace(cascade=False, surrogates=[])))  # fmt: skip
+    request = SimpleNamespace(cascade=False, surrogates=[], guide=None)
+    place = SimpleNamespace(column=SimpleNamespace(by_image=True), asked=SimpleNamespace(request=request))
     planned = [
         SimpleNamespace(
             address=SimpleNamespace(behind=False), job=SimpleNamespace(spec=SimpleNamespace(job_id=f.job_id), folder=f)
@@ -99,7 +99,8 @@ def in_a_suite(store: Store, folders: list[EvaluationFolder]) -> Figure | None:
         for f in folders
     ]
     wanted = SimpleNamespace(behind=None, evaluations=planned)
-    return reproduce._figure(cast(Any, place), cast(Any, wanted), [result_of(folder) for folder in folders])
+    stood = reproduce._stood(cast(Any, place), cast(Any, wanted), [result_of(folder) for folder in folders])
+    return None if stood is None else Figure(int(stood.sum()), len(stood))
 
 
 def in_a_check(store: Store, folders: list[EvaluationFolder]) -> Figure | None:
