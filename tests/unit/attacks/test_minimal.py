@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robench import Attack, BadInput, Batch, ThreatModel, randomness, registry
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, attack_shard
-from robench.tables.curves import standing
+from robench.figures.curves import standing
 from robench_attacks.minimal import CHUNK
 
 SIDE, SEED, COUNT = 4, 3, 12

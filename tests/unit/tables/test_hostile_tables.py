@@ -34,8 +34,8 @@ from robench.suites.provenance import Made
 from robench.suites.schema import Column, Order
 from robench.suites.suite import RowPlan, ScaledSuite
 from robench.suites.table import Entry, SuiteTable
-from robench.tables import curves
-from robench.tables.curves import Curve
+from robench.figures import curves
+from robench.figures.curves import Curve
 from robench.tables.leaderboard import Board, build
 from robench.tables.rendering import grid, write
 from robench.tables.report import Report, WorstCase, detection_table, findings_text, transfer_table, verified_table

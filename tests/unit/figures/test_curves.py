@@ -21,8 +21,8 @@ from robench.evaluation.scheduler import evaluate
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson
 from robench.store.runs import Store
-from robench.tables import curves
-from robench.tables.curves import Curve, standing
+from robench.figures import curves
+from robench.figures.curves import Curve, standing
 
 
 def table() -> pd.DataFrame:
@@ -107,7 +107,7 @@ def test_the_files(tmp_path: Path) -> None:
     )
     curves.write([curve()], points, tmp_path / "c.PNG")
     assert (tmp_path / "c.PNG").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    with pytest.raises(BadInput, match=r"\.png or \.csv"):
+    with pytest.raises(BadInput, match=r"\.png, \.svg or \.csv"):
         curves.write([curve()], points, tmp_path / "c.pdf")
 
 
@@ -187,7 +187,7 @@ def test_curves_from_a_store(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
         (lambda runs: [id_of(runs, "random-targeted")], "attack success rate"),
         (lambda runs: [id_of(runs, "fgsm"), "--points", "a"], "eps is 'a'"),
         (lambda runs: [id_of(runs, "fgsm"), "--points", ""], "--points"),
-        (lambda runs: [id_of(runs, "fgsm"), "--out", "c.svg"], "c.svg"),
+        (lambda runs: [id_of(runs, "fgsm"), "--out", "c.pdf"], "c.pdf"),
     ],
 )
 def test_bad_input_is_a_sentence(

@@ -14,17 +14,17 @@ import pandas as pd
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
+from robench.figures.drawing import as_is, empty, legend, places, save, style
 from robench.norms import parse_norm
 from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
-from robench.store.files import Damaged, write_file, write_text
+from robench.store.files import Damaged, write_text
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables import rendering
 from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid
-from robench.text.escaping import visible
 from robench.threat import ThreatModel, parse_epsilon
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6
 # columns of a table that was not told which
 MOST_POINTS = 8
-KINDS = (".png", ".csv")
 
 NOTE = (
     "Percent of all n images classified correctly and not broken by an image at most that far away. A dash: beyond the "
@@ -190,20 +189,20 @@ def table(curves: Sequence[Curve], points: Sequence[Fraction]) -> Grid:
     return shown
 
 
-def check_out(path: Path) -> None:
-    """Raise BadInput unless the file can be written as what its name says."""
-    if path.suffix.lower() not in KINDS:
-        raise BadInput(f"--out is {str(path)!r}, but must end in {' or '.join(KINDS)}.")
+def write(curves: Sequence[Curve], points: Sequence[Fraction], out: Path) -> list[Path]:
+    """Pictures of the curves with intervals at `points`, and a csv of `points`, at the `places` that a name stands for.
 
-
-def write(curves: Sequence[Curve], points: Sequence[Fraction], path: Path) -> None:
-    """A picture of the curves with intervals at `points`, or a csv of `points`, by the name's ending."""
-    check_out(path)
-    if path.suffix.lower() == ".csv":
-        write_text(path, csv_text(curves, points))
-    else:
-        picture = draw(curves, points)
-        write_file(path, lambda aside: picture.savefig(aside, format="png", dpi=150))
+    Raises BadInput for a name of something else, and DiskError.
+    """
+    paths = places(out)
+    picture = None
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            write_text(path, csv_text(curves, points))
+        else:
+            picture = picture or draw(curves, points)
+            save(picture, path)
+    return paths
 
 
 def csv_text(curves: Sequence[Curve], points: Sequence[Fraction]) -> str:
@@ -220,16 +219,12 @@ def csv_text(curves: Sequence[Curve], points: Sequence[Fraction]) -> str:
 
 def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     """Every curve as steps, a dot at its evaluation's eps, with 95% Wilson intervals at `points`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
-    picture = Picture(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(picture)
+    picture = empty(7, 4.5)
     axes = picture.add_subplot()
     lines = []
     for place, curve in enumerate(curves):
         eps, accuracy = curve.steps()
-        (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=str(place))
+        (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=curve.title, **style(place))
         lines.append(line)
         axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4)
         found = [(float(point), curve.at(float(point))) for point in points]
@@ -242,11 +237,8 @@ def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps ({curves[0].threat.norm}, pixels of [0, 1])")
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(visible(_axis(curves)), loc="left", fontsize=10, parse_math=False)
-    for text, line, curve in zip(axes.legend(fontsize=7).get_texts(), lines, curves, strict=True):
-        text.set_parse_math(False)  # a label is left out where it begins with "_", and "$" begins a formula
-        text.set_text(visible(curve.title))
-        line.set_label(curve.title)
+    as_is(axes.set_title("", loc="left", fontsize=10), _axis(curves))
+    legend(axes, lines, [curve.title for curve in curves])
     axes.grid(alpha=0.3)
     return picture
 
