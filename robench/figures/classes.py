@@ -133,7 +133,7 @@ def confusion(store: Store, name: str) -> Drawing:
         f"were classified correctly, of which {stands:,} keep their class (the diagonal). Grey: share of the row.",
     )
     side = min(max(4.5, 0.36 * len(names) + 1.6), 16.0)
-    return Drawing("Class before and after the attack", caption, records, (side + 0.7, side),
+    return Drawing("Class before and after the attack", caption, records, (side + 0.7, side - 0.4),
                    lambda picture: _matrix(picture, counts, named, names))  # fmt: skip
 
 

@@ -43,18 +43,7 @@ def ellipses(subjects: Subjects) -> Drawing:
     Raises BadInput for a model without a posterior, and for one of another number of dimensions.
     """
     _check(subjects)
-    planes = []
-    for name, asked in subjects.asked():
-        answers = asked.called("encode", "the mean and log standard deviation of a code")
-        if not all(isinstance(each, tuple | list) and len(each) == 2 for each in answers):
-            raise BadInput(f"encode of {name} returned no pair of mean and log standard deviation of a code.")
-        mean, log = (matrix([each[i] for each in answers], asked.images, "encode") for i in range(2))
-        if mean.shape[1] != 2 or log.shape != mean.shape:
-            raise BadInput(
-                f"The code of {name} has {mean.shape[1]} dimensions, but ellipses are drawn of 2; train it with "
-                "-o z_dim=2, or draw its codes with 'robench figure codes'."
-            )
-        planes.append(Plane(name, mean.double().numpy(), ("z1", "z2"), "", log.double().exp().numpy()))
+    planes = subjects.each(_posteriors)
     images = subjects.images
     records = [
         numbers({"model": plane.model, "example_id": int(images.ids[i]), "label": int(images.y[i]),
@@ -71,6 +60,19 @@ def ellipses(subjects: Subjects) -> Drawing:
     return _drawing("Posteriors of two dimensions", caption, records, planes, subjects)
 
 
+def _posteriors(name: str, asked: Asked) -> Plane:
+    answers = asked.called("encode", "the mean and log standard deviation of a code")
+    if not all(isinstance(each, tuple | list) and len(each) == 2 for each in answers):
+        raise BadInput(f"encode of {name} returned no pair of mean and log standard deviation of a code.")
+    mean, log = (matrix([each[i] for each in answers], asked.images, "encode") for i in range(2))
+    if mean.shape[1] != 2 or log.shape != mean.shape:
+        raise BadInput(
+            f"The code of {name} has {mean.shape[1]} dimensions, but ellipses are drawn of 2; train it with "
+            "-o z_dim=2, or draw its codes with 'robench figure codes'."
+        )
+    return Plane(name, mean.double().numpy(), ("z1", "z2"), "", log.double().exp().numpy())
+
+
 def _spreads(plane: Plane) -> NDArray[np.float64]:
     assert plane.spreads is not None
     return plane.spreads
@@ -84,7 +86,7 @@ def codes(subjects: Subjects, method: Method = "auto") -> Drawing:
     _check(subjects)
     images = subjects.images
     require(len(images) >= LEAST, "-n", len(images), f"at least {LEAST} images, whose codes are drawn")
-    planes = [_plane(name, asked, method, subjects.seed) for name, asked in subjects.asked()]
+    planes = subjects.each(lambda name, asked: _plane(name, asked, method, subjects.seed))
     records = [
         numbers({"model": plane.model, "example_id": int(images.ids[i]), "label": int(images.y[i]),
                  "x": float(plane.points[i, 0]), "y": float(plane.points[i, 1])})

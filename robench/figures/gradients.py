@@ -31,8 +31,8 @@ def angles(subjects: Subjects) -> Drawing:
     Raises BadInput unless there are two models, and where no image has a gradient under both.
     """
     require(len(subjects.targets) == 2, "MODEL", ", ".join(subjects.names), "two models, whose gradients are compared")
-    grads = {name: asked.gradients() for name, asked in subjects.asked()}
-    degrees = between(*grads.values())
+    first, second = subjects.each(lambda name, asked: asked.gradients())
+    degrees = between(first, second)
     images, names = subjects.images, subjects.names
     kept = np.flatnonzero(np.isfinite(degrees))
     if not len(kept):
@@ -87,8 +87,7 @@ def pictures(subjects: Subjects) -> Drawing:
     require(len(images) <= MOST, "-n", len(images), f"at most {MOST} images on a picture")
     rows: list[tuple[tuple[str, ...], NDArray[np.float32]]] = []
     records: list[dict[str, Any]] = []
-    for name, asked in subjects.asked():
-        grads = asked.gradients()
+    for name, grads in subjects.each(lambda name, asked: (name, asked.gradients())):
         coloured = grads.shape[1] == 3
         ways = [("", grads), ("summed", grads.sum(1, keepdim=True))] if coloured else [("", grads)]
         for way, each in ways:

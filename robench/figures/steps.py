@@ -83,7 +83,8 @@ def steps(subjects: Subjects, attack: str, options: Mapping[str, Any], threat: T
             "pgd, untargeted or apgd-ce."
         )
     threat.check_shape(tuple(subjects.images.x.shape[1:]))
-    found = [_traced(name, asked, named.attack, threat, subjects.seed) for name, asked in subjects.asked()]
+    attacker = named.attack
+    found = subjects.each(lambda name, asked: _traced(name, asked, attacker, threat, subjects.seed))
     said = label(attack, named.given, "")
     flags = [f"{each.model}: {flag}" for each in found for flag in each.flags]
     caption = (

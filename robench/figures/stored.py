@@ -115,7 +115,7 @@ def examples(store: Store, name: str, count: int, which: Which, data: Path | Non
     said = {"broken": "broken", "standing": "standing", "all": "first"}[which]
     caption = (
         one.told,
-        f"The first {len(places)} {said} images of {int(chosen.sum()):,}. Below each: its place, its label, and the "
+        f"The first {len(places)} {said} images of {int(chosen.sum()):,}. Above each: its place, its label, and the "
         f"answers to the clean and to the adversarial image. Perturbation: grey is none, x {scale:.3g} (largest change "
         f"{largest:.4g} of [0, 1]).",
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robench.attack.base import check_count
 from robench.attack.classifier import Classifier
@@ -24,6 +24,7 @@ from robench.evaluation.jobs import Target, open_target
 from robench.store.runs import Store
 
 BATCH = 250
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,20 @@ class Subjects:
             for name, target in zip(names, self.targets, strict=True)
         ]
 
-    def asked(self) -> Iterator[tuple[str, Asked]]:
-        """Every model by its name, one after another."""
+    def each(self, ask: Callable[[str, Asked], T]) -> list[T]:
+        """What `ask` makes of every model and its name, one after another."""
+        found = []
         for name, target in zip(self.names, self.targets, strict=True):
             with asking(target, self.images, self.seed, self.device) as asked:
-                yield name, asked
+                found.append(ask(name, asked))
+        return found
 
 
-def open_subjects(store: Store, references: Sequence[str], wanted: Wanted) -> Subjects:
-    """The models, each once, and the images. Raises BadInput for what cannot be loaded, data that do not fit, and more
-    images than there are."""
+def open_subjects(store: Store, references: Sequence[str | nn.Module], wanted: Wanted) -> Subjects:
+    """The models, by references or handed over, each once, and the images.
+
+    Raises BadInput for what cannot be loaded, data that do not fit, and more images than there are.
+    """
     check_count("-n", wanted.count)
     if not references:
         raise BadInput(f"No model is named; known: {', '.join(store.model_names()) or 'none'}.")

@@ -29,8 +29,11 @@ SHADES = ("#c8c8c8", "#9a9a9a", "#e2e2e2", "#b0b0b0", "#868686", "#d4d4d4", "#a6
 
 @dataclass(frozen=True)
 class Surface:
-    """Around one image for one model: steps [p] in pixels along both directions; loss float64 and answered int64
-    [p, p], whose rows go along the random direction and columns along the gradient; flat: the gradient is zero."""
+    """Around one image for one model.
+
+    steps: [p] in pixels, of both directions. loss float64, answered int64, [p, p]: rows go along the random direction,
+    columns along the gradient. flat: the gradient is zero. flags: those of the model.
+    """
 
     model: str
     example: int
@@ -39,6 +42,7 @@ class Surface:
     loss: NDArray[np.float64]
     answered: NDArray[np.int64]
     flat: bool
+    flags: tuple[str, ...]
 
     def records(self) -> list[dict[str, Any]]:
         """A line of a csv file per point."""
@@ -65,17 +69,17 @@ def surfaces(subjects: Subjects, reach: str, points: int, *, clip: bool) -> Draw
     images, count = subjects.images, len(subjects.targets)
     require(len(images) * count <= MOST, "-n", len(images), f"at most {MOST // count} for {count} models on a picture")
     steps = np.linspace(-radius, radius, points)
-    found: list[Surface] = []
-    flags = []
-    for name, asked in subjects.asked():
-        found += _of(name, asked, steps, subjects.seed, clip)
-        flags += [f"{name}: {flag}" for flag in asked.flags]
+    found = [
+        one for mine in subjects.each(lambda name, asked: _of(name, asked, steps, subjects.seed, clip)) for one in mine
+    ]
+    flags = dict.fromkeys(f"{one.model}: {flag}" for one in found for flag in one.flags)
     flat = [f"{each.model} at image {each.example}" for each in found if each.flat]
     caption = (
         f"{', '.join(subjects.names)}; {images.told}; reach {reach}, {points} x {points} points, seed {subjects.seed}",
-        "Above: cross-entropy in nats. Below: the class of each point, white the label, a cross the image. x-axis: "
-        "pixels along the signed gradient of the model at the image (adversarial direction); y-axis: along a random "
-        f"vector of +1 and -1 orthogonal to it. {'Clipped to [0, 1].' if clip else 'Not clipped to [0, 1].'}",
+        "Above: cross-entropy in nats, to one scale for all models of an image. Below: the class of each point, white "
+        "the label, a cross the image. x-axis: pixels along the signed gradient of the model at the image (adversarial "
+        "direction); y-axis: along a random vector of +1 and -1 orthogonal to it. "
+        f"{'Clipped to [0, 1].' if clip else 'Not clipped to [0, 1].'}",
         *([f"The gradient is zero, so that the x-axis says nothing: {', '.join(flat)}."] if flat else []),
         *([f"Flags: {', '.join(flags)}."] if flags else []),
     )
@@ -113,28 +117,29 @@ def _of(name: str, asked: Asked, steps: NDArray[np.float64], seed: int, clip: bo
             rows.append(asked.losses(moved.clamp(0, 1) if clip else moved, y.expand(len(sizes))))
         loss = torch.stack([row[0] for row in rows]).numpy()
         answered = torch.stack([row[1] for row in rows]).numpy()
-        found.append(Surface(name, example, int(y), steps, loss, answered, not bool(first.any())))
+        found.append(Surface(name, example, int(y), steps, loss, answered, not bool(first.any()), asked.flags))
     return found
 
 
 def _paint(picture: Picture, found: Sequence[Surface], classes: Sequence[str], across: int, rows: int) -> None:
+    grid = picture.add_gridspec(2 * rows, across, height_ratios=[1.15, 1] * rows)
     for place, each in enumerate(found):
         row, column = divmod(place, across)
         same = [other for other in found if other.example == each.example]
         top = max(float(other.loss.max()) for other in same)
-        axes: Any = picture.add_subplot(2 * rows, across, 2 * row * across + column + 1, projection="3d")
+        axes: Any = picture.add_subplot(grid[2 * row, column], projection="3d")
         a, b = np.meshgrid(each.steps, each.steps)
         axes.plot_surface(a, b, each.loss, color="#e6e6e6", edgecolor="black", linewidth=0.25, rcount=25, ccount=25)
         axes.set_zlim(0, top or 1)
         axes.view_init(elev=24, azim=-122)
-        axes.set_box_aspect(None, zoom=0.88)
+        axes.set_box_aspect(None, zoom=1.05)
         axes.tick_params(labelsize=5, pad=-3)
         axes.set_xlabel("gradient", fontsize=6, labelpad=-8)
         axes.set_ylabel("random", fontsize=6, labelpad=-8)
+        axes.set_zlabel("nats", fontsize=6, labelpad=-8)
         axes.locator_params(nbins=4)
-        as_is(axes.set_title("", fontsize=8), each.model, f"image {each.example}: {classes[each.label]}")
-        below = picture.add_subplot(2 * rows, across, (2 * row + 1) * across + column + 1)
-        _regions(below, each, classes)
+        as_is(axes.set_title("", fontsize=8, y=0.97), each.model, f"image {each.example}: {classes[each.label]}")
+        _regions(picture.add_subplot(grid[2 * row + 1, column]), each, classes)
 
 
 def _regions(axes: Axes, each: Surface, classes: Sequence[str]) -> None:
@@ -149,10 +154,13 @@ def _regions(axes: Axes, each: Surface, classes: Sequence[str]) -> None:
     reach, half = float(each.steps[-1]), float(each.steps[1] - each.steps[0]) / 2
     edges = (-reach - half, reach + half, -reach - half, reach + half)
     axes.imshow(colours, origin="lower", extent=edges, interpolation="nearest")
+    from_cross = np.hypot(*np.meshgrid(each.steps, each.steps))
+    aside = from_cross > reach / 6
     for one in present:
         mask = each.answered == one
         if len(present) > 1:
             axes.contour(each.steps, each.steps, mask.astype(float), levels=[0.5], colors="black", linewidths=0.7)
+        mask &= aside  # no name upon the cross
         depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
         j, i = np.unravel_index(int(depth.argmax()), depth.shape)
         if mask.sum() >= mask.size / 200:

@@ -18,11 +18,11 @@ from robench import BadInput, ThreatModel
 from robench.cli.app import main
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
+from robench.figures import curves
+from robench.figures.curves import Curve, standing
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson
 from robench.store.runs import Store
-from robench.figures import curves
-from robench.figures.curves import Curve, standing
 
 
 def table() -> pd.DataFrame:

@@ -21,6 +21,8 @@ from rich.console import Console
 
 from robench.detector.measuring import Detection
 from robench.evaluation.summaries import Evaluated, Result
+from robench.figures import curves
+from robench.figures.curves import Curve
 from robench.regression.report import HEADERS, Checked
 from robench.regression.verdict import Line as Compared
 from robench.regression.verdict import Terms, Verdict
@@ -34,8 +36,6 @@ from robench.suites.provenance import Made
 from robench.suites.schema import Column, Order
 from robench.suites.suite import RowPlan, ScaledSuite
 from robench.suites.table import Entry, SuiteTable
-from robench.figures import curves
-from robench.figures.curves import Curve
 from robench.tables.leaderboard import Board, build
 from robench.tables.rendering import grid, write
 from robench.tables.report import Report, WorstCase, detection_table, findings_text, transfer_table, verified_table
