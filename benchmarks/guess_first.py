@@ -26,11 +26,11 @@ import pandas as pd
 
 import robench
 from robench.errors import RobenchError
+from robench.figures.curves import standing
 from robench.progress import say
 from robench.results.accuracy import Figure
 from robench.store.files import write_text
 from robench.store.runs import Store, runs_root
-from robench.figures.curves import standing
 
 QUICK_CW = {"steps": 200, "search_steps": 5, "lr": 0.05, "initial_c": 0.01}
 PAPER_CW = {"steps": 1000, "search_steps": 5, "lr": 0.005, "initial_c": 0.01}  # foolbox 2's defaults

@@ -31,13 +31,13 @@ def _count(default: int) -> typer.models.OptionInfo:
 
 
 def _opened(
-    models: list[str] | None, dataset: str | None, count: int, seed: int, device: str, runs: Path | None,
-    data: Path | None,
+    models: list[str] | None, dataset: str | None, count: int | None, usual: int, seed: int, device: str,
+    runs: Path | None, data: Path | None,
 ) -> Subjects:  # fmt: skip
     from robench.figures.subjects import Wanted, open_subjects
     from robench.store.runs import Store, runs_root
 
-    return open_subjects(Store(runs_root(runs)), models or [], Wanted(dataset, count, data, seed, device))
+    return open_subjects(Store(runs_root(runs)), models or [], Wanted(dataset, count, usual, data, seed, device))
 
 
 def surface(
@@ -51,7 +51,7 @@ def surface(
     unclipped: Annotated[
         bool, typer.Option("--unclipped", help="Leave pixels outside [0, 1], where no image is.")
     ] = False,
-    count: Annotated[int, _count(1)] = 1,
+    count: Annotated[int | None, _count(1)] = None,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -68,13 +68,13 @@ def surface(
     from robench.figures.surfaces import surfaces
 
     paths = places(out)
-    subjects = _opened(models, dataset, count, seed, device, runs, data)
+    subjects = _opened(models, dataset, count, 1, seed, device, runs, data)
     return finish("surface", surfaces(subjects, reach, points, clip=not unclipped), paths, as_json)
 
 
 def angles(
     models: Models = None,
-    count: Annotated[int, _count(1000)] = 1000,
+    count: Annotated[int | None, _count(1000)] = None,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -88,12 +88,12 @@ def angles(
     from robench.figures.gradients import angles as drawn
 
     paths = places(out)
-    return finish("angles", drawn(_opened(models, dataset, count, seed, device, runs, data)), paths, as_json)
+    return finish("angles", drawn(_opened(models, dataset, count, 1000, seed, device, runs, data)), paths, as_json)
 
 
 def gradients(
     models: Models = None,
-    count: Annotated[int, _count(8)] = 8,
+    count: Annotated[int | None, _count(8)] = None,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -110,12 +110,12 @@ def gradients(
     from robench.figures.gradients import pictures
 
     paths = places(out)
-    return finish("gradients", pictures(_opened(models, dataset, count, seed, device, runs, data)), paths, as_json)
+    return finish("gradients", pictures(_opened(models, dataset, count, 8, seed, device, runs, data)), paths, as_json)
 
 
 def ellipses(
     models: Models = None,
-    count: Annotated[int, _count(500)] = 500,
+    count: Annotated[int | None, _count(500)] = None,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -132,7 +132,7 @@ def ellipses(
     from robench.figures.drawing import places
 
     paths = places(out)
-    return finish("ellipses", drawn(_opened(models, dataset, count, seed, device, runs, data)), paths, as_json)
+    return finish("ellipses", drawn(_opened(models, dataset, count, 500, seed, device, runs, data)), paths, as_json)
 
 
 def codes(
@@ -140,7 +140,7 @@ def codes(
     method: Annotated[
         str, typer.Option("--method", help="pca, tsne, or auto: as it is of two dimensions, else pca.")
     ] = "auto",
-    count: Annotated[int, _count(1000)] = 1000,
+    count: Annotated[int | None, _count(1000)] = None,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -156,7 +156,7 @@ def codes(
     from robench.figures.drawing import places
 
     paths = places(out)
-    subjects = _opened(models, dataset, count, seed, device, runs, data)
+    subjects = _opened(models, dataset, count, 1000, seed, device, runs, data)
     return finish("codes", drawn(subjects, method), paths, as_json)  # type: ignore[arg-type]
 
 
@@ -166,7 +166,7 @@ def steps(
     eps: Annotated[str | None, typer.Option("--eps", help=f"Perturbation in pixels; {norms.default_eps()}.")] = None,
     norm: Annotated[str, typer.Option("--norm", help=f"{norms.any_of(norms.NORMS)}.")] = norms.DEFAULT,
     option: shared.Options = None,
-    count: Annotated[int, _count(100)] = 100,
+    count: Annotated[int | None, _count(100)] = None,
     dataset: Dataset = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
@@ -184,5 +184,5 @@ def steps(
     paths, options = places(out), parse_options(option or [])
     check_attacks([attack])
     threat = ThreatModel.of(norm, eps)
-    subjects = _opened(models, dataset, count, seed, device, runs, data)
+    subjects = _opened(models, dataset, count, 100, seed, device, runs, data)
     return finish("steps", drawn(subjects, attack, options, threat), paths, as_json)

@@ -25,6 +25,7 @@ PANELS = {
     ),
     "Detector": ("detector", "trained_on", "trained_option", "fpr", "detector_images", "adaptive"),
     "Training": ("recipe", "epochs", "backbone", "precision", "name"),
+    "Figure": ("which", "reach", "points", "unclipped", "method"),
     "Verdict": ("again", "alpha", "max_drop", "reuse"),
     "Where and how fast": (
         "executor", "workers", "cpus_per_task", "gpus_per_task", "address", "batch_size", "shard_size", "device",

@@ -55,7 +55,8 @@ def ellipses(subjects: Subjects) -> Drawing:
     caption = (
         f"{', '.join(subjects.names)}; {images.told}",
         f"The posterior p(z|x) of every image as the ellipse that holds {SHARE:.0%} of it: half axes {RADIUS:.3f} "
-        "sigma. Numbers: the median of each class's means, and a marker for every mean.",
+        "sigma. A marker for every mean; a number points at the "
+        "median of its class.",
     )
     return _drawing("Posteriors of two dimensions", caption, records, planes, subjects)
 
@@ -95,7 +96,7 @@ def codes(subjects: Subjects, method: Method = "auto") -> Drawing:
     caption = (
         f"{', '.join(subjects.names)}; {images.told}",
         *(f"{plane.model}: {plane.told}" for plane in planes),
-        "A marker per image, by its label; numbers: the median of each class.",
+        "A marker per image, by its label; a number points at the median of its class.",
     )
     return _drawing("Codes of images", caption, records, planes, subjects)
 
@@ -141,10 +142,7 @@ def _paint(picture: Picture, planes: Sequence[Plane], labels: NDArray[np.int64],
     for axes, plane in zip(grid, planes, strict=True):
         handles = [_class(axes, plane, labels == label, int(label)) for label in present]
         for label in present:
-            middle = np.median(plane.points[labels == label], axis=0)
-            box = {"facecolor": "white", "edgecolor": "black", "pad": 1.2, "linewidth": 0.5}
-            text = axes.text(*middle, "", fontsize=9, ha="center", va="center", weight="bold", clip_on=True, bbox=box)
-            as_is(text, str(label))
+            _name(axes, np.median(plane.points[labels == label], axis=0), int(label))
         axes.autoscale_view()
         axes.set_xlabel(plane.axes[0])
         axes.set_ylabel(plane.axes[1])
@@ -152,6 +150,18 @@ def _paint(picture: Picture, planes: Sequence[Plane], labels: NDArray[np.int64],
     if len(present) <= NAMED:
         said = [names[label] if names[label] == str(label) else f"{label} {names[label]}" for label in present]
         legend(grid[-1], handles, said, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def _name(axes: Axes, middle: NDArray[np.float64], label: int) -> None:
+    """The number of a class beside the middle of its images, for each in a direction of its own."""
+    turn = math.radians(36 * label + 18)
+    text = axes.annotate(
+        "", xy=(float(middle[0]), float(middle[1])), xytext=(17 * math.cos(turn), 17 * math.sin(turn)),
+        textcoords="offset points", fontsize=9, ha="center", va="center", weight="bold",
+        bbox={"facecolor": "white", "edgecolor": "black", "pad": 1.2, "linewidth": 0.5},
+        arrowprops={"arrowstyle": "-", "linewidth": 0.7},
+    )  # fmt: skip
+    as_is(text, str(label))
 
 
 def _class(axes: Axes, plane: Plane, mine: NDArray[np.bool_], label: int) -> Any:

@@ -14,7 +14,8 @@ import pandas as pd
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
-from robench.figures.drawing import as_is, empty, legend, places, save, style
+from robench.figures import drawing
+from robench.figures.drawing import Drawing, legend, places, save, style
 from robench.norms import parse_norm
 from robench.progress import say
 from robench.results.accuracy import Figure, Measure
@@ -219,14 +220,22 @@ def csv_text(curves: Sequence[Curve], points: Sequence[Fraction]) -> str:
 
 def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     """Every curve as steps, a dot at its evaluation's eps, with 95% Wilson intervals at `points`."""
-    picture = empty(7, 4.5)
+    caption = (
+        *(f"{c.title} ({c.threat.norm}); {c.dataset}, n = {len(c.rows):,}; evaluation {c.evaluation}" for c in curves),
+        "An image is broken from the distance of its adversarial image on: below its own eps, of an attack that does "
+        "not look for the nearest image, an upper bound. Dots: its own eps. Bars: 95% Wilson intervals.",
+    )
+    return drawing.draw(Drawing(_axis(curves), caption, [], (7, 4.2), lambda picture: _paint(picture, curves, points)))
+
+
+def _paint(picture: Picture, curves: Sequence[Curve], points: Sequence[Fraction]) -> None:
     axes = picture.add_subplot()
     lines = []
     for place, curve in enumerate(curves):
         eps, accuracy = curve.steps()
         (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=curve.title, **style(place))
         lines.append(line)
-        axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4)
+        axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4, clip_on=False)
         found = [(float(point), curve.at(float(point))) for point in points]
         marks = [(e, 100 * f.value, [100 * end for end in f.interval]) for e, f in found if f]
         bars = [[max(y - ends[0], 0.0) for _, y, ends in marks], [max(ends[1] - y, 0.0) for _, y, ends in marks]]
@@ -237,10 +246,8 @@ def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps ({curves[0].threat.norm}, pixels of [0, 1])")
     axes.set_ylabel("accuracy (%)")
-    as_is(axes.set_title("", loc="left", fontsize=10), _axis(curves))
     legend(axes, lines, [curve.title for curve in curves])
     axes.grid(alpha=0.3)
-    return picture
 
 
 def _axis(curves: Sequence[Curve]) -> str:

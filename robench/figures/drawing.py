@@ -26,7 +26,7 @@ ENDINGS = (*PICTURES, ".csv")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oo", "**")
-COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f")
+COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f", "#e69f00", "#56b4e9", "#8b4513", "#808000")
 GREYS = ("#ffffff", "#bdbdbd", "#8c8c8c", "#d9d9d9", "#737373", "#f0f0f0")
 # letters of a caption on an inch, inches for a line of it, and inches around what is drawn
 LETTERS, LINE, AROUND = 16, 0.15, 0.45

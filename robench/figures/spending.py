@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robench import registry
 from robench.attack.waves import waves
 from robench.errors import BadInput
-from robench.figures.drawing import MARKERS, Drawing, legend, numbers, style
+from robench.figures.drawing import MARKERS, Drawing, legend, numbers, style, whole_ticks
 from robench.figures.stored import Stored, stored
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import correct, succeeded
@@ -152,6 +152,8 @@ def _draw(axes: Axes, lines: Sequence[Line], name: str, *, logarithmic: bool = F
                           markerfacecolor=how["color"] if exact else "white")  # fmt: skip
     if logarithmic:
         axes.set_xscale("symlog", linthresh=1)
+    else:
+        whole_ticks(axes.xaxis)
     axes.set_xlim(0)
     axes.set_ylim(0, 102)
     axes.set_xlabel(name)

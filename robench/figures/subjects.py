@@ -54,10 +54,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What figures of models are asked for: data (None: the first model's own), how many images, seed and device."""
+    """What figures of models are asked for: data (None: the first model's own), how many images (None: the `usual`
+    number, or all if there are fewer), seed and device."""
 
     dataset: str | None = None
-    count: int = 8
+    count: int | None = None
+    usual: int = 8
     data: Path | None = None
     seed: int = 0
     device: str = "auto"
@@ -95,7 +97,8 @@ def open_subjects(store: Store, references: Sequence[str | nn.Module], wanted: W
 
     Raises BadInput for what cannot be loaded, data that do not fit, and more images than there are.
     """
-    check_count("-n", wanted.count)
+    if wanted.count is not None:
+        check_count("-n", wanted.count)
     if not references:
         raise BadInput(f"No model is named; known: {', '.join(store.model_names()) or 'none'}.")
     device, names = choose_device(wanted.device), dict.fromkeys(references)
@@ -104,11 +107,12 @@ def open_subjects(store: Store, references: Sequence[str | nn.Module], wanted: W
         data = wanted.dataset or (targets[0].dataset.name if targets else None)
         targets.append(open_target(name, store, data, wanted.data))
     dataset = targets[0].dataset
-    way = dataset.way(wanted.count)
+    count = min(wanted.usual, len(dataset.test)) if wanted.count is None else wanted.count
+    way = dataset.way(count)
     split = dataset.drawn(way)
-    if wanted.count > len(split):
-        raise BadInput(f"-n is {wanted.count}, but {dataset.name} has {len(split):,} test images; give at most that.")
-    part = slice(0, wanted.count)
+    if count > len(split):
+        raise BadInput(f"-n is {count}, but {dataset.name} has {len(split):,} test images; give at most that.")
+    part = slice(0, count)
     classes = tuple(dataset.names or map(str, range(dataset.classes)))
     drawn = f", {way} draw" if way else ""
     images = Images(split.pixels(part), split.labels[part], split.ids[part], dataset.name, classes, drawn)
