@@ -37,9 +37,11 @@ class Traced(BatchModel):
         super().__init__(classifier, examples)
         self.trace: list[Tensor] = []
 
-    def gradient(self, x: Tensor, objective: Objective, *, rough: bool = False) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, x: Tensor, objective: Objective, *, rough: bool = False, hinged: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """As the model's own."""
-        logits, grad = super().gradient(x, objective, rough=rough)
+        logits, grad = super().gradient(x, objective, rough=rough, hinged=hinged)
         self.trace.append(logits.cpu())
         return logits, grad
 
