@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from robench.attack.base import check_count
 from robench.data.dataset import open_dataset
-from robench.errors import BadInput
+from robench.errors import BadInput, require
 from robench.evaluation.attacks import label_of
 from robench.figures.drawing import Drawing, as_is, numbers
 from robench.norms import NORMS
@@ -98,11 +98,12 @@ def examples(store: Store, name: str, count: int, which: Which, data: Path | Non
     Raises BadInput where no image is such a one, and where the data are not those that were attacked.
     """
     check_count("-n", count)
+    require(count <= MOST, "-n", count, f"at most {MOST} images on a sheet")
     (one,) = stored(store, [name])
     rows = one.rows
     won = succeeded(rows)
     chosen = {"broken": won, "standing": correct(rows) & ~won, "all": np.ones(len(rows), dtype=bool)}[which]
-    places = np.flatnonzero(chosen)[: min(count, MOST)]
+    places = np.flatnonzero(chosen)[:count]
     if not len(places):
         raise BadInput(
             f"The evaluation {one.folder.job_id} has no image that is {which}; give --which standing or --which all."

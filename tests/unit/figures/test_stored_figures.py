@@ -173,6 +173,8 @@ def test_what_cannot_be_drawn_is_refused(store: Store) -> None:
         spending.restarts(store, [rate])
     with pytest.raises(BadInput, match="-n is 0"):
         stored.examples(store, plain, 0, "all", None)
+    with pytest.raises(BadInput, match="at most 64 images"):
+        stored.examples(store, plain, 65, "all", None)
     assert classes.confusion(store, rate).records
     (tensors,) = store.evaluation(plain).path.glob("*.safetensors")
     tensors.unlink()
