@@ -133,6 +133,42 @@ def _lenet5(data: DataInfo) -> ConvNet:
     return ConvNet(data, convolutions, [16 * rows * columns, 120, 84])
 
 
+# Output channels of VGG-19's 3x3 convolutions, 0 for a halving by max pooling (Simonyan & Zisserman, 2015).
+VGG19 = (64, 64, 0, 128, 128, 0, *(256,) * 4, 0, *(512,) * 4, 0, *(512,) * 4, 0)
+
+
+def _vgg19_bn(data: DataInfo, _depth: int) -> ConvNet:
+    """VGG-19's 16 convolutions with batch norm (Li et al., 2021, supplement Table 7), without ImageNet's three layers
+    of 4096: on 32x32 pixels 512 features are left. Weights start from N(0, 2 / (k^2 out_channels)), biases at zero."""
+    layers: list[nn.Module] = []
+    before = data.channels
+    for after in VGG19:
+        if not after:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        layers += [_he(nn.Conv2d(before, after, 3, padding=1)), *_activation(after)]
+        before = after
+    return ConvNet(data, layers, [before * (data.height // 32) * (data.width // 32)])
+
+
+def _he(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _er_cnn(data: DataInfo) -> ConvNet:
+    """The ER-Classifier paper's baseline on MNIST without its class head: 4 convolutions and 4 fully connected layers
+    (Li et al., 2021, supplement Table 7). The convolutions are those of its encoder, 28 -> 14 -> 7 -> 3 -> 1, without
+    batch norm, which the table names on other data alone; the widths of the other layers, 500, 500 and 256, are ours."""
+    channels = (data.channels, 128, 256, 512, 1024)
+    convolutions: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        convolutions += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+    return ConvNet(data, convolutions, [1024 * (data.height // 16) * (data.width // 16), 500, 500, 256])
+
+
 class PadShortcut(nn.Module):
     """Option A of He et al. (2016): every stride-th pixel, and zeros for the channels that are new; no parameters."""
 
@@ -265,6 +301,8 @@ _BACKBONES: list[tuple[str, str, int, Callable[..., Backbone]]] = [
     ("cnn", r"cnn", 8, _guess_first_cnn),
     ("cnn-A-B-...", r"cnn(-[1-9]\d{0,9})+", 8, _guess_first_cnn),
     ("lenet5", r"lenet5", 28, _lenet5),
+    ("er-cnn", r"er-cnn", 16, _er_cnn),
+    ("vgg-19-bn", r"vgg-19-bn", 32, _vgg19_bn),
     ("resnet-34", r"resnet-34", 32, _resnet34),
     ("resnet-N", r"resnet-[1-9]\d{0,9}", 8, _resnet),
     ("wrn-D-K", r"wrn-[1-9]\d{0,9}-[1-9]\d{0,9}", 8, _wrn),

@@ -38,6 +38,10 @@ CASES = [
     ("cnn-40-24", DIGITS, 24),
     ("lenet5", MNIST, 84),
     ("lenet5", CIFAR, 84),
+    ("er-cnn", MNIST, 256),
+    ("er-cnn", info(1, 33, 17), 256),
+    ("vgg-19-bn", CIFAR, 512),
+    ("vgg-19-bn", info(3, 64, 33), 1024),
     ("lenet5", info(1, 31, 45), 84),
     ("resnet-8", DIGITS, 64),
     ("resnet-20", CIFAR, 64),
@@ -92,6 +96,23 @@ def test_parameter_counts_are_the_published_ones(name, millions, tolerance):
 
 def test_resnet34_has_the_published_size():
     assert parameters("resnet-34", info(3, 224, family="imagenet")) / 1e6 == pytest.approx(21.28, abs=0.02)
+
+
+def test_vgg19_has_the_published_convolutions():
+    """ImageNet's VGG-19 has 143.67 million parameters, 123.64 of them in its three fully connected layers."""
+    norms = 2 * 2 * (64 + 128 + 2 * 256 + 4 * 512)
+    assert (parameters("vgg-19-bn", CIFAR) - norms) / 1e6 == pytest.approx(143.667 - 123.643, abs=0.001)
+    with torch.device("meta"):
+        made = [type(m) for m in build_backbone("vgg-19-bn", CIFAR).modules()]
+    assert [made.count(kind) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d)] == [16, 16, 5]
+
+
+def test_er_cnn_is_four_convolutions_and_four_fully_connected_layers():
+    with torch.device("meta"):
+        made = [*build_backbone("er-cnn", MNIST).modules(), nn.Linear(256, 10)]
+    assert [m.out_channels for m in made if isinstance(m, nn.Conv2d)] == [128, 256, 512, 1024]
+    assert [m.out_features for m in made if isinstance(m, nn.Linear)] == [500, 500, 256, 10]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in made)
 
 
 def test_lenet5_has_the_classic_size():
