@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from robench import Recipe, Recipes
-from robench_defenses.recipes import QUICK_CIFAR, QUICK_DIGITS
+from robench_defenses.recipes import QUICK_CIFAR, QUICK_DIGITS, QUICK_SVHN
 
 AUTHORS = "Li et al. (2021) and their code, github.com/liyao880/ER-Classifier"
 EXCEPT = "; gradients zeroed per step, and batch norm and dropout in train mode in every epoch"
@@ -40,7 +40,7 @@ RECIPES: Recipes = {
     "fashion-mnist": {"paper": MNIST, "quick": QUICK_MNIST},
     "cifar10": {"paper": CIFAR10, "quick": QUICK_COLOUR},
     "cifar100": {"quick": QUICK_COLOUR},
-    "svhn": {"quick": QUICK_COLOUR},
+    "svhn": {"quick": replace(QUICK_COLOUR, augment=QUICK_SVHN.augment)},
     "stl10": {"paper": STL10, "quick": QUICK_COLOUR},
     "imagenet": {"quick": QUICK_COLOUR, "paper-tiny": TINY},
     "other": {"quick": Recipe(epochs=10, lr=1e-3, options=EQUAL_RATES)},
@@ -50,7 +50,7 @@ RECIPES: Recipes = {
 ADVERSARIAL: Recipes = {
     family: {
         name: replace(recipe, epochs=20)
-        if name == "paper"
+        if name.startswith("paper")
         else replace(
             recipe.with_options(steps=7 if "mnist" in family else 5, ramp=0.5),
             source=recipe.source + "; attack's steps and ramp ours",
