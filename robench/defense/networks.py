@@ -161,7 +161,7 @@ def _he(layer: nn.Conv2d) -> nn.Conv2d:
 def _er_cnn(data: DataInfo) -> ConvNet:
     """The ER-Classifier paper's baseline on MNIST without its class head: 4 convolutions and 4 fully connected layers
     (Li et al., 2021, supplement Table 7). The convolutions are those of its encoder, 28 -> 14 -> 7 -> 3 -> 1, without
-    batch norm, which the table names on other data alone; the widths of the other layers, 500, 500 and 256, are ours."""
+    batch norm, which the table names on other data alone; widths of 500, 500 and 256 between the others are ours."""
     channels = (data.channels, 128, 256, 512, 1024)
     convolutions: list[nn.Module] = []
     for before, after in pairwise(channels):
