@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DEV_READY = $(VENV)/.dev-ready
 
-.PHONY: help setup quickstart test smoke unit fuzz lint digests clean
+.PHONY: help setup quickstart test smoke unit fuzz lint digests vendor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -43,6 +43,9 @@ lint: $(DEV_READY)  ## check style, types and the layering of imports
 # SAME="module:Class ..." names those whose code was changed and whose figures were not
 digests: $(DEV_READY)  ## record what the code of the plugins says, each under its version
 	$(BIN)/python -m robench.testing.digests robench_attacks robench_defenses $(addprefix --same ,$(SAME))
+
+vendor: $(DEV_READY)  ## fetch the parts of the page from npm, as robench/page/vendor/pins.toml has them
+	$(BIN)/python -m robench.page.vendored
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

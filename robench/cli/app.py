@@ -33,6 +33,7 @@ from robench.cli import (
     test_plugin,
     train,
     verify,
+    view,
 )
 from robench.cli.panels import Command
 from robench.errors import RobenchError, crash
@@ -64,6 +65,7 @@ SLOW = (
     "export",
     "import",
     "compare",
+    "view",
 )
 
 
@@ -98,6 +100,7 @@ app.command("reproduce", cls=Command)(reproduce.reproduce)
 app.command("diagnose", cls=Command)(diagnose.diagnose)
 app.command("advise", cls=Command)(advise.advise)
 app.command("leaderboard", cls=Command)(leaderboard.leaderboard)
+app.command("view", cls=Command)(view.view)
 app.command("verify", cls=Command)(verify.verify)
 app.command("baseline", cls=Command)(baseline.baseline)
 app.command("check", cls=Command)(check.check)

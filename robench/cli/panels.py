@@ -33,7 +33,7 @@ PANELS = {
     "What is kept and printed": (
         "runs", "to", "out", "uint8", "force", "stored", "fresh", "dry_run", "as_json", "probes", "log_to", "config",
         "save_config", "trust", "junit",
-        "markdown",
+        "markdown", "claims", "open_", "page",
     ),
 }  # fmt: skip
 HEADING = {name: heading for heading, names in PANELS.items() for name in names}
@@ -65,6 +65,10 @@ EXAMPLES = {
     "leaderboard": (
         ("everything", "robench leaderboard --out tables"),
         ("without what was only tried", "robench leaderboard --dataset mnist --norm linf --least 1000"),
+    ),
+    "view": (
+        ("a page of everything", "robench view --open"),
+        ("of another runs folder, to be sent along", "robench view /data/runs --out page"),
     ),
     "verify": (
         ("everything that is stored", "robench verify"),

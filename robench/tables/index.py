@@ -32,9 +32,12 @@ class Entry:
         return cls(name, board.title, len(board.rows), first.model if first else "", first.worst.text if first else "")
 
 
-def write_index(boards: Sequence[Board], folder: Path) -> list[Path]:
-    """Write index.md and index.html beside the leaderboards; returns their paths. Raises DiskError."""
+def write_index(boards: Sequence[Board], folder: Path, page: str = "") -> list[Path]:
+    """Write index.md and index.html beside the leaderboards; returns their paths. Raises DiskError.
+
+    page: the file's name of the page that is written beside them, "" for none.
+    """
     entries = sorted(map(Entry.of, boards), key=lambda entry: entry.title)
     for kind in KINDS:
-        write_text(folder / f"index.{kind}", render(f"index.{kind}.j2", entries=entries))
+        write_text(folder / f"index.{kind}", render(f"index.{kind}.j2", entries=entries, page=page))
     return [folder / f"index.{kind}" for kind in KINDS]

@@ -7,6 +7,7 @@ text stays on one line, can be encoded, and moves no cursor. Text that can be pr
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -99,6 +100,20 @@ def latex_comment(text: object) -> str:
 def html(text: object) -> str:
     """Text in an element or between the quotes of an attribute."""
     return escape(visible(text), quote=True)
+
+
+def script_json(value: object) -> str:
+    """JSON for a script element of a page: every string `visible`, and nothing in it that could end the element."""
+    text = json.dumps(_visible_in(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _visible_in(value: object) -> object:
+    if isinstance(value, dict):
+        return {visible(key): _visible_in(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible_in(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else visible(value)
 
 
 def file_name(text: str) -> str:

@@ -96,9 +96,21 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
 
     Kept in the store as JSON, with what it was made from, and read from there as long as that is the same.
     """
+    path, kept, new = _findings(store, name, folder)
+    if new:
+        write_sealed(path, kept)
+    return _named(kept, name, folder)
+
+
+def findings(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
+    """The same, with nothing written: for who only looks at a store."""
+    return _named(_findings(store, name, folder)[1], name, folder)
+
+
+def _findings(store: Store, name: str, folder: EvaluationFolder) -> tuple[Path, dict[str, Any], bool]:
+    """Where findings are kept, what is or would be kept there, and whether that is new."""
     spec = folder.spec
     same = (spec["model_digest"], spec["data_digest"], spec["norm"], spec["count"])
-    whose = {"model": name, "model_digest": spec["model_digest"]}
     source = {
         "gates": GATES_SOURCE,
         "results": {f.job_id: digest(r.to_json()) for f in _folders(store, *same) if (r := f.result)},
@@ -108,9 +120,15 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
         kept = read_sealed(path, DiagnosticsRecord).value
     except Damaged:
         kept = {}
-    if kept.get("source") != source:
-        runs = collect(store, *same)
-        findings = [replace(finding, **whose).to_json() for finding in diagnose(runs)]
-        kept = {"model": name, "runs": [run.at for run in runs], "findings": findings, "source": source}
-        write_sealed(path, kept)
-    return [Finding(**{**finding, **whose}) for finding in kept["findings"]]  # the name may be a new one
+    if kept.get("source") == source:
+        return path, kept, False
+    runs = collect(store, *same)
+    whose = {"model": name, "model_digest": spec["model_digest"]}
+    told = [replace(finding, **whose).to_json() for finding in diagnose(runs)]
+    return path, {"model": name, "runs": [run.at for run in runs], "findings": told, "source": source}, True
+
+
+def _named(kept: Mapping[str, Any], name: str, folder: EvaluationFolder) -> list[Finding]:
+    """Findings by the name that the model has now."""
+    whose = {"model": name, "model_digest": folder.spec["model_digest"]}
+    return [Finding(**{**finding, **whose}) for finding in kept["findings"]]

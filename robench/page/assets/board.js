@@ -1,0 +1,83 @@
+// A board: its answer in a sentence, its table, and two of its models compared.
+
+// the most robust model whose figure counts, and the next one
+function leaders(board) {
+  return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged).slice(0, 2);
+}
+
+function lead(board) {
+  const [first, second] = leaders(board);
+  const pair = first && second ? pairOf(board, board.rows.indexOf(first), board.rows.indexOf(second)) : null;
+  return { first, second, paired: pair && pair.shared.length ? pair.paired[1] : null };
+}
+
+function answer(board) {
+  const { first, second, paired } = lead(board);
+  if (!first) return el("p", { class: "answer" }, "No model has a worst case here.");
+  const cell = first.cells[1];
+  const told = [`Most robust: `, el("b", null, first.model), `, right on ${percent(cell.value)} % [${percent(cell.interval[0])}, `,
+    `${percent(cell.interval[1])}] of ${whole(cell.n)} images in the worst case`, cell.note, ". "];
+  if (paired) told.push(verdict(paired, first.model, second.model));
+  else if (second) told.push(`Next is ${second.model}, which shares no attack with it.`);
+  if (cell.flags.length) told.push(el("b", null, ` Flagged: ${cell.flags.join(", ")}; open the line for what to do.`));
+  return el("p", { class: "answer" }, told);
+}
+
+function columnsOf(contents, board) {
+  const defense = (row) => (contents.models[row.digest] || {}).defense || "";
+  const shown = (i) => ({
+    id: `c${i}`, title: `${board.columns[i].name}${i ? "" : " accuracy"} %`, figure: true, descending: !board.columns[i].lower,
+    value: (row) => row.cells[i].value, show: (row) => figure(row.cells[i]), hidden: i > 5,
+    name: board.columns[i].access ? `${board.columns[i].access}${board.columns[i].lower ? ", lower is better" : ""}` : null,
+  });
+  const attacks = board.columns.map((_, i) => i).slice(2).map(shown);
+  return [
+    { id: "pick", title: "compare", unseen: true, sorts: false, class: "pick", value: () => "" },
+    { id: "model", title: "model", opens: true, value: (row) => row.model },
+    { ...shown(1), class: "worst", filter: (row, id, least) => row.getValue(id) >= least / 100 },
+    shown(0), ...attacks,
+    { id: "defense", title: "defense", value: defense, show: defense },
+    { id: "strongest", title: "strongest attack", value: (row) => row.strongest, show: (row) => row.strongest, hidden: attacks.length < 2 },
+    { id: "flagged", title: "flags", value: (row) => (isFlagged(row) ? "flagged" : "none"), show: (row) => (isFlagged(row) ? "flagged" : "none"), hidden: true },
+  ];
+}
+
+function isFlagged(row) {
+  return row.cells.some((cell) => cell.flags.length > 0);
+}
+
+function columnChoice(of, columns) {
+  const named = columns.filter((column) => column.id !== "pick" && !column.opens);
+  const boxes = named.map((column) => {
+    const mark = el("input", { type: "checkbox", change: () => of.table.getColumn(column.id).toggleVisibility(mark.checked) });
+    mark.checked = !column.hidden;
+    return el("label", null, mark, column.title);
+  });
+  return el("details", { class: "control columns" }, el("summary", null, "columns"), el("div", { class: "boxes" }, boxes));
+}
+
+function leastControl(of) {
+  const id = fresh("least");
+  const field = el("input", { type: "number", id, min: 0, max: 100, step: 1,
+    input: () => of.table.getColumn("c1").setFilterValue(field.value === "" ? undefined : Number(field.value)) });
+  return el("span", { class: "control" }, el("label", { for: id }, "worst case at least %"), field);
+}
+
+function boardSection(contents, board) {
+  const columns = columnsOf(contents, board);
+  const beside = el("div", { class: "comparison", "aria-live": "polite" },
+    board.rows.length > 1 ? el("p", { class: "hint" }, "Tick two models to compare them image by image.") : null);
+  const words = (row) => [row.model, ...Object.values((contents.models[row.digest] || { facts: {} }).facts)].join(" ");
+  const of = grid({
+    caption: board.title, columns, rows: board.rows, text: words, name: (row) => row.model,
+    open: (row) => details(contents, board, row),
+    pick: { most: 2, changed: (rows) => beside.replaceChildren(...[rows.length === 2 ? comparison(board, ...rows)
+      : el("p", { class: "hint" }, rows.length ? `${rows[0].model}: tick another model to compare.` : "Tick two models to compare them image by image.")].flat(Infinity).filter(Boolean)) },
+  });
+  const defenses = [...new Set(board.rows.map((row) => (contents.models[row.digest] || {}).defense).filter(Boolean))].sort();
+  return el("section", { class: "board", id: `board-${board.name}`, tabindex: -1 },
+    el("h2", null, board.title), answer(board),
+    el("div", { class: "controls" }, search(of, "Find"), defenses.length > 1 ? choice(of, "defense", "defense", defenses) : null,
+      leastControl(of), choice(of, "flagged", "flags", ["none", "flagged"]), columnChoice(of, columns)),
+    of.told, of.node, el("p", { class: "hint" }, board.note), beside);
+}

@@ -1,0 +1,52 @@
+// Figures: percent with an interval, as text and as a bar.
+
+function percent(share) {
+  return (100 * share).toFixed(1);
+}
+
+function points(share) {
+  return `${share < 0 ? "\u2212" : "+"}${Math.abs(100 * share).toFixed(1)}`;
+}
+
+function probability(p) {
+  return p < 0.0001 ? "p < 0.0001" : `p = ${p < 0.001 ? p.toFixed(4) : p < 0.1 ? p.toFixed(3) : p.toFixed(2)}`;
+}
+
+// a value as a bar from `base`, on an axis from `from` to `to`, with its interval across the end
+function bar(value, low, high, [from, base, to], words) {
+  const at = (share) => 100 * Math.min(1, Math.max(0, (share - from) / (to - from)));
+  const [left, right] = [Math.min(at(base), at(value)), Math.max(at(base), at(value))];
+  const upright = (x, y1, y2, name) => svg("line", { class: name, x1: x, x2: x, y1, y2 });
+  return svg("svg", { class: "bar", viewBox: "0 0 100 12", preserveAspectRatio: "none", role: "img", "aria-label": words },
+    svg("rect", { class: "axis", x: 0, width: 100, y: 2, height: 8 }),
+    svg("rect", { class: "value", x: left, width: right - left, y: 2, height: 8 }), upright(at(base), 0, 12, "base"),
+    svg("line", { class: "ends", x1: at(low), x2: at(high), y1: 6, y2: 6 }), upright(at(low), 2.5, 9.5, "ends"), upright(at(high), 2.5, 9.5, "ends"));
+}
+
+// a board's cell: the figure, its interval and what is to be known of it
+function figure(cell) {
+  if (cell.value === null) return el("span", { class: "none" }, cell.text);
+  const [low, high] = cell.interval;
+  const flagged = cell.flags.length > 0;
+  return el("span", { class: "figure" },
+    el("span", { class: "value" }, percent(cell.value),
+      flagged ? el("abbr", { class: "flag", title: cell.flags.join(", ") }, "*") : null),
+    el("span", { class: "ends" }, `${percent(low)}\u2013${percent(high)}`),
+    bar(cell.value, low, high, [0, 0, 1], `95% interval from ${percent(low)} to ${percent(high)}`),
+    cell.note ? el("span", { class: "note" }, cell.note.trim()) : null);
+}
+
+// how far differences reach, for an axis that they share
+function reach(pairings) {
+  const most = Math.max(0.01, ...pairings.flatMap((paired) => paired.interval.map(Math.abs)));
+  return Math.min(1, Math.ceil(20 * most) / 20);
+}
+
+// how two models differ in one question of a pairing, on an axis that goes `far` both ways
+function difference(paired, far) {
+  const [low, high] = paired.interval;
+  const words = `${points(paired.difference)} points, 95% interval from ${points(low)} to ${points(high)}`;
+  return el("span", { class: "figure" },
+    el("span", { class: "value" }, points(paired.difference)),
+    el("span", { class: "ends" }, `${points(low)} to ${points(high)}`), bar(paired.difference, low, high, [-far, 0, far], words));
+}

@@ -1,0 +1,72 @@
+// The page: what was measured at a glance, the boards, the claims.
+
+function overview(contents) {
+  const { boards } = contents;
+  const leading = new Map(boards.map((board) => [board, lead(board)]));
+  const worst = (board) => leading.get(board).first?.cells[1];
+  const text = (id, title, value, more) => ({ id, title, value, show: value, ...more });
+  const far = reach([...leading.values()].map((each) => each.paired).filter(Boolean));
+  const sure = (board) => {
+    const { second, paired } = leading.get(board);
+    if (!paired) return second ? "shares no attack with the next" : "alone";
+    return el("span", null, difference(paired, far), el("span", { class: "note" }, `over ${second.model}, ${probability(paired.p)}`));
+  };
+  const of = grid({
+    caption: "Boards", rows: boards, name: (board) => board.title, text: (board) => [board.title, ...board.rows.map((row) => row.model)].join(" "),
+    columns: [
+      text("dataset", "data", (board) => board.dataset, { show: (board) => el("a", { href: `#board-${board.name}` }, board.dataset) }),
+      text("norm", "norm", (board) => board.norm),
+      text("eps", "eps", (board) => board.radius, { show: (board) => el("a", { href: `#board-${board.name}` }, board.eps), figure: true }),
+      text("top", "most robust", (board) => leading.get(board).first?.model ?? "", { class: "top" }),
+      { id: "worst", title: "worst case %", figure: true, descending: true, value: (board) => worst(board)?.value, show: (board) => (worst(board) ? figure(worst(board)) : "") },
+      { id: "lead", title: "ahead of the next by, points", figure: true, descending: true, value: (board) => leading.get(board).paired?.difference, show: sure },
+      text("count", "images", (board) => board.count, { show: (board) => whole(board.count), figure: true, descending: true }),
+      text("models", "models", (board) => board.rows.length, { figure: true, descending: true }),
+    ],
+  });
+  const some = (name) => [...new Set(boards.map((board) => board[name]))];
+  return el("section", { class: "board", id: "boards", tabindex: -1 }, el("h2", null, "Which model is most robust, and how sure is that"),
+    el("div", { class: "controls" }, search(of, "Find"), some("dataset").length > 1 ? choice(of, "dataset", "data", some("dataset")) : null,
+      some("norm").length > 1 ? choice(of, "norm", "norm", some("norm")) : null),
+    of.told, of.node,
+    el("p", { class: "hint" }, "A line per board: the same images, norm and eps for all its models. Worst case: image by image over the white-box attacks, ",
+      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. * flags fired: open the model's line."));
+}
+
+function themeButton() {
+  const root = document.documentElement;
+  const stored = (value) => { try { if (value) window.localStorage.setItem("robench-theme", value); return window.localStorage.getItem("robench-theme"); } catch { return null; } };
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches);
+  const button = el("button", { type: "button", id: "theme", click: () => set(dark() ? "light" : "dark") });
+  function set(theme) {
+    root.dataset.theme = theme;
+    stored(theme);
+    tell();
+  }
+  function tell() {
+    button.textContent = dark() ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Switch to ${dark() ? "light" : "dark"} colours`);
+    redrawn();
+  }
+  const kept = stored();
+  if (kept === "dark" || kept === "light") root.dataset.theme = kept;
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tell);
+  let before = null;
+  window.addEventListener("beforeprint", () => { before = root.dataset.theme; root.dataset.theme = "light"; redrawn(); });
+  window.addEventListener("afterprint", () => { if (before) root.dataset.theme = before; else delete root.dataset.theme; redrawn(); });
+  tell();
+  return button;
+}
+
+function start() {
+  const contents = JSON.parse(document.getElementById("contents").textContent);
+  const link = (id, title) => el("a", { href: `#${id}` }, title);
+  document.getElementById("top").append(el("h1", null, "robench"),
+    el("nav", { "aria-label": "Parts of the page" }, link("boards", plural(contents.boards.length, "board")), link("claims", "claims")), themeButton());
+  document.getElementById("main").append(overview(contents), ...contents.boards.map((board) => boardSection(contents, board)), claimsSection(contents));
+  document.getElementById("end").append(el("p", null, `Written by robench ${contents.version}. This page reaches no network. Tables by @tanstack/table-core, curves by uPlot, `
+    + "both under the MIT licence, which stands in the page's source."));
+  if (window.location.hash.length > 1) document.getElementById(decodeURIComponent(window.location.hash.slice(1)))?.scrollIntoView();
+}
+
+start();

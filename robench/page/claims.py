@@ -1,0 +1,51 @@
+"""What papers print beside what was measured here, from the table of claims, where there is one."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from robench.errors import BadInput, shown
+
+NAME = "claims.csv"
+COLUMNS = ("claim", "suite", "printed", "ours", "low", "high", "verdict", "command", "commit", "hours")
+VERDICTS = ("reproduced", "not reproduced", "untested")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One cell or order that a paper prints; texts as the table has them, "" for what it does not say."""
+
+    claim: str
+    suite: str
+    printed: str
+    ours: str
+    low: str
+    high: str
+    verdict: str
+    command: str
+    commit: str
+    hours: str
+
+
+def read(path: Path) -> list[Claim]:
+    """The claims in a csv file. Raises BadInput where it cannot be read, or lacks a column or a verdict."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"The table of claims {path} cannot be read ({error}); give another with --claims.") from error
+    missing = [name for name in COLUMNS if lines and name not in lines[0]]
+    if missing:
+        raise BadInput(
+            f"The table of claims {path} lacks the column {missing[0]!r}; it must have {', '.join(COLUMNS)}."
+        )
+    found = [Claim(**{name: (line[name] or "").strip() for name in COLUMNS}) for line in lines]
+    for number, claim in enumerate(found, 2):
+        if claim.verdict not in VERDICTS:
+            raise BadInput(
+                f"Line {number} of {path} has the verdict {shown(claim.verdict)}, but it must be one of "
+                f"{', '.join(VERDICTS)}."
+            )
+    return found

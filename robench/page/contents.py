@@ -1,0 +1,68 @@
+"""All that a page shows, gathered from a runs folder without writing there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robench.environment import __version__
+from robench.page.boards import Shown, shown
+from robench.page.claims import VERDICTS, Claim
+from robench.page.models import Model, model_of
+from robench.store.runs import Store
+from robench.tables.board import Board
+from robench.trust.diagnosis import findings
+from robench.trust.flags import advice
+from robench.trust.gates import Finding
+
+# images of each model in a board, at most and at least, and of all models in all boards together: a picture takes about
+# a kilobyte, and the page stays below some megabytes
+MOST, LEAST, TOGETHER = 24, 4, 1600
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the page shows.
+
+    models: by digest; findings: by the digests of model and data, the norm and how many images, with spaces between;
+    advice: by flag; claims: None where there is no table of them.
+    """
+
+    version: str
+    boards: list[Shown]
+    models: dict[str, Model]
+    findings: dict[str, list[Finding]]
+    advice: dict[str, str]
+    verdicts: tuple[str, ...]
+    claims: list[Claim] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return asdict(self)
+
+
+def contents_of(
+    store: Store, boards: Sequence[Board], claims: Sequence[Claim] | None = None, data: Path | None = None
+) -> Contents:
+    """The contents of a page of the store's boards; data: where datasets are, None for the usual place."""
+    lines = sum(len(board.rows) for board in boards)
+    count = max(LEAST, min(MOST, TOGETHER // max(lines, 1)))
+    pages = [shown(board, store, data, count) for board in boards]
+    models, found = dict[str, Model](), dict[str, list[Finding]]()
+    for page in pages:
+        for row in page.rows:
+            if not row.made:
+                continue
+            folder = store.evaluation(row.made[0].setting.evaluation)
+            if row.digest not in models:
+                models[row.digest] = model_of(store, row.digest, folder.about)
+            key = " ".join((row.digest, folder.spec["data_digest"], page.norm, str(page.count)))
+            if key not in found:
+                found[key] = findings(store, row.model, folder)
+    flags = {flag for page in pages for row in page.rows for made in row.made for flag in made.setting.flags}
+    return Contents(
+        __version__, pages, models, found, {flag: advice(flag) for flag in sorted(flags)}, VERDICTS,
+        None if claims is None else list(claims),
+    )  # fmt: skip
