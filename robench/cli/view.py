@@ -16,7 +16,7 @@ KEPT = Path("leaderboards")
 
 def view(
     store: Annotated[
-        Path | None, typer.Argument(metavar="[RUNS]", help="Folder of models and evaluations (default: --runs).")
+        Path | None, typer.Argument(metavar="RUNS", help="Folder of models and evaluations (default: --runs).")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the page into.")] = Path("page"),
     claims: Annotated[

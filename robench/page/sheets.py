@@ -82,7 +82,7 @@ def sheet_of(models: Sequence[Sequence[Attacked]], data: Path | None, count: int
     places = spread(np.stack([_standing(each)[:n] for each in known]), count)
     clean, note = _clean(first.folder, first.rows.iloc[places], data)
     of = first.rows.iloc[places]
-    examples = [_examples(each, places, clean) if each else [None] * len(places) for each in models]
+    examples = [_examples(each, places, clean) for each in models]
     if clean is not None and not any(example and example.change for each in examples for example in each):
         clean, note = None, f"The data {first.folder.about.dataset} are others than the images were made of."
     return Sheet(
@@ -117,7 +117,9 @@ def _clean(folder: EvaluationFolder, rows: pd.DataFrame, data: Path | None) -> t
 def _examples(
     attacked: Sequence[Attacked], places: Sequence[int], clean: NDArray[np.float32] | None
 ) -> list[Example | None]:
-    """One model's images: of the strongest attack that broke each, or else of the strongest."""
+    """One model's images: of the strongest attack that broke each, or else of the strongest; None without any."""
+    if not attacked:
+        return [None] * len(places)
     order = _counting(attacked)
     chosen = {place: next((each for each in order if not each.standing[place]), order[0]) for place in places}
     images: dict[int, NDArray[np.float32]] = {}

@@ -46,6 +46,10 @@ function grid(given) {
   const ARIA = { asc: "ascending", desc: "descending" };
   const SIGN = { asc: "\u25b2", desc: "\u25bc" };
 
+  function classes(its) {
+    return [its.figure ? "number" : null, its.class].filter(Boolean).join(" ") || null;
+  }
+
   function heading(column) {
     const its = byId[column.id];
     const sorted = column.getIsSorted();
@@ -53,7 +57,7 @@ function grid(given) {
       ? el("button", { type: "button", class: "sort", "data-key": `sort-${column.id}`, click: column.getToggleSortingHandler() },
         its.title, el("span", { class: "sign", "aria-hidden": "true" }, SIGN[sorted] || "\u21c5"))
       : el("span", { class: its.unseen ? "unseen" : null }, its.title);
-    return el("th", { scope: "col", "aria-sort": ARIA[sorted] || null, class: its.figure ? "number" : its.class,
+    return el("th", { scope: "col", "aria-sort": ARIA[sorted] || null, class: classes(its),
       title: its.name || null }, shown);
   }
 
@@ -78,7 +82,7 @@ function grid(given) {
 
   function cell(row, its) {
     const shown = its.id === "pick" ? box(row) : its.opens && open ? toggle(row) : its.show(row.original);
-    const attributes = { class: its.figure ? "number" : its.class };
+    const attributes = { class: classes(its) };
     return its.opens ? el("th", { scope: "row", class: "name" }, shown) : el("td", attributes, shown);
   }
 
