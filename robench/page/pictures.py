@@ -43,12 +43,12 @@ def spread(standing: NDArray[np.bool_], count: int) -> list[int]:
 
 def picture(image: Pixels) -> str:
     """An image, [C, H, W] in [0, 1], as a data URI; of other than one or three channels the first one."""
-    return _png(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8))
+    return _png(np.rint(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8))
 
 
 def perturbation(clean: Pixels, adversarial: Pixels) -> tuple[str, float]:
     """What was added to an image, as a data URI around medium grey, and what is drawn as white: the largest change."""
-    change = adversarial - clean
+    change = np.nan_to_num(adversarial - clean)
     most = float(np.abs(change).max())
     levels = np.rint(LEVELS / 2 * change / most) if most else np.zeros_like(change)
     return _png(np.clip(128 + levels * (256 / LEVELS), 0, 255).astype(np.uint8)), most

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable
@@ -103,7 +104,8 @@ def html(text: object) -> str:
 
 
 def script_json(value: object) -> str:
-    """JSON for a script element of a page: every string `visible`, and nothing in it that could end the element."""
+    """JSON for a script element of a page: every string `visible`, and nothing in it that could end the element; null
+    for a number that is not finite."""
     text = json.dumps(_visible_in(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -113,7 +115,9 @@ def _visible_in(value: object) -> object:
         return {visible(key): _visible_in(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_visible_in(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else visible(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int) else visible(value)
 
 
 def file_name(text: str) -> str:

@@ -6,7 +6,7 @@ function section(title, ...children) {
 
 function facts(model) {
   return el("dl", { class: "facts" }, Object.entries(model.facts).map(([name, value]) =>
-    el("div", null, el("dt", null, name), el("dd", null, value))));
+    el("div", { class: value.length > 60 ? "long" : null }, el("dt", null, name), el("dd", null, value))));
 }
 
 function options(values) {
@@ -43,7 +43,8 @@ function findingsKey(board, row) {
 function warnings(contents, board, row) {
   const flags = flagsOf(contents, row);
   const findings = findingsOf(contents, board, row);
-  const fired = findings.filter((finding) => finding.fired);
+  const told = row.made.flatMap((made) => made.setting.flags).map((flag) => contents.advice[flag]);
+  const fired = findings.filter((finding) => finding.fired && !told.includes(`${finding.gate}: ${finding.advice}`));
   const quiet = findings.filter((finding) => !finding.fired);
   const sentence = (finding) => el("li", null, el("b", null, finding.gate), `: ${finding.evidence}. Fires above: ${finding.threshold}. `,
     el("em", null, `What to do: ${finding.advice}.`));

@@ -67,6 +67,7 @@ def test_json_for_a_script_ends_no_element_and_comes_back(name: str) -> None:
     assert not set("<>&\u2028\u2029") & set(text)
     assert text.isascii()
     assert json.loads(text) == {visible(name): [visible(name), 1, None, {"in": visible(name)}]}
+    assert script_json([float("nan"), float("-inf"), True, 0.5]) == "[null,null,true,0.5]"
 
 
 def test_the_page_has_no_markup_of_others_and_reaches_nothing(contents: Contents) -> None:
@@ -206,6 +207,7 @@ def test_pictures_are_small_and_of_any_channels(shape: tuple[int, int, int]) -> 
     assert most == 0
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))))
     assert (grey == 128).all()
+    picture(np.full(shape, np.nan, dtype=np.float32))
 
 
 def test_every_flag_of_a_gate_has_the_gate_s_words() -> None:
