@@ -11,11 +11,12 @@ function lead(board) {
   return { first, second, paired: pair && pair.shared.length ? pair.paired[1] : null };
 }
 
-function answer(board) {
+function answer(contents, board) {
   const { first, second, paired } = lead(board);
   if (!first) return el("p", { class: "answer" }, "No model has a worst case here.");
   const cell = first.cells[1];
-  const told = [`Most robust: `, el("b", null, first.model), `, right on ${percent(cell.value)} % [${percent(cell.interval[0])}, `,
+  const { defense } = contents.models[first.digest] || {};
+  const told = ["Most robust: ", el("b", null, first.model), defense && !first.model.startsWith(defense) ? ` (${defense})` : "", `, right on ${percent(cell.value)} % [${percent(cell.interval[0])}, `,
     `${percent(cell.interval[1])}] of ${whole(cell.n)} images in the worst case`, cell.note, ". "];
   if (paired) told.push(verdict(paired, first.model, second.model));
   else if (second) told.push(`Next is ${second.model}, which shares no attack with it.`);
@@ -76,7 +77,7 @@ function boardSection(contents, board) {
   });
   const defenses = [...new Set(board.rows.map((row) => (contents.models[row.digest] || {}).defense).filter(Boolean))].sort();
   return el("section", { class: "board", id: `board-${board.name}`, tabindex: -1 },
-    el("h2", null, board.title), answer(board),
+    el("h2", null, board.title), answer(contents, board),
     el("div", { class: "controls" }, search(of, "Find"), defenses.length > 1 ? choice(of, "defense", "defense", defenses) : null,
       leastControl(of), choice(of, "flagged", "flags", ["none", "flagged"]), columnChoice(of, columns)),
     of.told, of.node, el("p", { class: "hint" }, board.note), beside);

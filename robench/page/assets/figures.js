@@ -5,7 +5,8 @@ function percent(share) {
 }
 
 function points(share) {
-  return `${share < 0 ? "\u2212" : "+"}${Math.abs(100 * share).toFixed(1)}`;
+  const size = Math.abs(100 * share).toFixed(1);
+  return size === "0.0" ? size : `${share < 0 ? "\u2212" : "+"}${size}`;
 }
 
 function probability(p) {
@@ -46,7 +47,7 @@ function reach(pairings) {
 function difference(paired, far) {
   const [low, high] = paired.interval;
   const words = `${points(paired.difference)} points, 95% interval from ${points(low)} to ${points(high)}`;
-  return el("span", { class: "figure" },
+  return el("span", { class: "figure apart" },
     el("span", { class: "value" }, points(paired.difference)),
     el("span", { class: "ends" }, `${points(low)} to ${points(high)}`), bar(paired.difference, low, high, [-far, 0, far], words));
 }
