@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robench.errors import BadInput, shown
+from robench.suites.claims import Verdict
 
 NAME = "claims.csv"
 COLUMNS = ("claim", "suite", "printed", "ours", "low", "high", "verdict", "command", "commit", "hours")
-VERDICTS = ("reproduced", "not reproduced", "untested")
+# columns that a table may lack
+MORE = ("scale", "why")
+VERDICTS = tuple(map(str, Verdict))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One cell or order that a paper prints; texts as the table has them, "" for what it does not say."""
+    """One cell or order that a paper prints; texts as `suites.claims` writes them, "" for what the table lacks."""
 
     claim: str
     suite: str
@@ -27,6 +30,8 @@ class Claim:
     command: str
     commit: str
     hours: str
+    scale: str = ""
+    why: str = ""
 
 
 def read(path: Path) -> list[Claim]:
@@ -41,7 +46,7 @@ def read(path: Path) -> list[Claim]:
         raise BadInput(
             f"The table of claims {path} lacks the column {missing[0]!r}; it must have {', '.join(COLUMNS)}."
         )
-    found = [Claim(**{name: (line[name] or "").strip() for name in COLUMNS}) for line in lines]
+    found = [Claim(**{name: (line.get(name) or "").strip() for name in (*COLUMNS, *MORE)}) for line in lines]
     for number, claim in enumerate(found, 2):
         if claim.verdict not in VERDICTS:
             raise BadInput(

@@ -12,6 +12,7 @@ from robench.page.boards import Shown, shown
 from robench.page.claims import VERDICTS, Claim
 from robench.page.models import Model, model_of
 from robench.store.runs import Store
+from robench.suites.claims import RULE
 from robench.tables.board import Board
 from robench.trust.diagnosis import findings
 from robench.trust.flags import advice
@@ -27,7 +28,7 @@ class Contents:
     """What the page shows.
 
     models: by digest; findings: by the digests of model and data, the norm and how many images, with spaces between;
-    advice: by flag; claims: None where there is no table of them.
+    advice: by flag; rule: of the verdicts on claims; claims: None where there is no table of them.
     """
 
     version: str
@@ -36,6 +37,7 @@ class Contents:
     findings: dict[str, list[Finding]]
     advice: dict[str, str]
     verdicts: tuple[str, ...]
+    rule: str
     claims: list[Claim] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +65,6 @@ def contents_of(
                 found[key] = findings(store, row.model, folder)
     flags = {flag for page in pages for row in page.rows for made in row.made for flag in made.setting.flags}
     return Contents(
-        __version__, pages, models, found, {flag: advice(flag) for flag in sorted(flags)}, VERDICTS,
+        __version__, pages, models, found, {flag: advice(flag) for flag in sorted(flags)}, VERDICTS, RULE,
         None if claims is None else list(claims),
     )  # fmt: skip

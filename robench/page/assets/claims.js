@@ -6,12 +6,19 @@ function verdictOf(claim) {
   return el("span", { class: `verdict ${claim.verdict.replace(" ", "-")}` }, `${MARKS[claim.verdict]} ${claim.verdict}`);
 }
 
-function interval(claim) {
-  return claim.low !== "" && claim.high !== "" ? `${claim.low} \u2013 ${claim.high}` : "";
+function numeric(text) {
+  const found = Number.parseFloat(text);
+  return Number.isNaN(found) ? undefined : found;
 }
 
-function numeric(text) {
-  return text === "" || Number.isNaN(Number(text)) ? undefined : Number(text);
+// what a printed value is held against, in percent, with both on one axis
+function heldAgainst(claim) {
+  const [low, high, ours, printed] = ["low", "high", "ours", "printed"].map((name) => numeric(claim[name]));
+  if (low === undefined || high === undefined) return "";
+  const words = `ours ${claim.ours}, from ${claim.low} to ${claim.high}; printed ${claim.printed}`;
+  const share = (value) => (value === undefined ? undefined : value / 100);
+  return el("span", { class: "figure" }, el("span"), el("span", { class: "ends" }, `${low.toFixed(1)}\u2013${high.toFixed(1)}`),
+    bar(share(ours ?? low), share(low), share(high), [0, 0, 1], words, share(printed)));
 }
 
 function claimsSection(contents) {
@@ -28,16 +35,16 @@ function claimsSection(contents) {
       { id: "claim", title: "claim", opens: true, class: "claim", value: (claim) => claim.claim },
       { id: "verdict", title: "verdict", value: (claim) => claim.verdict, show: verdictOf },
       numbers("printed", "printed"), numbers("ours", "ours"),
-      { id: "interval", title: "interval", figure: true, sorts: false, value: interval, show: interval },
-      texts("suite", "suite"), numbers("hours", "hours"),
+      { id: "interval", title: "held against", figure: true, sorts: false, value: (claim) => claim.low, show: heldAgainst },
+      texts("suite", "table"), numbers("hours", "hours"),
     ],
-    open: (claim) => [el("dl", { class: "facts" }, ["claim", "suite", "printed", "ours", "low", "high", "verdict", "commit", "hours"]
+    open: (claim) => [el("dl", { class: "facts" }, ["claim", "suite", "scale", "printed", "ours", "low", "high", "verdict", "why", "commit", "hours"]
       .map((name) => (claim[name] ? el("div", null, el("dt", null, name), el("dd", null, claim[name])) : null))),
     claim.command ? copied(claim.command) : null],
   });
   const suites = [...new Set(claims.map((claim) => claim.suite))].filter(Boolean).sort();
   return host(el("p", { class: "answer" }, `${plural(claims.length, "claim")}: ${summary}.`),
-    el("div", { class: "controls" }, search(of, "Find"), choice(of, "verdict", "verdict", verdicts), choice(of, "suite", "suite", suites)),
+    el("div", { class: "controls" }, search(of, "Find"), choice(of, "verdict", "verdict", verdicts), choice(of, "suite", "table", suites)),
     of.told, of.node,
-    el("p", { class: "hint" }, "Reproduced: the printed value lies in our interval, widened as the claims' rule says, or the printed order holds on the same images. Untested: nobody ran it at this scale."));
+    el("p", { class: "hint" }, contents.rule, " In the bars, from 0 to 100%, the thick line is the printed value."));
 }

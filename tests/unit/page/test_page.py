@@ -15,13 +15,16 @@ from PIL import Image
 
 from robench.errors import BadInput
 from robench.page import vendored
-from robench.page.claims import COLUMNS, read
+from robench.page.claims import COLUMNS, Claim, read
 from robench.page.contents import Contents, contents_of
 from robench.page.pictures import perturbation, picture, spread
 from robench.page.writing import html, write_page
 from robench.store.runs import Store
+from robench.suites.claims import Claim as Said
+from robench.suites.claims import Claims, Verdict
 from robench.tables.comparison import compare
 from robench.tables.leaderboard import build
+from robench.tables.rendering import csv_text
 from robench.text.escaping import script_json, visible
 from robench.trust.flags import advice
 from robench.trust.gates import FLAGGED
@@ -232,6 +235,16 @@ def test_claims_are_read_and_what_they_lack_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="cannot be read"):
         read(path)
+
+
+def test_the_table_that_reproduce_writes_is_read(tmp_path: Path) -> None:
+    said = Said("suite", "cpu", "a: b", "71", "70.1", (69.0, 72.5), Verdict.NOT, "one seed", "robench", ("abc",), 1.5)
+    path = tmp_path / "claims.csv"
+    path.write_text(csv_text(Claims((said,)).records()))
+    (found,) = read(path)
+    assert found == Claim(
+        "a: b", "suite", "71", "70.1", "69.0", "72.5", "not reproduced", "robench", "abc", "1.5", "cpu", "one seed"
+    )
 
 
 def test_another_s_file_is_not_written_over(store: Store, tmp_path: Path) -> None:
