@@ -13,7 +13,7 @@ from robench import BadInput
 from robench.results.accuracy import Figure
 from robench.suites.claims import Claim, Claims, Verdict, claims_of
 from robench.suites.provenance import Made
-from robench.suites.suite import ScaledSuite, load
+from robench.suites.suite import ScaledSuite, load, names
 from robench.suites.table import Entry, SuiteTable
 from robench.tables.rendering import write
 
@@ -163,3 +163,17 @@ def test_the_claims_files_have_every_claim(tmp_path: Path) -> None:
 def test_what_an_order_may_not_say(tmp_path: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(BadInput, match=said.replace("[", r"\[")):
         suite(tmp_path, text=SUITE.replace(old, new))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_order_is_that_of_the_printed_values(name: str) -> None:
+    """Where both are in the paper."""
+    suite = load(name)
+    for scale in suite.scales.values():
+        for order in scale.orders:
+            for column in order.columns:
+                printed = [scale.printed_in(row, column) for row in order.rows]
+                known = [value for value in printed if value is not None]
+                assert len(known) in (0, len(printed))
+                assert known == sorted(known), (order.claim, column)
+                assert len(set(known)) == len(known)

@@ -395,17 +395,3 @@ def test_names_and_loading_need_no_torch() -> None:
 def test_every_defense_of_the_papers_is_in_a_table() -> None:
     used = {row.defense for name, scale in CASES for row in load(name).at(scale).rows}
     assert set(registry.names("defense")) - used == {"c-eb", "guess-first", "paradise-ae"}, "ours, and one of pictures"
-
-
-@pytest.mark.parametrize("name", names())
-def test_every_order_is_that_of_the_printed_values(name: str) -> None:
-    """Where both are in the paper."""
-    suite = load(name)
-    for scale in suite.scales.values():
-        for order in scale.orders:
-            for column in order.columns:
-                printed = [scale.printed_in(row, column) for row in order.rows]
-                known = [value for value in printed if value is not None]
-                assert len(known) in (0, len(printed))
-                assert known == sorted(known), (order.claim, column)
-                assert len(set(known)) == len(known)
