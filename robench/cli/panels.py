@@ -13,6 +13,7 @@ OTHER = "Other"
 PANELS = {
     "Models": (
         "model", "model_option", "weights", "mean", "std", "pixels", "output", "binary", "log_probabilities",
+        "beside",
     ),
     "Data": (
         "dataset", "every", "scale", "copies", "data", "classes", "count", "ids", "draw", "least", "labels_from",

@@ -40,6 +40,10 @@ def reproduce(
             "--dataset", metavar="NAME=REF", help="Your own copy of a suite's data, such as cifar10=npz:FILE."
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option("--beside", metavar="NAME=MODEL", help="A model of your own as a further row, by its reference."),
+    ] = None,
     stored: Annotated[
         bool, typer.Option("--stored", help="Tabulate what is in the store; train and attack nothing.")
     ] = False,
@@ -72,6 +76,9 @@ def reproduce(
 
     for each in scaled:
         check(each)
+    if beside and every:
+        raise BadInput("--beside adds your models to one suite; name it instead of --all.")
+    scaled = [each.beside(_named("--beside", beside or (), "mine=model.py:load")) for each in scaled]
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
     run = _Run(
         Setup(data, device, batch_size, shard_size, who, fresh), Bench(Store(runs_root(runs))), out, stored, as_json
@@ -100,15 +107,22 @@ def _scaled(suite: str | None, every: bool, scales: Sequence[str]) -> list[Scale
 
 def _on(scaled: Sequence[ScaledSuite], copies: Sequence[str]) -> list[ScaledSuite]:
     """The suites on the user's own copies of their data. Raises BadInput for data that none of them is about."""
-    found: dict[str, str] = {}
-    for text in copies:
-        name, given, reference = text.partition("=")
-        if not (name and given and reference):
-            raise BadInput(f"--dataset {shown(text)} is not NAME=REF; give such as cifar10=npz:cifar10.npz.")
+    found = _named("--dataset", copies, "cifar10=npz:cifar10.npz")
+    for name in found:
         if name not in (known := {each.dataset for each in scaled}):
             raise unknown("dataset of what is to be reproduced", name, known)
-        found[name] = reference
     return [each.on(found) for each in scaled]
+
+
+def _named(option: str, texts: Sequence[str], such: str) -> dict[str, str]:
+    """References by the names that an option gives them. Raises BadInput for one without a name or a reference."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, given, reference = text.partition("=")
+        if not (name and given and reference):
+            raise BadInput(f"{option} {shown(text)} is no name with a reference; give such as {such}.")
+        found[name] = reference
+    return found
 
 
 @dataclass(frozen=True)

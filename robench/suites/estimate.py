@@ -81,7 +81,7 @@ def _attack_step(
     guard: DetectorRequest | None,
 ) -> Iterator[tuple[Any, Step]]:
     """An attack on a place's model, or on its surrogate and then the judging of what was crafted there."""
-    dataset, source, target = place.training.job.dataset, place.needs[-1].name, place.training.name
+    dataset, source, target = place.training.dataset, place.needs[-1].name, place.training.name
     count = len(dataset.test) if request.count is None else request.count
     behind = f" behind {guard.detector}" if guard is not None else ""
     after = f" after {before[-1]}" if before else ""
@@ -102,7 +102,7 @@ def _attack_step(
 
 def _fitting(place: Place, asked: Resolved, guard: DetectorRequest, bench: Bench, trained: bool) -> tuple[bool, Step]:
     """Whether a place's detector is there, and the step that fits it."""
-    request, dataset = asked.request, place.training.job.dataset
+    request, dataset = asked.request, place.training.dataset
     untrained = Target(LoadedModel(place.training.name, nn.Identity, ""), dataset)
     target = bench.target(place.training.name, request.dataset, request.data_root) if trained else untrained
     there, images, cost = fitting(guard, target, request.threat, request.settings, bench.store)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from robench.attack.base import Cost
+from robench.data.dataset import Dataset, open_dataset
 from robench.detector.request import DetectorRequest
 from robench.device import check_device
 from robench.errors import BadInput
@@ -55,15 +56,31 @@ class Training:
         """The model's name in the store."""
         return self.job.name
 
+    @property
+    def dataset(self) -> Dataset:
+        """The data it is trained on and attacked on."""
+        return self.job.dataset
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A model of the user's own beside the suite's rows: its reference, and the data it is attacked on."""
+
+    row: RowPlan
+    name: str
+    dataset: Dataset
+    seed: int = 0
+    done: bool = True
+
 
 @dataclass(frozen=True)
 class Place:
-    """One figure of the table for one seed: the model, the column, the models that must be trained before, and what
-    is asked of the scheduler, cheap attacks first; nothing where the column is clean accuracy."""
+    """One figure of the table for one seed: the model, the column, the models that must be there before, and what is
+    asked of the scheduler, cheap attacks first; nothing where the column is clean accuracy."""
 
-    training: Training
+    training: Training | Brought
     column: Column
-    needs: tuple[Training, ...]
+    needs: tuple[Training | Brought, ...]
     asked: Resolved | None
 
     @property
@@ -80,24 +97,20 @@ class Plan:
     trainings: tuple[Training, ...]
     places: tuple[Place, ...]
     setup: Setup
+    brought: tuple[Brought, ...] = ()
 
 
 def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
     """Resolve a suite into trainings and places. Raises BadInput for anything in it that cannot be used."""
     trainings: dict[tuple[str, int], Training] = {}
     for row in suite.rows:
-        for seed in row.seeds:
+        for seed in () if row.brought else row.seeds:
             request = TrainRequest(
                 row.defense, row.dataset, row.recipe, row.options, row.epochs, row.batch_size, seed, setup.device,
                 data_root=setup.data_root,
             )  # fmt: skip
             job = plan_training(request)
-            most = max((count for each in suite.columns if (count := suite.images(each)) is not None), default=0)
-            if most > len(job.dataset.test):
-                raise BadInput(
-                    f"The suite {suite.name!r} at scale {suite.scale} wants {most} test images, but "
-                    f"{row.dataset} has {len(job.dataset.test)}; give at most that as its count."
-                )
+            _check_count(suite, job.dataset)
             same = next((t for t in trainings.values() if t.job.name == job.name and t.job.spec != job.spec), None)
             if same is not None:
                 raise BadInput(
@@ -105,13 +118,30 @@ def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
                     f"named {job.name!r}; change an option of one."
                 )
             trainings[row.name, seed] = Training(row, seed, request, job, finished(job, store) is not None)
-    shown = [t for t in trainings.values() if t.row.shown]
+    own = [row for row in suite.rows if row.brought]
+    dataset = open_dataset(suite.dataset, setup.data_root) if own else None
+    brought = [Brought(row, row.brought, dataset) for row in own if dataset is not None]
+    shown: list[Training | Brought] = [*(t for t in trainings.values() if t.row.shown), *brought]
     places = [_place(suite, setup, t, column, trainings) for t in shown for column in suite.columns]
-    return Plan(suite, tuple(trainings.values()), tuple(places), setup)
+    return Plan(suite, tuple(trainings.values()), tuple(places), setup, tuple(brought))
+
+
+def _check_count(suite: ScaledSuite, dataset: Dataset) -> None:
+    """Raise BadInput where a column wants more images than there are."""
+    most = max((count for each in suite.columns if (count := suite.images(each)) is not None), default=0)
+    if most > len(dataset.test):
+        raise BadInput(
+            f"The suite {suite.name!r} at scale {suite.scale} wants {most} test images, but "
+            f"{suite.dataset} has {len(dataset.test)}; give at most that as its count."
+        )
 
 
 def _place(
-    suite: ScaledSuite, setup: Setup, training: Training, column: Column, trainings: dict[tuple[str, int], Training]
+    suite: ScaledSuite,
+    setup: Setup,
+    training: Training | Brought,
+    column: Column,
+    trainings: dict[tuple[str, int], Training],
 ) -> Place:
     column = suite.cell(training.row, column)
     if not column.attacks:
@@ -127,6 +157,7 @@ def _place(
     alone = guard is None and not surrogate and not guide and column.combine == "worst case"
     request = Request(
         models=[training.name],
+        dataset=suite.dataset if isinstance(training, Brought) else None,
         attacks=column.attacks,
         threat=ThreatModel.of(column.norm, column.eps),
         count=suite.images(column),
@@ -144,7 +175,7 @@ def _place(
     asked = resolve(request)
     if alone and len(asked.attacks) > 1 and not cascade_fault(asked.attacks):
         asked = replace(asked, request=replace(request, cascade=True))
-    attacks = _cheap_first(asked.attacks, request.threat, training.job.dataset.classes)
+    attacks = _cheap_first(asked.attacks, request.threat, training.dataset.classes)
     return Place(training, column, (training, *surrogate, *guide), replace(asked, attacks=attacks))
 
 

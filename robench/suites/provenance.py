@@ -82,4 +82,6 @@ HEADERS = ("defense", "seeds", "n", "hours", "commit", "hardware")
 def command(suite: ScaledSuite) -> str:
     """The command line that makes a suite's table again."""
     copy = ["--dataset", f"{suite.instead_of}={suite.dataset}"] if suite.instead_of else []
+    for row in suite.rows:
+        copy += ["--beside", f"{row.name}={row.brought}"] if row.brought else []
     return shlex.join(["robench", "reproduce", suite.reference or suite.name, "--scale", suite.scale, *copy])

@@ -20,11 +20,11 @@ from robench.evaluation.tasks import TrainTask
 from robench.evaluation.wanted import Wanted, nodes
 from robench.executors.graph import Ended, Node
 from robench.models import load_model
-from robench.results.accuracy import WHITE_BOX, Figure, Measure, counted, entering, standing
+from robench.results.accuracy import WHITE_BOX, Figure, Measure, clean_figure, counted, entering, standing
 from robench.results.rows import COUNTED, Marks
 from robench.store.runs import Store
 from robench.store.specs import access_of
-from robench.suites.plan import Place, Plan, Training, cost_of, open_place
+from robench.suites.plan import Brought, Place, Plan, Training, cost_of, open_place
 from robench.suites.provenance import Made
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
@@ -85,19 +85,23 @@ def _tabulated(found: Plan, ended: Ended, opening: _Opening) -> Reproduced:
     """The table of all places, those that are opened with their figures."""
     store, opened = opening.bench.store, opening.opened
     entries, findings = [], list[Finding]()
+    owner = {place.key: place.training for place in found.places}
     for place in found.places:
         try:
             changed = isinstance(ended.refused.get(place.training.name), Changed)
             entry = _empty(place) if changed else _entry(place, opened.get(place.key), store)
-            entries.append(replace(entry, made=(*_trained(place.training, store), *entry.made)))
+            if place.asked is None and isinstance(place.training, Brought):
+                entry = _clean_of(entry, [w for key, w in opened.items() if owner.get(key) is place.training])
+            entries.append(replace(entry, made=(*_trained(place.training.name, store), *entry.made)))
         except DiskError:
             raise
         except BadInput as error:  # what was stored is damaged, or cannot be measured
             ended.refused.setdefault(place.training.name, error)
             entries.append(_empty(place))
-    for training in found.trainings:
-        wanted = [opened[p.key] for p in found.places if p.training is training and p.key in opened]
-        findings += _findings(training.name, wanted, store)
+    models: list[Training | Brought] = [*found.trainings, *found.brought]
+    for model in models:
+        wanted = [opened[p.key] for p in found.places if p.training is model and p.key in opened]
+        findings += _findings(model.name, wanted, store)
     table = SuiteTable.of(found.suite, entries, findings)
     return Reproduced(
         table, _sentences(ended), findings, any(isinstance(e, CheckFailed) for e in ended.failed.values())
@@ -159,7 +163,7 @@ def _opening_node(place: Place, opening: _Opening) -> Node:
 
 
 def _open(place: Place, opening: _Opening) -> list[Node]:
-    asked, classes = place.asked, place.training.job.dataset.classes
+    asked, classes = place.asked, place.training.dataset.classes
     assert asked is not None
     wanted = opening.open(place, asked)
     ranks = {each.name: float(cost_of(each, asked.request, classes).backwards or 0) for each in asked.attacks}
@@ -182,7 +186,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
     """The figure of a place, or an incomplete one. Raises BadInput where what is stored is damaged."""
     empty = _empty(place)
     if place.asked is None:
-        return _clean(empty, place.training, store)
+        return _clean(empty, place.training, store) if isinstance(place.training, Training) else empty
     if wanted is None:
         return empty
     seal(wanted)
@@ -255,9 +259,17 @@ def _clean(empty: Entry, training: Training, store: Store) -> Entry:
     return replace(empty, figure=figure, status="complete", metric="clean accuracy")
 
 
-def _trained(training: Training, store: Store) -> tuple[Made, ...]:
-    """What the training of a place's model took, nothing where there is no such model."""
-    name = training.name
+def _clean_of(empty: Entry, opened: Sequence[Wanted]) -> Entry:
+    """Clean accuracy of a model of the user's own, on the images that it was attacked on."""
+    for planned in (planned for wanted in opened for planned in wanted.evaluations):
+        if not planned.missing and not planned.address.behind:
+            figure = clean_figure(planned.job.folder.rows(COUNTED))
+            return replace(empty, figure=figure, status="complete", metric="clean accuracy")
+    return empty
+
+
+def _trained(name: str, store: Store) -> tuple[Made, ...]:
+    """What the training of a model took, nothing where there is no such model."""
     return (Made.of_model(name, store.card(name)),) if name in store.model_names() else ()
 
 

@@ -21,7 +21,7 @@ class RowPlan:
     """A line of the table at a scale: a defense to be trained once per seed, and the detector before it, if any.
 
     epochs, batch_size: None for the recipe's own. shown: False for a model that images are only crafted on, which is
-    no line of the table.
+    no line of the table. brought: the reference of a model of the user's own, which is there and not trained.
     """
 
     name: str
@@ -35,6 +35,7 @@ class RowPlan:
     detector: str | None
     detector_options: Mapping[str, Any]
     shown: bool
+    brought: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,18 @@ class ScaledSuite:
             self, dataset=copy, rows=tuple(replace(row, dataset=copy) for row in self.rows), instead_of=self.dataset,
             paper_data=copy if self.paper_data == self.dataset else self.paper_data,
         )  # fmt: skip
+
+    def beside(self, models: Mapping[str, str]) -> ScaledSuite:
+        """The suite with models of the user's own below its rows; models: names of rows and references. Raises BadInput
+        for a name that a row has."""
+        taken = {row.name for row in self.rows} & models.keys()
+        if taken:
+            raise BadInput(f"The suite {self.name!r} has a row {min(taken)!r}; give your model another name.")
+        brought = [
+            RowPlan(name, "", self.dataset, "", {}, None, None, (0,), None, {}, True, brought=reference)
+            for name, reference in models.items()
+        ]
+        return replace(self, rows=(*self.rows, *brought))
 
     def row(self, name: str) -> RowPlan:
         """The row of that name; raises BadInput where there is none."""

@@ -16,10 +16,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from sklearn.datasets import load_digits
 
 from robench.cli.app import main
 from robench.evaluation import tasks
@@ -382,17 +380,3 @@ def test_one_suite_or_all_of_them(robench: Run) -> None:
     assert_refused(robench("reproduce", "two.toml", "--all"), ("two.toml", "--all"))
     assert_refused(robench("reproduce", "--all", "--scale", "smokey"), ("smokey", "smoke"))
     assert_refused(robench(*COMMAND, "--stored", "--fresh"), ("--stored", "--fresh"))
-
-
-def test_on_ones_own_copy_of_the_data(made: Path, robench: Run, tmp_path: Path) -> None:
-    digits = load_digits()
-    x, y = (digits.images / 16).astype("float32")[:, None], digits.target
-    np.savez(tmp_path / "copy.npz", x_train=x[:1200], y_train=y[:1200], x_test=x[1200:], y_test=y[1200:])
-    own = ("--dataset", "digits=npz:copy.npz")
-    assert robench(*COMMAND, *own, "--runs", "runs", "--out", "tables").code == 0
-    text = Path("tables", "two-smoke.md").read_text()
-    assert "Clean: clean accuracy on npz:copy.npz in place of digits, n = 597" in text
-    assert "robench reproduce two.toml --scale smoke --dataset digits=npz:copy.npz" in text
-    for wrong, said in (("digit=npz:copy.npz", "'digits'"), ("digits", "NAME=REF"), ("digits=", "NAME=REF")):
-        assert_refused(robench(*COMMAND, "--dataset", wrong), (said,))
-    assert_refused(robench(*COMMAND, "--dataset", "digits=npz:none.npz"), ("none.npz",))
