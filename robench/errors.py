@@ -70,13 +70,21 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+# a list of names may be so long in a sentence; of a longer one so many are told
+MANY, NEAREST = 40, 8
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
-    """The error for a name that is not among `known`, with the nearest one suggested."""
-    names = sorted(known)
+    """The error for a name that is not among `known`, with the nearest one suggested; of many, only some are told."""
+    names = sorted(set(known))
     folded = {known_name.lower(): known_name for known_name in names}
     near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     listing = ", ".join(names) if names else "none"
+    if len(names) > MANY:
+        alike = difflib.get_close_matches(name.lower(), folded, n=NEAREST, cutoff=0.3)
+        few = [folded[each] for each in alike] or names[:NEAREST]
+        listing = f"{', '.join(few)} and {len(names) - len(few)} more"
     return BadInput(f"There is no {kind} named {name!r}; {hint}Known: {listing}.".replace("; Known", "; known"))
 
 

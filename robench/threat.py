@@ -68,7 +68,10 @@ class ThreatModel:
             eps = NORMS[name].default
         if eps is None:
             example = NORMS[name].example
-            raise BadInput(f"eps is None, but must be given in {name}, such as --eps {example}: 8/255 is small there.")
+            raise BadInput(
+                f"No eps is given, and {name} has none that is usual; give one, such as --eps {example}: 8/255 is "
+                "small there."
+            )
         return cls(name, parse_epsilon(eps, name))
 
     @property

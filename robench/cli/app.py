@@ -229,4 +229,7 @@ def _open_streams() -> None:
 def _sentence(message: str) -> str:
     """The parser's message as one sentence ending in what to do."""
     flat = " ".join(message.split()).rstrip(".")
-    return f"{flat}; see 'robench --help'." if flat else ""
+    if not flat:
+        return ""
+    said, asked, hint = flat.partition(". Did you mean ")
+    return f"{said}; {f'did you mean {hint} See' if asked else 'see'} 'robench --help'."

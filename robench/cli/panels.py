@@ -7,6 +7,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from robench.cli.completion import completer
+from robench.errors import BadInput
 
 OTHER = "Other"
 # the headings in their order, with the options below each, by the names of the parameters
@@ -120,6 +121,17 @@ class Command(TyperCommand):
             found = completer(str(self.name), str(parameter.name))
             if found is not None:
                 parameter._custom_shell_complete = found
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The parser's, which would forget all but the last of an option that takes several with commas between."""
+        before = args[: args.index("--")] if "--" in args else args
+        for parameter in self.params:
+            if "[," in (getattr(parameter, "metavar", None) or "") and not getattr(parameter, "multiple", False):
+                given = [word for word in before if word.partition("=")[0] in parameter.opts]
+                if len(given) > 1:
+                    option = given[0].partition("=")[0]
+                    raise BadInput(f"{option} is given {len(given)} times; give it once, with commas between.")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments first, then the headings in their order."""

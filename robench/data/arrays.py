@@ -70,7 +70,7 @@ def laid_out(images: NDArray[Any], where: str, settings: Settings) -> tuple[NDAr
 
 def _no_images(images: NDArray[Any], where: str, asked: str | None = None) -> BadInput:
     wanted = _LAYOUTS[asked] if asked else "[N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W]"
-    also = " with 1 or 3 channels" if asked else ""
+    also = " with 1 or 3 channels; leave --layout out or give the other" if asked else "; store them so"
     return BadInput(f"{where} has images {list(images.shape)}, but they must be {wanted}{also}.")
 
 

@@ -17,7 +17,7 @@ from robench.data.images import reading
 from robench.data.pixels import Array, Pixels
 from robench.data.sides import Side
 from robench.data.stored import stored
-from robench.data_names import DataName
+from robench.data_names import PATHS, DataName
 from robench.environment import expanded
 from robench.errors import BadInput, unknown
 
@@ -93,6 +93,16 @@ class Torchvision:
             return understood(images, labels, f"The {part} split of {name} in {self.root}", {})[0], labels
 
 
+def _unknown(name: DataName) -> BadInput:
+    """The error for a name that is no dataset's; of a path, with the kind that it lacks."""
+    end = Path(name.place).suffix[1:].lower()
+    kind = "folder" if expanded(name.place or "?").is_dir() else {"pth": "pt", "tsv": "csv"}.get(end, end)
+    if name.kind or kind not in PATHS:
+        return unknown("dataset", name.base, DATASETS)
+    what = "folder" if kind == "folder" else "file"
+    return BadInput(f"The dataset {name.base!r} is a {what}, of which the kind must be said; give {kind}:{name.base}.")
+
+
 def find_source(name: DataName, root: Path) -> Source:
     """Where the files of a dataset are; raises `BadInput` for an unknown name or a path that is not there."""
     kind, text = name.kind, name.place
@@ -100,7 +110,7 @@ def find_source(name: DataName, root: Path) -> Source:
         _allow(name, ("ids", "draw"))
         return _Digits() if text == "digits" else Torchvision(DATASETS[text], root)
     if not kind or not text:
-        raise unknown("dataset", name.base, DATASETS)
+        raise _unknown(name)
     _allow(name, _SETTINGS[kind])
     if kind == "memory":
         from robench.data.handed import Handed

@@ -3,6 +3,7 @@ for each."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -15,6 +16,8 @@ from robench.ranges import read_whole, whole
 from robench.threat import ThreatModel
 
 # an eps, or several, in pixels of [0, 1]; several also as "2/255,4/255", and with their norm as "linf:8/255,l2:0.5"
+# a decimal comma
+POINTLESS = re.compile(r" *0,[0-9]+ *")
 One = str | float | Fraction
 Eps = One | Sequence[One] | Mapping[str, One | Sequence[One]]
 
@@ -47,6 +50,11 @@ def _pairs(eps: Eps | None) -> list[tuple[str | None, Any]]:
     if isinstance(eps, Mapping):
         return [(str(name), each) for name, several in eps.items() for _, each in _pairs(several)]
     if isinstance(eps, str):
+        if POINTLESS.fullmatch(eps):
+            raise BadInput(
+                f"eps is {eps!r}, which would be two; give {eps.strip().replace(',', '.')} with a point, or for both "
+                f"{','.join(reversed(eps.strip().split(',')))}."
+            )
         parts = [part.strip(" ") for part in eps.split(",")]
         split = [part.partition(":") for part in parts]
         return [(norm.strip(" "), value.strip(" ")) if colon else (None, norm) for norm, colon, value in split]

@@ -127,14 +127,18 @@ def _arguments(factory: Any, reference: Reference) -> dict[str, Any]:
     """The arguments as the factory's type hints have them, or as they look. Raises BadInput."""
     if not reference.arguments:
         return {}
-    taken: Mapping[str, inspect.Parameter] = {}
+    taken: Mapping[str, inspect.Parameter] | None = None
     hints: Mapping[str, Any] = {}
     try:
         taken = inspect.signature(factory).parameters
         hints = typing.get_type_hints(vars(factory).get("__init__") if isinstance(factory, type) else factory)
     except Exception:  # whatever a user's code has as hints; builtins have no signature
         hints = {}
-    anything = not taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    anything = taken is None or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    taken = taken or {}
+    if not taken and not anything:
+        given = ", ".join(reference.arguments)
+        raise BadInput(f"The factory {reference.bare!r} takes no arguments; leave {given} out.")
     found: dict[str, Any] = {}
     for name, text in reference.arguments.items():
         key = name if name in taken else name.replace("-", "_")

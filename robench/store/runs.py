@@ -110,7 +110,12 @@ class Store:
                 raise BadInput(
                     f"The training of model {name!r} has not finished; run its train command again to resume."
                 )
-            raise unknown("model", name, self.model_names())
+            if not (known := self.model_names()):
+                raise BadInput(
+                    f"There is no model named {name!r}, and none is trained in {self.models}; train one with 'robench "
+                    "train', or give a model of your own ('robench list sources' says how)."
+                )
+            raise unknown("model", name, known)
         advice = f"delete the folder {folder} and train {name!r} again"
         card = read_sealed(folder / "model.json", CardRecord, advice)
         try:
