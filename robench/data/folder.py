@@ -116,7 +116,7 @@ class Folder:
     def _looked(self) -> list[str]:
         """What the headers of all files say, looked at now, earlier, or not at all."""
         if "headers" in vars(self):
-            told = self.headers.told
+            told = self.headers.told(self.size is not None)
         else:
             try:
                 told = [str(each) for each in list(json.loads(self._notes.read_text()))]
@@ -173,7 +173,7 @@ class Folder:
             ready = _decode_to(target, files)
             with contextlib.suppress(OSError):  # what is told is of use, and no more
                 self._notes.parent.mkdir(exist_ok=True)
-                self._notes.write_text(json.dumps(self.headers.told))
+                self._notes.write_text(json.dumps(self.headers.told(self.size is not None)))
         found = Array(ready)
         if _of_ones(found, len(labels)):
             raise BadInput(f"The {part} split of {self.where} {OF_ONES}")

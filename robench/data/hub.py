@@ -20,6 +20,8 @@ from robench.data.tabular import pictures
 from robench.environment import expanded
 from robench.errors import BadInput
 
+# of these, the package writes one into a folder by save_to_disk: of several splits, of one
+SAVED = ("dataset_dict.json", "state.json")
 _IMAGES, _LABELS = ("image", "img", "images"), ("label", "labels", "fine_label", "target", "class")
 
 
@@ -78,6 +80,8 @@ class HuggingFace:
             ) from None
         path = expanded(self.place)
         try:
+            if any((path / name).is_file() for name in SAVED):
+                return _saved(datasets.load_from_disk(str(path)))
             found = datasets.load_dataset(str(path) if path.exists() else self.place, self._settings.get("config"))
         except Exception as error:  # the package and what it calls have no common error
             raise BadInput(
@@ -142,3 +146,8 @@ class HuggingFace:
             found, told = understood(array, labels, where, self._settings)
         self.told.append(told)
         return found, labels
+
+
+def _saved(found: Any) -> dict[str, Any]:
+    """The splits of what was read from a folder; one that has no name, or is alone, is the test split."""
+    return dict(found) if hasattr(found, "keys") else {"test": found}

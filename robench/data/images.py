@@ -82,17 +82,18 @@ class Headers:
             )
         return USUAL, USUAL
 
-    @property
-    def told(self) -> list[str]:
-        """What is made of sizes, and of images that are not plain, a phrase each."""
+    def told(self, sized: bool) -> list[str]:
+        """What is made of sizes, and of images that are not plain, a phrase each; `sized`: a size was asked for."""
         sizes = sorted(self.sizes)
         one = f"all {_by(sizes[0])}" if len(sizes) == 1 else ""
         several = (
-            f"{len(sizes):,} sizes from {_by(sizes[0])} to {_by(sizes[-1])} (height x width), so unless @SIZE is given "
-            f"the shorter side of each is scaled to {SHORT} and its middle {USUAL}x{USUAL} taken"
-            if len(sizes) > 1
-            else ""
+            f"{len(sizes):,} sizes from {_by(sizes[0])} to {_by(sizes[-1])} (height x width)" if len(sizes) > 1 else ""
         )
+        if several and not sized:
+            several += (
+                f", so unless @SIZE is given the shorter side of each is scaled to {SHORT} and its middle "
+                f"{USUAL}x{USUAL} taken"
+            )
         words = {
             "transparent": "transparency is dropped, as torchvision does, from {} of them",
             "turned": "{} of them have an EXIF orientation, which is not applied, as in torchvision",

@@ -165,7 +165,7 @@ class Table:
         headers = Headers.of(paths)
         size, also = wanted_size(headers, where, self._settings)
         channels = headers.channels(self._settings.get("channels"), where)
-        self.told.append(f"{where}: {len(paths):,} image files; {'; '.join([*also, *headers.told])}.")
+        self.told.append(f"{where}: {len(paths):,} image files; {'; '.join([*also, *headers.told(bool(also))])}.")
         return Files(paths, size, channels)
 
 
@@ -187,7 +187,7 @@ def pictures(images: Sequence[Image.Image], where: str, settings: Settings) -> t
     size, also = wanted_size(headers, where, settings)
     channels = headers.channels(settings.get("channels"), where)
     found = [fitted(image, Path(f"image {i} of {where}"), size, channels) for i, image in enumerate(images)]
-    return Array(np.stack(found)), f"{where}: {len(images):,} images; {'; '.join([*also, *headers.told])}."
+    return Array(np.stack(found)), f"{where}: {len(images):,} images; {'; '.join([*also, *headers.told(bool(also))])}."
 
 
 def _opened(value: Any, where: str, row: int) -> Image.Image:

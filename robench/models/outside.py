@@ -135,7 +135,16 @@ def _make(reference: Reference, place: str, arguments: dict[str, Any], bare: boo
             raise BadInput(f"The file of {reference.bare!r} cannot be read: {crash(error)}.") from error
         raise BadInput(f"The weights of {reference.bare} cannot be downloaded ({first_line(error, 160)}).") from error
     except BaseException as error:  # whatever a library does
-        raise BadInput(f"The model {reference.loading!r} cannot be loaded: {crash(error)}.") from error
+        raise BadInput(
+            f"The model {reference.loading!r} cannot be loaded: {crash(error)}{_way_out(reference, error)}."
+        ) from error
+
+
+def _way_out(reference: Reference, error: BaseException) -> str:
+    """What helps where onnx2torch knows an operation in older versions alone."""
+    if reference.kind != "onnx" or not isinstance(error, NotImplementedError):
+        return ""
+    return "; export it with an older opset_version, such as 13, or by torch.export as pt2:FILE"
 
 
 @contextlib.contextmanager

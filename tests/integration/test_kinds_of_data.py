@@ -285,7 +285,16 @@ def test_a_data_set_of_hugging_face(runs: Path, tmp_path: Path, robench: Run, mo
         assert (place, config) == ("owner/tiny", None)
         return {"train": Split(), "validation": Split()}
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    def load_from_disk(place: str) -> Any:
+        return {"test": Split()} if Path(place).name == "several" else Split()  # as DatasetDict and Dataset are
+
+    package = types.SimpleNamespace(load_dataset=load_dataset, load_from_disk=load_from_disk)
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    for name, file in (("several", "dataset_dict.json"), ("alone", "state.json")):  # what save_to_disk leaves
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+        opened = face.open_dataset(f"hf-data:{tmp_path / name}").test
+        assert opened.labels.tolist() == y.tolist()
     found = robench(
         "evaluate", f"{runs / 'linear.py'}:colour", "--dataset", "hf-data:owner/tiny", "-a", "multi-targeted",
         "--eps", "1/255", "--steps", "10", "--runs", runs / "runs", "--json",

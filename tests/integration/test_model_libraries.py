@@ -157,6 +157,19 @@ def test_a_package_that_is_not_there_is_named(colours: Path, robench: Run, monke
         assert_refused(outcome, (f"pip install 'robench[{kind}]'",))
 
 
+def test_a_graph_with_a_newer_operation_is_told_how_to_export(
+    robench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(*given: Any, **named: Any) -> None:
+        raise NotImplementedError("Converter is not implemented (operation_type='AveragePool', version=19)")
+
+    (tmp_path / "m.onnx").write_bytes(b"")
+    monkeypatch.setattr("robench.models.loading.installed", lambda reference: None)
+    monkeypatch.setattr("robench.models.outside.make", make)
+    outcome = robench("evaluate", "onnx:m.onnx", "--dataset", "digits", *ATTACK)
+    assert_refused(outcome, ("AveragePool", "opset_version", "pt2:FILE"))
+
+
 def test_a_folder_that_is_not_there_is_named(stand_in: Path, robench: Run) -> None:
     assert_refused(robench("evaluate", "hf:./nothing", "--dataset", "digits", *ATTACK), ("no folder", "nothing"))
 

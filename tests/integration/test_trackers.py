@@ -85,10 +85,12 @@ def test_tensorboard_holds_figures_settings_and_the_table(store: Path, robench: 
 def test_mlflow_holds_figures_settings_and_the_table(
     store: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     place = (Path.cwd() / "ml").as_uri()
     done = robench(*ASK, "--log-to", f"mlflow:{place}", "--json")
     (row,) = done.json["rows"]
+    assert "Sent to mlflow" in done.err
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=place)
@@ -102,6 +104,19 @@ def test_mlflow_holds_figures_settings_and_the_table(
     assert "95% interval" in table.read_text()
     (rows,) = Path("ml").rglob("rows.json")
     assert json.loads(rows.read_text()) == [row]
+
+
+def test_mlflow_without_databases_takes_a_folder_and_refuses_a_database(
+    store: Path, robench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("robench.trackers.mlflow.find_spec", lambda name: None)  # as the extra is without sqlalchemy
+    assert "Sent to mlflow" in robench(*ASK, "--log-to", "mlflow").err
+    assert list(Path("mlruns").rglob("table.txt"))
+    assert_refused(robench(*ASK, "--log-to", "mlflow:sqlite:///x.db"), ("(sqlite)", "pip install mlflow"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://host/x")
+    assert_refused(robench(*ASK, "--log-to", "mlflow"), ("(postgresql)", "mlflow:mlruns"))
 
 
 @pytest.mark.parametrize(("name", "says"), [("failing:nowhere", "no route to nowhere"), ("leaving", "sys.exit")])

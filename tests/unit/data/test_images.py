@@ -202,6 +202,10 @@ def test_images_of_many_sizes_are_scaled_and_that_is_said(tmp_path: Path, capsys
         text = said(f"folder:{base}", tmp_path / "root", capsys)
         assert "5 sizes from 8x8 to 12x8 (height x width)" in text
         assert "scaled to 256 and its middle 224x224 taken" in text
+        sized = said(f"folder:{base}@16-18-bicubic", tmp_path / "root", capsys)
+        assert "5 sizes from 8x8 to 12x8 (height x width)" in sized
+        assert "shorter side of 18 (bicubic)" in sized
+        assert "224" not in sized  # which would be another size for the same images
         from robench.data import dataset
 
         dataset._told.clear()
