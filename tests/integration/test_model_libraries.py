@@ -89,11 +89,14 @@ def __getattr__(name):  # what other packages import where this one is installed
     if name.startswith("__"):
         raise AttributeError(name)
     return object
+class SizeDict:  # as a processor has it since version 5: no mapping, but dict() takes it
+    def __iter__(self):
+        yield from [("height", 20), ("width", 20)]
 class AutoImageProcessor:
     @staticmethod
     def from_pretrained(name):
         return SimpleNamespace(
-            do_resize=True, size=dict(height=20, width=20), resample=2, do_rescale=True, rescale_factor=1 / 255,
+            do_resize=True, size=SizeDict(), resample=2, do_rescale=True, rescale_factor=1 / 255,
             do_normalize=True, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
 """
 
