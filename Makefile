@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DEV_READY = $(VENV)/.dev-ready
 
-.PHONY: help setup quickstart test smoke unit fuzz lint digests vendor clean
+.PHONY: help setup quickstart test smoke unit fuzz lint docs digests vendor clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 14
@@ -39,6 +39,10 @@ lint: $(DEV_READY)  ## check style, types and the layering of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# all links are checked; nothing is fetched, then or when the pages are read
+docs: $(DEV_READY)  ## make the documentation's site in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # SAME="module:Class ..." names those whose code was changed and whose figures were not
 digests: $(DEV_READY)  ## record what the code of the plugins says, each under its version

@@ -1,7 +1,7 @@
 """What repeats: verdicts, starts and counts exactly; distances, images and weights as far as kernels repeat their sums.
 
 The order in which a kernel sums may depend on the processor, the library, and where a tensor lies in memory, so two
-processes agree on a sum up to rounding. See docs/guide.md, "What repeats exactly".
+processes agree on a sum up to rounding. See docs/again.md, "What repeats exactly".
 """
 
 from __future__ import annotations

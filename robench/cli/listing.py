@@ -102,7 +102,7 @@ def _datasets() -> list[dict[str, Any]]:
 def _suites() -> list[dict[str, Any]]:
     from robench.suites.suite import names
 
-    own = {OWN_SUITE: "your own table: its rows, columns and scales in a file, see docs/guide.md"}
+    own = {OWN_SUITE: "your own table: its rows, columns and scales in a file, see docs/suites.md"}
     return [{"name": name, "summary": title} for name, title in (names() | own).items()]
 
 

@@ -1,4 +1,4 @@
-"""A stranger's package: docs/plugins.md as written is accepted, and plugins that break a rule are told which."""
+"""A stranger's package: docs/attack.md as written is accepted, and plugins that break a rule are told which."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import pytest
 import robench
 from tests.integration.conftest import Outcome, assert_refused, run_module
 
-DOCS = (Path(robench.__file__).parents[1] / "docs/plugins.md").read_text()
+PAGES = [Path(robench.__file__).parents[1] / "docs" / f"{name}.md" for name in ("attack", "defense", "plugins")]
+DOCS = "".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```(?:python|toml)\n(.*?)```", DOCS, re.DOTALL)
 
-# what docs/plugins.md shows outside of its package, by the names they get here
+# what these pages show outside of its package, by the names they get here
 SHOWN = {
     "attack": {"ten-steps": "TenSteps", "shades": "Shades"},
     "defense": {"smoothed": "Smoothed"},
@@ -260,7 +261,7 @@ def install(site: Path, name: str, entries: dict[str, dict[str, str]]) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three packages: that of docs/plugins.md, its other plugins, and the broken ones."""
+    """Three packages: that of docs/attack.md, the pages' other plugins, and the broken ones."""
     site = tmp_path_factory.mktemp("site")
     for block in BLOCKS:
         if found := re.match(r"# robench-blur/(\S+)\n", block):
