@@ -41,7 +41,9 @@ LEFT = {
     "robench quickstart": "test_cli.py runs it",
     "robench data fetch ": "downloads",
 }
-# words that stand for others: data that no test has, and placeholders; EVALUATION is the first one of the store
+# what pages take for trained, an epoch each, as NAME-digits
+MODELS = ("standard", "paradise-pm", "er-classifier", "madry", "trades", "e-cla", "paradise-ae")
+# words that stand for others: data that no test has, and placeholders; EVALUATION is the first of the store, then the second
 WORDS = {"mnist": "digits", "cifar10": "digits", "MODEL": "standard-digits", "FOLDER": "place"}
 # options that are left out with their value: Ray (test_ray.py has it), trackers that take seconds to load, another
 # machine's folders, and what a network of an hour needs
@@ -76,15 +78,16 @@ eps = "0.1"
 
 @dataclass(frozen=True)
 class Ground:
-    """Where pages are run: a folder with the store, the first evaluation's id, and the example's weights."""
+    """Where pages are run: a folder with the store, the ids of two evaluations, and the example's weights."""
 
     root: Path
-    evaluation: str
+    evaluations: tuple[str, ...]
 
 
-def small(command: str, page: Page, evaluation: str) -> list[str]:
+def small(command: str, page: Page, evaluations: tuple[str, ...]) -> list[str]:
     """The words of a command as it is run here."""
-    words = [re.sub(r"(?<![\w/])(?:EVALUATION)(?!\w)", evaluation, word) for word in shlex.split(command)[1:]]
+    ids = iter(evaluations)
+    words = [next(ids) if word == "EVALUATION" else word for word in shlex.split(command)[1:]]
     for name, other in WORDS.items():
         words = [re.sub(rf"(?<![\w/.])((?:[\w-]+-)?){name}(?![\w:])", rf"\g<1>{other}", word) for word in words]
     kept: list[str] = []
@@ -99,7 +102,7 @@ def small(command: str, page: Page, evaluation: str) -> list[str]:
     if name == "baseline":
         kept = [f"{SUITE}.toml" if word == SUITE else word for word in kept]
     if name == "verify":  # of one evaluation of the many that the pages share
-        kept.append(evaluation)
+        kept.append(evaluations[0])
     every = name == "evaluate" and kept[1].startswith("-")
     for option, value in zip(MORE.get(name, ())[::2], MORE.get(name, ())[1::2], strict=True):
         kept += [] if option in kept or "--config" in kept else [option, value]
@@ -131,14 +134,15 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBENCH_RUNS", str(root / "runs"))
         patch.chdir(root)
-        for defense in ("standard", "paradise-pm", "er-classifier", "madry"):
-            epochs = "3" if defense == "standard" else "1"
-            assert main(["train", defense, "--epochs", epochs, "--name", f"{defense}-digits"]) == 0
-        assert main(["evaluate", "standard-digits", "paradise-pm-digits", "-a", "fgsm", "--eps", "0.1", "-n", "8"]) == 0
-        evaluation = sorted(
-            path.parent.name for path in (root / "runs/evaluations").glob("*/about.json")
-            if "standard-digits" in path.read_text()
-        )[0]  # fmt: skip
+        for defense in MODELS:
+            options = ["-o", "z_dim=2"] if defense == "paradise-ae" else []  # whose codes are drawn
+            assert main(["train", defense, "--epochs", "1", "--name", f"{defense}-digits", *options]) == 0
+        attack = ["-a", "pgd", "--steps", "5", "--restarts", "2", "--eps", "0.1", "-n", "8"]
+        evaluations = []
+        for model in ("standard-digits", "paradise-pm-digits"):
+            assert main(["evaluate", model, *attack]) == 0
+            (new,) = {path.name for path in (root / "runs/evaluations").iterdir()} - set(evaluations)
+            evaluations.append(new)
         packages(root / "site")
         patch.syspath_prepend(str(root / "site"))
         patch.syspath_prepend(str(root / "example"))
@@ -149,7 +153,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         shutil.copy(root / "example/my_model.py", root / "example/new.py")
         patch.chdir(root / "example")
         runpy.run_path("train_mine.py", run_name="__main__")
-        yield Ground(root, evaluation)
+        yield Ground(root, tuple(evaluations))
     registry._entries.cache_clear()
     for name in ("my_model", "new"):
         sys.modules.pop(name, None)
@@ -193,7 +197,7 @@ def test_a_page_s_commands_and_python_run(
         if command.startswith("python "):
             runpy.run_path(shlex.split(command)[1], run_name="__main__")
             continue
-        words = small(command, page, ground.evaluation)
+        words = small(command, page, ground.evaluations)
         code = main(words)
         said = capfd.readouterr()
         assert code in ((0, 1) if words[0] in VERDICTS else (0,)), f"{command}, run as {words}: {said.err}{said.out}"
