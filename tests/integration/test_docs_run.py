@@ -79,7 +79,7 @@ eps = "0.1"
 
 @dataclass(frozen=True)
 class Ground:
-    """Where pages are run: a folder with the store, the ids of two evaluations of one model, and the example's weights."""
+    """Where pages are run: a folder with the store, the ids of two evaluations of one model, and the example."""
 
     root: Path
     evaluations: tuple[str, ...]
