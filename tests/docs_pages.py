@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "log.md"]  # a diary, and what it says of a day stays
-PROGRAMS = {"robench", "python", "pip", "uv", "docker", "ray", "git", "make", "pytest", "cd", "mkdir"}
+PROGRAMS = {"robench", "python", "pip", "uv", "docker", "ray", "git", "make", "pytest", "mkdir"}
 BLOCK = re.compile(
     r"^```(?P<language>\w*)\n(?P<body>(?s:.*?))^```$|(?<=\n\n)(?P<indented>(?: {4}.*\n|\n(?= {4}))+)", re.MULTILINE
 )
