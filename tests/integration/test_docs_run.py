@@ -87,7 +87,8 @@ class Ground:
 def small(command: str, page: Page, evaluations: tuple[str, ...]) -> list[str]:
     """The words of a command as it is run here."""
     ids = iter(evaluations)
-    words = [next(ids) if word == "EVALUATION" else word for word in shlex.split(command)[1:]]
+    words = [word for word in shlex.split(command)[1:] if word != "--open"]  # a browser
+    words = [next(ids) if word == "EVALUATION" else word for word in words]
     for name, other in WORDS.items() if words[0] != "reproduce" else ():
         words = [re.sub(rf"(?<![\w/.])((?:[\w-]+-)?){name}(?![\w:])", rf"\g<1>{other}", word) for word in words]
     kept: list[str] = []
