@@ -22,8 +22,8 @@ import torch
 
 from robench import registry
 from robench.cli.app import main
-from tests.integration.test_plugin_package import install
 from tests.docs_pages import PAGES, Page, read
+from tests.integration.test_plugin_package import install
 
 ALL = {path.name: read(path) for path in PAGES}
 # the beginning of a command that is not run here, and why
