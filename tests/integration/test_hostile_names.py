@@ -200,7 +200,7 @@ def test_folders_of_data_by_every_name(robench: Run, tmp_path: Path) -> None:
     out = flat(clean(robench("leaderboard", "--out", "boards")))
     assert all(shown(f"folder:{name}, linf eps 0.1") in out for name in names)
     paths = list(Path("boards").iterdir())
-    assert len(paths) == 4 * len(names) + 2  # with an index in two formats
+    assert len(paths) == 4 * len(names) + 3  # with an index in two formats and a page
     assert all(path.name.isascii() and path.name[0].isalnum() and on_lines(path.read_text()) for path in paths)
     verified = robench("verify", "--json").json["evaluations"]
     assert [check["holds"] for check in verified] == [True] * len(names)
@@ -281,7 +281,7 @@ def test_runs_folders_and_reports_by_every_name(robench: Run, store: Path, name:
         assert "is not UTF-8" in out.err
         return
     clean(robench("leaderboard", *runs, "--out", f"out/{name}"))
-    assert len(list(Path("out", name).iterdir())) == 4 + 2
+    assert len(list(Path("out", name).iterdir())) == 4 + 3
     clean(robench("verify", *runs))
     clean(robench("runs", "gc", *runs))
     if FILES.index(name) % 3:  # the rest takes a second, and depends on the name of its own files alone
