@@ -1,7 +1,7 @@
 """Every command line of the documentation runs, and so does its Python.
 
-The pages share one store, a folder each, and models that are trained for an epoch. What is small about it is stated
-here: `small` says what stands for what, `LEFT` what is not run and why.
+The pages begin with the same store, in a folder each, and with models that are trained for an epoch. What is small
+about it is stated here: `small` says what stands for what, `LEFT` what is not run and why.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ def place(ground: Ground, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     shutil.copytree(ground.root / "example", folder)
     (folder / f"{SUITE}.toml").write_text(TINY)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("ROBENCH_RUNS", str(ground.root / "runs"))
+    shutil.copytree(ground.root / "runs", folder / "of-this-page")  # no page rests on what another one ran
+    monkeypatch.setenv("ROBENCH_RUNS", str(folder / "of-this-page"))
     return folder
 
 
