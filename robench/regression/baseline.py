@@ -245,6 +245,9 @@ def find(name: str, store: Store, probes: bool = False) -> list[EvaluationFolder
             "name the evaluations instead."
         )
     if not found:
+        twin = _twin(name, intact, store)
+        if twin is not None:
+            raise BadInput(f"The model {name!r} is the same as {twin!r}, which has the evaluations; name that instead.")
         raise BadInput(
             f"There is no finished white-box evaluation of {name!r}; make one with 'robench evaluate {name} --attack "
             "NAME'."
@@ -256,6 +259,14 @@ def find(name: str, store: Store, probes: bool = False) -> list[EvaluationFolder
             "code than today's, or run for the diagnostics alone."
         )
     return found
+
+
+def _twin(name: str, folders: Sequence[EvaluationFolder], store: Store) -> str | None:
+    """Under which other name a trained model has finished evaluations, None where under none."""
+    if name not in store.model_names():
+        return None
+    digest = store.model_digest(name)
+    return next((f.about.model for f in folders if f.spec["model_digest"] == digest and f.result is not None), None)
 
 
 def _usual(folder: EvaluationFolder, probes: bool) -> bool:

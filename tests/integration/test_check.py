@@ -385,3 +385,12 @@ def test_the_workflow_in_the_docs(baseline: Path, robench: Run) -> None:
     assert not [step for step in steps if "cache" in step.get("uses", "")]
     assert "--reuse" not in command
     assert all(step.get("if") == "always()" for step in steps if "upload-artifact" in step.get("uses", ""))
+
+
+def test_a_model_that_is_another_one_again_is_told_by_that_name(robench: Run) -> None:
+    for name in ("first", "again"):
+        assert robench("train", "standard", "--epochs", "1", "--name", name).code == 0
+    assert robench("evaluate", "first", "-a", "fgsm", "--eps", "0.1", "-n", "10").code == 0
+    assert robench("evaluate", "again", "-a", "fgsm", "--eps", "0.1", "-n", "10").code == 0
+    assert_refused(robench("baseline", "again", "-o", "b.json"), ("'again'", "same as 'first'", "name that instead"))
+    assert robench("baseline", "first", "-o", "b.json").code == 0
