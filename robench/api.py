@@ -16,7 +16,7 @@ from robench.detector.request import DetectorRequest
 from robench.errors import BadInput, DiskError, require, unknown
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate as run
-from robench.evaluation.several import Eps, requests_of, seeds_of, threats_of
+from robench.evaluation.several import Eps, own_threats, requests_for, seeds_of, threats_of
 from robench.evaluation.summaries import Evaluated
 from robench.models.settings import ModelSettings
 from robench.registry import check_attacks
@@ -107,7 +107,8 @@ def evaluate(
     settings = ModelSettings(
         {} if model_options is None else model_options, weights, mean, std, pixels, output, binary, log_probabilities
     )
-    threats, seeds, models = threats_of(norm, eps), seeds_of(seed), _models(model, settings)
+    own = own_threats(named, norm, eps)
+    threats, seeds, models = list(own.values()) or threats_of(norm, eps), seeds_of(seed), _models(model, settings)
     request = Request(
         models=list(models.values()) if isinstance(models, Mapping) else models,
         attacks=_attacks(attacks),
@@ -135,7 +136,7 @@ def evaluate(
     store = Store(runs_root(Path(runs) if runs else None))
 
     def done(request: Request) -> Evaluated:
-        first, *others = requests_of(request, threats, seeds)
+        first, *others = requests_for(request, norm, eps, seed)
         return run(first, store, None, others)
 
     return Report.of(_named(models, request, done) if isinstance(models, Mapping) else done(request), store)

@@ -16,6 +16,7 @@ KINDS = (*PATHS, "medmnist", "hf-data", "memory")
 # setting -> what it says; those that say nothing more than that they are there have no value
 SETTINGS = {
     "ids": "a file that lists the test images",
+    "eps": "the eps of the listed images that are meant, where the list has one per image",
     "labels-from": "the number of the first class",
     "one-hot": "labels are one-hot",
     "layout": "chw or hwc",

@@ -78,7 +78,12 @@ Count = Annotated[
     ),
 ]  # fmt: skip
 Listed = Annotated[
-    str | None, typer.Option("--ids", metavar="FILE", help="Test images: an index from 0 or a file's name per line.")
+    str | None,
+    typer.Option(
+        "--ids",
+        metavar="FILE",
+        help="Test images: an index from 0 or a file's name per line; a .csv may have an eps each.",
+    ),
 ]
 Restarts = Annotated[
     int | None,
@@ -223,7 +228,7 @@ def evaluate(
     from robench.detector.request import DetectorRequest
     from robench.evaluation.request import Request
     from robench.evaluation.scheduler import evaluate as run
-    from robench.evaluation.several import requests_of, seeds_of, threats_of
+    from robench.evaluation.several import own_threats, requests_for, seeds_of, threats_of
     from robench.executors.workers import Workers
     from robench.models.settings import ModelSettings
     from robench.store.runs import Store, runs_root
@@ -231,7 +236,8 @@ def evaluate(
     from robench.trackers.sending import send, trackers_of
 
     dataset, number = named_data(dataset, classes, labels_from, one_hot, layout, range_, ids)
-    threats, seeds, trackers = threats_of(norm, eps), seeds_of(seed), trackers_of(log_to or [])
+    own = own_threats(dataset, norm, eps)
+    threats, seeds, trackers = list(own.values()) or threats_of(norm, eps), seeds_of(seed), trackers_of(log_to or [])
     short = {"restarts": restarts, "steps": steps, "effort": effort, "targets": targets}
     around = ModelSettings.of(
         model_option, weights=weights, mean=mean, std=std, pixels=pixels, output=output, binary=binary,
@@ -275,7 +281,7 @@ def evaluate(
     )
     if save_config is not None:
         save(context, save_config)
-    first, *others = requests_of(request, threats, seeds)
+    first, *others = requests_for(request, norm, eps, seed)
     store = Store(runs_root(runs))
     done = run(first, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address), others)
     report = Report.of(done, store)

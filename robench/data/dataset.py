@@ -138,7 +138,8 @@ class Dataset:
         if not self._parsed.settings.get("ids"):
             return Split(source, labels, torch.arange(len(labels)))
         path = expanded(self._parsed.settings["ids"])
-        return view(source, labels, listed(path, len(labels), self._source.paths("test")))
+        eps = self._parsed.settings.get("eps")
+        return view(source, labels, listed(path, len(labels), self._source.paths("test"), eps))
 
     @cached_property
     def names(self) -> list[str]:

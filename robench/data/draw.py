@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robench.data.images import reading
 from robench.data.pixels import Numbers
 from robench.errors import BadInput, require
+
+if TYPE_CHECKING:  # takes its time to load, and few lists are tables
+    import pandas as pd
 
 _KEY = 40931  # fixed for good: another key would draw other images
 # how far labels may lie on the way from a random order (0) to a sorted one (1) and still be mixed
@@ -51,14 +54,15 @@ def balanced(labels: Numbers) -> Numbers:
     return np.lexsort((tie, place)).astype(np.int64)
 
 
-def listed(path: Path, count: int, files: Sequence[Path]) -> Numbers:
+def listed(path: Path, count: int, files: Sequence[Path], eps: str | None = None) -> Numbers:
     """The positions that a file lists, int64 [n]: an index from 0 or the name of an image file per line, or a .csv with
     a column `index` or `file`.
 
-    count: how many test images there are; files: theirs, if they have any. Raises BadInput for what is not there, for
-    one that is listed twice, and for an eps per image.
+    count: how many test images there are; files: theirs, if they have any; eps: as the list spells it, of those images
+    that are meant, where it has one per image. Raises BadInput for what is not there, for one that is listed twice, and
+    for an eps per image where none is meant.
     """
-    words = _words(path)
+    words = _words(path, eps)
     if not words:
         raise BadInput(f"{path} lists no image; give an index from 0 or a file name per line.")
     known = _names(files)
@@ -70,28 +74,51 @@ def listed(path: Path, count: int, files: Sequence[Path]) -> Numbers:
     return np.array(found, np.int64)
 
 
-def _words(path: Path) -> list[str]:
+def eps_listed(path: Path) -> list[str]:
+    """Each eps that a list of images has beside them, as it spells them; none where it has none per image."""
+    if path.suffix != ".csv" or not path.is_file():
+        return []
+    table, columns = _table(path)
+    if "eps" not in columns:
+        return []
+    values = table[columns["eps"]]
+    if values.isna().any():
+        raise BadInput(f"{path} has an empty eps in row {int(values.isna().to_numpy().argmax())}.")
+    return list(dict.fromkeys(str(each).strip() for each in values))
+
+
+def _words(path: Path, eps: str | None) -> list[str]:
     if not path.is_file():
         raise BadInput(f"There is no file {path}, which --ids names.")
     with reading(path, "give a text file with an index or a file name per line"):
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    if path.suffix != ".csv" or not lines:
-        return lines
-    return _column(path)
+    if path.suffix == ".csv" and lines:
+        return _column(path, eps)
+    if eps is not None:
+        raise BadInput(f"{path} has no eps per image; leave out the data's setting eps.")
+    return lines
 
 
-def _column(path: Path) -> list[str]:
+def _table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A list as a table of texts, and its columns by their names in small letters."""
     import pandas as pd
 
     with reading(path, "give a .csv file with a column index or file"):
         table = pd.read_csv(path, dtype=str)
-    columns = {str(name).strip().lower(): name for name in table.columns}
-    if "eps" in columns:
+    return table, {str(name).strip().lower(): name for name in table.columns}
+
+
+def _column(path: Path, eps: str | None) -> list[str]:
+    table, columns = _table(path)
+    if ("eps" in columns) != (eps is not None):
         raise BadInput(
-            f"{path} has an eps per image, but an evaluation has one eps; write a list per eps and give each with its "
-            "--ids and --eps."
-        )
+            f"{path} has no eps per image; leave out the data's setting eps." if eps is not None else
+            f"{path} has an eps per image, and an evaluation has one eps; 'robench evaluate' takes each image at its "
+            "own, here name one of them as the data's setting eps."
+        )  # fmt: skip
+    if eps is not None:
+        table = table[table[columns["eps"]].str.strip() == eps]
     names = [name for name in ("index", "id", "example_id", "file", "path", "filename") if name in columns]
     if len(names) != 1:
         raise BadInput(f"{path} must have one column called index or file; its columns are {', '.join(table.columns)}.")

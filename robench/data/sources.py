@@ -107,7 +107,7 @@ def find_source(name: DataName, root: Path) -> Source:
     """Where the files of a dataset are; raises `BadInput` for an unknown name or a path that is not there."""
     kind, text = name.kind, name.place
     if text in DATASETS and not kind:
-        _allow(name, ("ids", "draw"))
+        _allow(name, ("ids", "eps", "draw"))
         return _Digits() if text == "digits" else Torchvision(DATASETS[text], root)
     if not kind or not text:
         raise _unknown(name)
@@ -144,7 +144,7 @@ def _folder(name: DataName, root: Path) -> Source:
     return Folder(path, size, root, name.settings)
 
 
-_ANY = ("ids", "draw", "names", "labels-from", "one-hot")
+_ANY = ("ids", "eps", "draw", "names", "labels-from", "one-hot")
 _PICTURES = ("size", "channels")
 _ARRAYS = (*_ANY, "layout", "range", "images", "labels", "split")
 # the settings that mean something to a kind
@@ -157,7 +157,7 @@ _SETTINGS = {
     "parquet": (*_ARRAYS, *_PICTURES),
     "hf-data": (*_ARRAYS, *_PICTURES, "config"),
     "memory": (*_ANY, *_PICTURES, "layout", "range"),
-    "folder": ("ids", "draw", "channels", "split"),
+    "folder": ("ids", "eps", "draw", "channels", "split"),
 }
 
 

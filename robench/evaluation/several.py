@@ -9,6 +9,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from robench.data.draw import eps_listed
+from robench.data_names import parse, with_settings
+from robench.environment import expanded
 from robench.errors import BadInput, shown
 from robench.evaluation.request import Request
 from robench.norms import DEFAULT, NORMS, parse_norm
@@ -90,11 +93,43 @@ def requests_of(request: Request, threats: Iterable[ThreatModel], seeds: Sequenc
     return [replace(request, threat=threat, seed=seed) for threat in threats for seed in seeds]
 
 
+def own_threats(dataset: str | None, norm: str | Sequence[str] | None, eps: Eps | None) -> dict[str, ThreatModel]:
+    """By each eps that the listed images of `dataset` have beside them, as it is spelled, the threat model; none where
+    they have no eps each. Raises BadInput for an eps or several norms beside those."""
+    settings = parse(dataset or "").settings
+    ids = settings.get("ids")
+    own = eps_listed(expanded(ids)) if ids and "eps" not in settings else []
+    norms = list(dict.fromkeys(map(parse_norm, _names(norm) or [DEFAULT])))
+    for what, given in (("an eps", eps is not None), ("several norms", len(norms) > 1)):
+        if own and given:
+            raise BadInput(f"{ids} has an eps per image, and beside it there is {what}; leave one of them out.")
+    return {text: ThreatModel.of(norms[0], text) for text in own}
+
+
+def requests_for(request: Request, norm: str | Sequence[str] | None, eps: Eps | None, seed: Any) -> list[Request]:
+    """The same request within each threat model that `norm` and `eps` name, with each seed; where the listed images
+    have an eps each, those of each eps within that.
+
+    Raises BadInput as `threats_of` and `own_threats`, and for a detector, a surrogate or a guide beside an eps each.
+    """
+    own, seeds = own_threats(request.dataset, norm, eps), seeds_of(seed)
+    beside = {"a detector": request.guard, "a surrogate": request.surrogates, "a guide": request.guide}
+    for what in (what for what, given in beside.items() if own and given):
+        raise BadInput(f"The listed images have an eps each, and beside it there is {what}; leave one of them out.")
+    if not own:
+        return requests_of(request, threats_of(norm, eps), seeds)
+    return [
+        replace(each, dataset=with_settings(request.dataset, eps=text))
+        for text, threat in own.items()
+        for each in requests_of(request, [threat], seeds)
+    ]
+
+
 def ladders(requests: Iterable[Request]) -> list[list[Request]]:
     """Requests that differ in eps alone together, the largest eps first; those with a detector, a surrogate or a
     guide apart."""
     found: dict[tuple[Any, ...], list[Request]] = {}
     for i, each in enumerate(requests):
         alone = i if each.guard or each.surrogates or each.guide is not None else -1
-        found.setdefault((each.threat.norm, each.seed, alone), []).append(each)
+        found.setdefault((each.dataset, each.threat.norm, each.seed, alone), []).append(each)
     return [sorted(group, key=lambda each: -each.threat.eps) for group in found.values()]

@@ -19,6 +19,7 @@ from robench.tables.figures import figures_table, threats
 from robench.tables.frames import AdversarialImages, Rows, Which, frame_of, images_of, one_of
 from robench.tables.model_names import told_apart
 from robench.tables.notebook import html_of
+from robench.tables.own_eps import own_eps, own_eps_table
 from robench.tables.rendering import Grid, grid, lines, percent
 from robench.tables.worst import WorstCase as WorstCase
 from robench.tables.worst import transfers, worst_cases
@@ -114,6 +115,8 @@ class Report:
             "rows": [{key: row[key] for key in JSON_KEYS if key in row} for row in self.rows],
             "worst_case": self.worst,
         }
+        own = own_eps(self.results, self.worst_cases)
+        found |= {"own_eps": [each.to_json() for each in own]} if own else {}
         found |= {"detections": self.detections} if self.detections else {}
         found |= {"transfer": self.transfer} if self.transfers else {}
         found |= {"diagnostics": self.findings} if self.findings else {}
@@ -125,6 +128,8 @@ class Report:
             transfer_table([each for each in self.transfers if (each.norm, each.eps, each.seed) == place])
             for place in dict.fromkeys((each.norm, each.eps, each.seed) for each in self.transfers)
         ]
+        own = own_eps(self.results, self.worst_cases)
+        below += [own_eps_table(own)] if own else []
         below += [detection_table(self.detected)] if self.detected else []
         fired = [finding for finding in self.diagnosed if finding.fired]
         below += [findings_text(fired, "Warnings: do not trust these figures yet")] if fired else []

@@ -106,7 +106,7 @@ def test_a_list_of_images(tmp_path: Path) -> None:
         ("a.txt", "7\n100\n", "lists image 100, but there are 100, numbered from 0 to 99"),
         ("a.txt", "7\n3\n7\n", "lists the image 7 twice"),
         ("a.txt", "-1\n", "lists '-1', which is no index, and these data have no files; give indices from 0"),
-        ("a.csv", "index,eps\n7,0.1\n", "has an eps per image, but an evaluation has one eps; write a list per eps"),
+        ("a.csv", "index,eps\n7,0.1\n", "has an eps per image, and an evaluation has one eps"),
         ("a.csv", "number\n7\n", "must have one column called index or file; its columns are number"),
         ("a.csv", "index,file\n7,a\n", "must have one column called index or file"),
         ("a.csv", "index,note\n,a\n", "has an empty index in row 0"),
