@@ -6,11 +6,14 @@ the libraries' own; a package that is not there is a ModuleNotFoundError.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +125,26 @@ def _hf_sizing(said: Callable[..., Any]) -> Sizing | None:
     return Sizing(resize, crop, names[int(said("resample", 2))])
 
 
+def prepare(package: str) -> None:
+    """Do what a package needs before it is imported: robustbench asks for pyautoattack by the name that it once had."""
+    if package != "robustbench" or find_spec("autoattack") or not find_spec("pyautoattack"):
+        return
+    for name in ("", ".state"):
+        sys.modules[f"autoattack{name}"] = importlib.import_module(f"pyautoattack{name}")
+
+
 def _robustbench(name: str, arguments: dict[str, Any], bare: bool) -> Made:
+    prepare("robustbench")
     from robustbench.utils import load_model
 
     del bare
+    return Made(load_model(model_name=name, **zoo(arguments)))
+
+
+def zoo(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What RobustBench's loading code is given; its files are in model_dir/DATASET/THREAT_MODEL."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robench" / "robustbench"
-    asked = {"dataset": "cifar10", "threat_model": "Linf", "model_dir": str(cache), **arguments}
-    return Made(load_model(model_name=name, **asked))
+    return {"dataset": "cifar10", "threat_model": "Linf", "model_dir": str(cache), **arguments}
 
 
 def _onnx(name: str, arguments: dict[str, Any], bare: bool) -> Made:

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from robench.defense.networks import Normalize
 from robench.errors import BadInput, RobenchError, crash, first_line, unknown
 from robench.models.adapted import Adaptation
 from robench.models.factories import value_of
-from robench.models.libraries import Made, Sizing, make
+from robench.models.libraries import Made, Sizing, make, prepare, zoo
 from robench.progress import say
 from robench.references import FILES, Reference
 
@@ -64,6 +65,7 @@ def installed(reference: Reference) -> None:
             )
         try:
             with _quiet():
+                prepare(package)
                 importlib.import_module(package)
         except Exception as error:  # whatever a library does
             raise BadInput(f"The package {package} cannot be imported: {crash(error)}; install it anew.") from error
@@ -133,11 +135,22 @@ def _make(reference: Reference, place: str, arguments: dict[str, Any], bare: boo
     except OSError as error:
         if reference.kind in FILES:
             raise BadInput(f"The file of {reference.bare!r} cannot be read: {crash(error)}.") from error
-        raise BadInput(f"The weights of {reference.bare} cannot be downloaded ({first_line(error, 160)}).") from error
+        raise BadInput(
+            f"The weights of {reference.bare} cannot be downloaded ({first_line(error, 160)}); check the network, or "
+            f"{_by_hand(reference, arguments)}."
+        ) from error
     except BaseException as error:  # whatever a library does
         raise BadInput(
             f"The model {reference.loading!r} cannot be loaded: {crash(error)}{_way_out(reference, error)}."
         ) from error
+
+
+def _by_hand(reference: Reference, arguments: dict[str, Any]) -> str:
+    """How weights come in without a download."""
+    if reference.kind != "robustbench":
+        return "give --weights FILE"
+    asked = zoo(arguments)
+    return f"put {reference.name}.pt into {asked['model_dir']}/{asked['dataset']}/{asked['threat_model']}"
 
 
 def _way_out(reference: Reference, error: BaseException) -> str:
@@ -149,8 +162,10 @@ def _way_out(reference: Reference, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What a library prints while it loads does not reach stdout, which belongs to tables and JSON."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """What a library prints while it loads does not reach stdout, which belongs to tables and JSON; nor do its warnings
+    to its own authors reach anybody."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 

@@ -48,7 +48,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     place = tmp_path / "packages"
     (place / "robustbench").mkdir(parents=True)
     (place / "transformers").mkdir()
-    (place / "robustbench" / "__init__.py").write_text("")
+    (place / "robustbench" / "__init__.py").write_text(FORMER)
     (place / "robustbench" / "utils.py").write_text(ROBUSTBENCH)
     (place / "transformers" / "__init__.py").write_text(TRANSFORMERS)
     kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in STOOD_IN}
@@ -60,7 +60,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-STOOD_IN = ("transformers", "robustbench")
+STOOD_IN = ("transformers", "robustbench", "autoattack")
+# robustbench requires pyautoattack, and imports it by the name that it once had
+FORMER = "from autoattack import AutoAttack\nfrom autoattack.state import EvaluationState\n"
 NET = """
 import torch
 from torch import nn
@@ -126,6 +128,12 @@ def test_a_hugging_face_classifier_sees_what_its_processor_says(colours: Path, s
 def test_robustbench_loads_its_own(colours: Path, stand_in: Path, robench: Run) -> None:
     row = figure(robench, f"npz:{colours}", "robustbench:Best2026?threat_model=L2")
     assert row["clean_accuracy"] == pytest.approx(by_hand(colours, linear(16)))
+
+
+def test_weights_that_cannot_be_downloaded_are_put_where_robustbench_looks(stand_in: Path, robench: Run) -> None:
+    (stand_in / "robustbench" / "utils.py").write_text("def load_model(**given): raise OSError('no route to host')")
+    outcome = robench("evaluate", "robustbench:Best2026", "--dataset", "digits", *ATTACK)
+    assert_refused(outcome, ("no route to host", "put Best2026.pt into", "/robench/robustbench/cifar10/Linf"))
 
 
 def test_timm_sees_what_its_configuration_says(colours: Path, robench: Run) -> None:
