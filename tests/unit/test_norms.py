@@ -312,7 +312,7 @@ def test_a_threat_model_takes_a_new_norm(l1: Norm) -> None:
     threat.check_shape((1, 2, 3))
     with pytest.raises(BadInput, match="further apart than 6"):
         ThreatModel.of("l1", "7").check_shape((1, 2, 3))
-    with pytest.raises(BadInput, match="given in l1, such as --eps 5"):
+    with pytest.raises(BadInput, match="l1 has none that is usual; give one, such as --eps 5"):
         ThreatModel.of("l1", None)
     assert any_of(NORMS) == "linf, l2 or l1"
     noise = randomness.uniform(0, range(COUNT), [0] * COUNT, "start", SHAPE)
