@@ -34,6 +34,16 @@ def reproduce(
         str,
         typer.Option("--scale", help="How much: smoke, cpu, paper, or another it has; several with --all."),
     ] = "cpu",
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", parser=shared.whole, metavar="N", help="At most N seeds of each row."),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--count", parser=shared.whole, metavar="N", help="At most N test images under each attack."
+        ),
+    ] = None,
     copies: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,9 +75,8 @@ def reproduce(
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
     if stored and fresh:
         raise BadInput("--stored computes nothing and --fresh everything anew; leave one of them out.")
-    scaled = _on(
-        _scaled(suite, every, scale.split(",")), copies or ()
-    )  # before the seconds it takes to import what trains
+    scaled = [each.within(seeds, count) for each in _scaled(suite, every, scale.split(","))]
+    scaled = _on(scaled, copies or ())  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
     from robench.store.runs import Store, runs_root

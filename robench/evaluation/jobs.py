@@ -103,8 +103,9 @@ class Job:
 
     @property
     def boundary(self) -> bool:
-        """Whether an attack along the decision boundary tried it. Raises Damaged."""
-        return self.attack.boundary or (self.before is not None and walked(self.before))
+        """Whether an attack along the decision boundary tried it, or will, as far as it has begun. Raises Damaged."""
+        before = self.before if self.before is not None and self.before.path.exists() else None
+        return self.attack.boundary or (before is not None and walked(before))
 
     def prior(self, start: int, stop: int) -> Tensor | None:
         """What the attack before this one, or within a larger eps, made of the examples [start, stop), float32

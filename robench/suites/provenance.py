@@ -84,4 +84,6 @@ def command(suite: ScaledSuite) -> str:
     copy = ["--dataset", f"{suite.instead_of}={suite.dataset}"] if suite.instead_of else []
     for row in suite.rows:
         copy += ["--beside", f"{row.name}={row.brought}"] if row.brought else []
-    return shlex.join(["robench", "reproduce", suite.reference or suite.name, "--scale", suite.scale, *copy])
+    return shlex.join(
+        ["robench", "reproduce", suite.reference or suite.name, "--scale", suite.scale, *suite.less, *copy]
+    )

@@ -45,7 +45,8 @@ class ScaledSuite:
     What the scale skips is in none of rows, columns, printed and orders; `skipped` has its name and the reason. rows:
     also those that are not shown. printed: row -> column -> the value in the paper's table. paper_data: the data of
     the scale "paper", "" where there is none: what is printed is about those. reference: how the suite was named.
-    instead_of: the name of the data that `dataset` stands in for, "" where it is the suite's own.
+    instead_of: the name of the data that `dataset` stands in for, "" where it is the suite's own. less: the part of a
+    command line that makes the suite smaller.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ScaledSuite:
     paper_data: str = ""
     reference: str = ""
     instead_of: str = ""
+    less: tuple[str, ...] = ()
 
     def on(self, copies: Mapping[str, str]) -> ScaledSuite:
         """The suite on the user's own copy of its data, where there is one; copies: data's names and references."""
@@ -87,6 +89,23 @@ class ScaledSuite:
             for name, reference in models.items()
         ]
         return replace(self, rows=(*self.rows, *brought))
+
+    def within(self, seeds: int | None, images: int | None) -> ScaledSuite:
+        """The suite with at most so many seeds of each row and images of each column; None for as many as it has.
+        Raises BadInput for less than one."""
+        less = [("--seeds", seeds), ("-n", images)]
+        for option, most in less:
+            if most is not None and most < 1:
+                raise BadInput(f"{option} is {most}, but must be at least 1.")
+        return replace(
+            self, rows=tuple(replace(row, seeds=row.seeds[:seeds]) for row in self.rows),
+            count=_at_most(self.count, images),
+            columns=tuple(
+                each.model_copy(update={"count": _at_most(each.count, images)}) if each.count else each
+                for each in self.columns
+            ),
+            less=tuple(str(word) for option, most in less if most is not None for word in (option, most)),
+        )  # fmt: skip
 
     def row(self, name: str) -> RowPlan:
         """The row of that name; raises BadInput where there is none."""
@@ -150,6 +169,11 @@ def load(reference: str) -> Suite:
             scale: replace(_resolved(path.stem, found, raw, scale), reference=reference) for scale in found.scales
         }
     return Suite(path.stem, found.title, found.source, found.metric, scales)
+
+
+def _at_most(count: int | None, most: int | None) -> int | None:
+    """The smaller of two counts, None being no limit."""
+    return min((each for each in (count, most) if each is not None), default=None)
 
 
 def _resolved(name: str, found: SuiteFile, raw: Mapping[str, Any], scale: str) -> ScaledSuite:

@@ -1,4 +1,4 @@
-"""robench reproduce on the user's own copy of the data, and with models of the user's own beside the suite's rows."""
+"""robench reproduce on a copy of the data, on fewer seeds and images, and with models of the user's own beside it."""
 
 from __future__ import annotations
 
@@ -57,6 +57,24 @@ def test_a_model_of_one_s_own_is_a_row_like_the_others(robench: Run) -> None:
     assert float(rows["FGSM"]["value"]) == told["robust_accuracy"]
     assert float(rows["Clean"]["value"]) == told["clean_accuracy"]
     assert "--beside 'Mine, twice=net.py:load?scale=2'" in Path("tables", "two-smoke.md").read_text()
+
+
+def test_on_fewer_seeds_and_images(robench: Run, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(
+        SUITE.replace("epochs = 3", "epochs = 1\nseeds = [3, 4]").replace('"Plain"\n', '"Plain"\nseeds = [7]\n', 1)
+    )
+    smaller = ("--seeds", "1", "-n", "40", "--runs", "runs", "--out", "tables")
+    assert robench(*COMMAND, *smaller).code == 0
+    text = Path("tables", "two-smoke.md").read_text()
+    assert "robench reproduce two.toml --scale smoke --seeds 1 -n 40" in text
+    lines = list(csv.DictReader(io.StringIO(Path("tables", "two-smoke.csv").read_text())))
+    assert {(line["row"], line["seed"]) for line in lines} == {("Plain", "7"), ("Matched", "3")}
+    assert {line["n"] for line in lines if line["column"] != "Clean"} == {"40"}
+    assert (
+        robench(*COMMAND, "-n", "100", "--stored", "--runs", "runs", "--out", "more").code == 3
+    )  # of 60, and two seeds
+    for wrong in (("--seeds", "0"), ("-n", "0"), ("-n", "-5"), ("--seeds", "some")):
+        assert_refused(robench(*COMMAND, *wrong), (wrong[0], wrong[1]))
 
 
 def test_what_cannot_stand_beside(robench: Run) -> None:
