@@ -26,7 +26,7 @@ PANELS = {
         "guide", "cascade", "max_passes", "search_precision",
     ),
     "Detector": ("detector", "trained_on", "trained_option", "fpr", "detector_images", "adaptive"),
-    "Training": ("recipe", "epochs", "seeds", "backbone", "precision", "name"),
+    "Training": ("recipe", "epochs", "seeds", "backbone", "precision", "watch", "name"),
     "Figure": ("which", "reach", "points", "unclipped", "method"),
     "Verdict": ("again", "alpha", "max_drop", "reuse"),
     "Where and how fast": (

@@ -34,6 +34,14 @@ def train(
         str | None,
         typer.Option("--precision", help="float32 or bfloat16, of the networks while they are trained: twice as fast."),
     ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            "--watch",
+            metavar="EPS[,EPS...]",
+            help="Measure after every epoch how many of 200 validation images stand 20 steps of PGD in linf.",
+        ),
+    ] = None,
     seed: shared.Seed = 0,
     device: shared.Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is trained already.")] = False,
@@ -70,6 +78,7 @@ def train(
         number,
         fresh,
         cast("Precision | None", precision),
+        tuple(each.strip() for each in watch.split(",")) if watch is not None else (),
     )
     card = run(request, Store(runs_root(runs)))
     if as_json:

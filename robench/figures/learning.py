@@ -9,6 +9,7 @@ from robench.errors import BadInput
 from robench.figures.drawing import MARKERS, Drawing, as_is, legend, numbers, style, whole_ticks
 from robench.store.files import Damaged
 from robench.store.runs import Store
+from robench.training.watching import IMAGES, STANDS, STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +37,18 @@ def training(store: Store, names: Sequence[str]) -> Drawing:
         *(_told(name, card) for name, card in cards.items()),
         "Terms as they enter the loss, weights included, as means over the batches of an epoch; what a defense "
         "monitors, and accuracy, as means over the validation images after it. Markers: epochs.",
+        *_watched(terms),
     )
     rows = -(-len(terms) // ACROSS)
     return Drawing("Training curves", caption, records, (8.4, 2.5 * rows + 0.35),
                    lambda picture: _panels(picture, list(cards), terms, records))  # fmt: skip
+
+
+def _watched(terms: Sequence[str]) -> list[str]:
+    """What is said where robustness was watched."""
+    if not any(term.startswith(STANDS) for term in terms):
+        return []
+    return [f"Robust accuracy: of the first {IMAGES} validation images under {STEPS} steps of PGD, an upper bound."]
 
 
 def _told(name: str, card: dict[str, Any]) -> str:
@@ -84,20 +93,21 @@ def _panel(
     axes: Axes, term: str, names: Sequence[str], records: Sequence[dict[str, Any]], handles: dict[str, Any]
 ) -> None:
     seen: list[float] = []
+    share = term == ACCURACY or term.startswith(STANDS)
     for place, name in enumerate(names):
         mine = [record for record in records if (record["model"], record["term"]) == (name, term)]
         if not mine:
             continue
-        factor = 100 if term == ACCURACY else 1
+        factor = 100 if share else 1
         values = [factor * float(record["value"]) for record in mine]
         (line,) = axes.plot([record[EPOCH] for record in mine], values, marker=MARKERS[place % len(MARKERS)],
                             markersize=3, linewidth=1.1, **style(place))  # fmt: skip
         handles.setdefault(name, line)
         seen += values
-    if term != ACCURACY and min(seen) > 0 and max(seen) > WIDE * min(seen):
+    if not share and min(seen) > 0 and max(seen) > WIDE * min(seen):
         axes.set_yscale("log")
     axes.set_xlabel("epoch", fontsize=8)
-    as_is(axes.set_ylabel("", fontsize=8), UNITS.get(term, term))
+    as_is(axes.set_ylabel("", fontsize=8), UNITS.get(term, f"{term} (%)" if share else term))
     axes.tick_params(labelsize=7)
     whole_ticks(axes.xaxis)
     axes.grid(alpha=0.3)

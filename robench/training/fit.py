@@ -28,6 +28,7 @@ from robench.device import full_precision
 from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
 from robench.store.files import write_file
+from robench.training.watching import stands
 
 CHECKPOINT = "last.ckpt"
 
@@ -39,7 +40,8 @@ ONE_CLASS = 0.99
 class Fit:
     """One training: the data, its recipe, the seed, the device, and the folder that checkpoints go to.
 
-    spec: the id of everything it depends on; a checkpoint of another is refused.
+    spec: the id of everything it depends on; a checkpoint of another is refused. watched: radii in linf at which its
+    robustness is measured after every epoch, which changes nothing of the training.
     """
 
     dataset: Dataset
@@ -49,6 +51,7 @@ class Fit:
     folder: Path
     title: str
     spec: str = ""
+    watched: tuple[str, ...] = ()
 
 
 @dataclass
@@ -99,6 +102,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            inference_mode=not plan.watched,
             precision="bf16-mixed" if plan.recipe.precision == "bfloat16" else "32-true",
             gradient_clip_val=(plan.recipe.clip or None) if defense.automatic_optimization else None,
             plugins=[_WholeFiles()],
@@ -335,8 +339,9 @@ class _Watch(Callback):
         self.last_terms = {k: round(v / steps, 6) for k, v in self.sums.items()}
         monitors = {k: round(v / len(labels), 6) for k, v in self.monitors.items()}
         self.monitors.clear()
+        robust = stands(pl_module, self.plan.dataset.val, self.plan.watched, self.classes)
         self.history.append(
-            {"epoch": trainer.current_epoch, "val_accuracy": round(right, 5), **self.last_terms, **monitors}
+            {"epoch": trainer.current_epoch, "val_accuracy": round(right, 5), **self.last_terms, **monitors, **robust}
         )
         top = float(predicted.bincount().max()) / len(predicted)
         collapsed = top >= ONE_CLASS and right <= 1.5 / self.classes + 0.02

@@ -29,6 +29,7 @@ from robench.store.reach import plugin_digest
 from robench.store.released import Release, unreleased
 from robench.store.runs import ASIDE, Store
 from robench.store.specs import TrainSpec
+from robench.training.watching import STANDS, balls
 
 if TYPE_CHECKING:
     from robench.training.fit import Trained
@@ -42,7 +43,8 @@ CODE = ("defense_version", "source")
 @dataclass(frozen=True)
 class TrainRequest:
     """What `robench train` was asked for; `epochs`, `batch_size` and `precision` None mean the recipe's; `classes` as
-    labelled. `fresh` trains what is trained already again."""
+    labelled. `fresh` trains what is trained already again. `watch`: radii in linf at which robustness is measured after
+    every epoch."""
 
     defense: str
     dataset: str
@@ -57,10 +59,12 @@ class TrainRequest:
     classes: int | None = None
     fresh: bool = False
     precision: Precision | None = None
+    watch: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         hold(self, epochs="--epochs?", batch_size="--batch-size?")
         object.__setattr__(self, "seed", whole("--seed", self.seed, TRAINING_SEED))
+        object.__setattr__(self, "watch", balls(self.watch))
         check_device(self.device)
         require(self.precision in (None, *get_args(Precision)), "--precision", self.precision,
                 " or ".join(get_args(Precision)))  # fmt: skip
@@ -90,6 +94,7 @@ class TrainJob:
     dataset: Dataset
     device: str
     source: str = ""
+    watch: tuple[str, ...] = ()
 
 
 def plan(request: TrainRequest) -> TrainJob:
@@ -117,7 +122,7 @@ def plan(request: TrainRequest) -> TrainJob:
         **identified(plugin.base),
     )
     name = _default_name(request, spec.job_id) if request.name is None else request.name
-    return TrainJob(spec, name, recipe, dataset, device, plugin_digest(plugin.base))
+    return TrainJob(spec, name, recipe, dataset, device, plugin_digest(plugin.base), request.watch)
 
 
 def identified(base: type) -> dict[str, Any]:
@@ -152,6 +157,7 @@ def train(request: TrainRequest, store: Store, *, claimed: bool = False) -> dict
             return _train(job, store)
     found = finished(job, store)
     if found is not None:
+        _require_watched(job, found)
         return {**found, "fresh": False}
     if claimed:
         return _train(job, store)
@@ -160,6 +166,17 @@ def train(request: TrainRequest, store: Store, *, claimed: bool = False) -> dict
     with claim(store.root, claim_of(job.name), wait=True):
         found = finished(job, store)
         return {**found, "fresh": False} if found is not None else _train(job, store)
+
+
+def _require_watched(job: TrainJob, card: Mapping[str, Any]) -> None:
+    """Raise BadInput where the curves of a training that is done lack what it is asked to watch now."""
+    curves = card.get("history") or [{}]
+    lacking = [eps for eps in job.watch if f"{STANDS}{eps}" not in curves[-1]]
+    if lacking:
+        raise BadInput(
+            f"{job.name} is trained already, and its robustness at {lacking[0]} was not watched; train it again with "
+            "--fresh, or under another --name."
+        )
 
 
 def claim_of(name: str) -> str:
@@ -239,7 +256,9 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     note(store.root, claim_of(job.name), "begin")
     write_json(folder / "spec.json", job.spec.to_json())
     title = f"{job.name}"
-    place = Fit(job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, job.spec.job_id)
+    place = Fit(
+        job.dataset, job.recipe, job.spec.seed, job.device, folder / "training", title, job.spec.job_id, job.watch
+    )
     outcome = fit(defense, place)
     weights = folder / "model.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}
