@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from robench.data.cache import keep, mapped
 from robench.data.catalogue import Part
 from robench.data.images import Headers, Size, crop_told, image_files, reading, reason
-from robench.data.pixels import OF_ONES, Array, Bytes, Files, Pixels
+from robench.data.pixels import OF_ONES, Bytes, Decoded, Files, Pixels
 from robench.data.tiny_imagenet import annotated, labelled, wnids
 from robench.errors import BadInput, disk_error
 
@@ -174,7 +174,7 @@ class Folder:
             with contextlib.suppress(OSError):  # what is told is of use, and no more
                 self._notes.parent.mkdir(exist_ok=True)
                 self._notes.write_text(json.dumps(self.headers.told(self.size is not None)))
-        found = Array(ready)
+        found = Decoded(ready, files)
         if _of_ones(found, len(labels)):
             raise BadInput(f"The {part} split of {self.where} {OF_ONES}")
         return found, labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,10 @@ from robench.errors import BadInput, first_line
 
 Bytes = NDArray[np.uint8]
 Size = tuple[int, int]
+# a part of an image, (top, left, height, width) in pixels that need not be whole numbers, and whether it is mirrored
+Region = tuple[tuple[float, float, float, float], bool]
+# which part to cut out of an image of a height and a width
+Cut = Callable[[int, int], Region]
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # of images that are not all of one size, the share from which on those of other sizes are taken for mistakes
@@ -124,19 +128,51 @@ def fitted(image: Image.Image, path: Path, size: Size, channels: int = 3) -> Byt
     Then the shorter side of the image becomes that of `size` times 256/224. path: what it is called. channels: 1 of a
     grey one. Raises BadInput for one whose pixels cannot be brought to 8 bits without a guess.
     """
-    found = _rgb(image, path)
-    if channels == 1:
-        found = found.getchannel(0)  # all three are the same
+    found = _of_channels(image, path, channels)
     height, width = size
     if isinstance(height, Side):
         found = height.cut(found)
     elif (found.height, found.width) != size:
-        short, wanted = min(found.size), round(min(size) * SHORT / USUAL)
-        found = found.resize((found.width * wanted // short, found.height * wanted // short), Image.Resampling.BILINEAR)
+        found = _scaled(found, size)
         left, top = round((found.width - width) / 2), round((found.height - height) / 2)
         found = found.crop((left, top, left + width, top + height))
-    array = np.asarray(found, np.uint8)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+    return _array(found)
+
+
+def part(path: Path, size: Size, channels: int, cut: Cut) -> Bytes:
+    """A part of one image as uint8 [C, H, W], brought to `size` bilinearly, as ImageNet is trained on.
+
+    cut: which part, of the whole image scaled as in `fitted`, so that also what is left and right of its middle may be
+    in it. Raises BadInput as `decode`.
+    """
+    with reading(path, "replace or remove it"), Image.open(path) as image:
+        found, (height, width) = _of_channels(image, path, channels), size
+        if isinstance(height, Side):
+            found = height.cut(found)
+        elif (found.height, found.width) != size:
+            found = _scaled(found, size)
+        (top, left, tall, wide), mirrored = cut(found.height, found.width)
+        box = (left, top, min(left + wide, found.width), min(top + tall, found.height))
+        found = found.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return _array(found.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else found)
+
+
+def _scaled(image: Image.Image, size: Size) -> Image.Image:
+    """The whole image, its shorter side that of `size` times 256/224."""
+    short, wanted = min(image.size), round(min(size) * SHORT / USUAL)
+    return image.resize((image.width * wanted // short, image.height * wanted // short), Image.Resampling.BILINEAR)
+
+
+def _array(image: Image.Image) -> Bytes:
+    """An image in grey or RGB as uint8 [C, H, W]."""
+    array = np.asarray(image, np.uint8)
+    return array[None] if image.mode == "L" else array.transpose(2, 0, 1)
+
+
+def _of_channels(image: Image.Image, path: Path, channels: int) -> Image.Image:
+    """An image in RGB, or of one channel in grey."""
+    found = _rgb(image, path)
+    return found.getchannel(0) if channels == 1 else found  # all three are the same
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -184,12 +220,14 @@ def _marks(image: Image.Image) -> Iterator[str]:
             yield "turned"
 
 
-def read_all(paths: Sequence[Path], size: Size, channels: int = 3) -> Bytes:
-    """The images uint8 [N, C, H, W], decoded side by side. Raises BadInput as `decode`."""
+def read_all(paths: Sequence[Path], size: Size, channels: int = 3, cuts: Sequence[Cut] | None = None) -> Bytes:
+    """The images uint8 [N, C, H, W], decoded side by side, or the parts of them that `cuts` say, one of each. Raises
+    BadInput as `decode`."""
     out = np.empty((len(paths), channels, *size), np.uint8)
 
     def put(place: int) -> None:
-        out[place] = decode(paths[place], size, channels)
+        path = paths[place]
+        out[place] = decode(path, size, channels) if cuts is None else part(path, size, channels, cuts[place])
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         list(pool.map(put, range(len(paths))))

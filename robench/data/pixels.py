@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from robench.data.images import read_all
+from robench.data.images import Cut, read_all
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
@@ -51,6 +51,23 @@ class Files:
 
     def read(self, rows: Numbers) -> Values:
         return read_all([self.paths[row] for row in rows], self.shape[1:], self.shape[0])
+
+    @property
+    def files(self) -> Files:
+        """Itself."""
+        return self
+
+    def parts(self, rows: Numbers, cuts: Sequence[Cut]) -> Values:
+        """Parts of the files at `rows`, one of each, see `robench.data.images.part`."""
+        return read_all([self.paths[row] for row in rows], self.shape[1:], self.shape[0], cuts)
+
+
+class Decoded(Array):
+    """Image files that were decoded once, in memory or in a mapped file; and the files."""
+
+    def __init__(self, array: Values, files: Files) -> None:
+        super().__init__(array)
+        self.files = files
 
 
 class Ordered:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robench.data.pixels import Numbers, Ordered, Pixels, Values
+from robench.data.images import Cut
+from robench.data.pixels import Files, Numbers, Ordered, Pixels, Values
 
 Index = Tensor | Sequence[int] | slice
 
@@ -53,6 +54,15 @@ class Split:
         are no such levels, float32, and labels int64 [B]."""
         images = self.images(indices)
         return images * 255 if images.is_floating_point() else images, self.labels[self._positions(indices)]
+
+    @property
+    def files(self) -> Files | None:
+        """The image files that its images are made of, None where it has none."""
+        return getattr(self._source, "files", None)
+
+    def parts(self, files: Files, index: Index, cuts: Sequence[Cut]) -> Tensor:
+        """Parts of the files of the images at `index`, uint8 [B, C, H, W], see `robench.data.images.part`."""
+        return torch.from_numpy(files.parts(self.ids[self._positions(index)].numpy(), cuts))
 
     def subset(self, index: Index) -> Split:
         """The examples at `index`, in that order, with their ids."""

@@ -73,6 +73,12 @@ def resized_crop(x: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def random_part(height: int, width: int, generator: torch.Generator) -> tuple[tuple[float, float, float, float], bool]:
+    """What "imagenet" draws for one image: the part (top, left, height, width) in pixels, and whether to mirror it."""
+    top, left, tall, wide = _boxes(1, height, width, torch.device("cpu"), generator)[0].tolist()
+    return (top, left, tall, wide), bool(_coins(1, torch.device("cpu"), generator))
+
+
 def _boxes(batch: int, height: int, width: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Random boxes [B, 4] (top, left, height, width) inside the image; one that never fits is cut to the image."""
     area, aspect = _uniform((2, batch, _TRIES), device, generator)

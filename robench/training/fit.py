@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from robench.device import full_precision
 from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
 from robench.store.files import write_file
+from robench.training.parts import Parts, parts_of
 from robench.training.watching import stands
 
 CHECKPOINT = "last.ckpt"
@@ -75,10 +76,11 @@ def fit(defense: Defense, plan: Fit) -> Trained:
     one class; the last good checkpoint stays in the folder. Raises KeyboardInterrupt on Ctrl-C.
     """
     train, val = plan.dataset.train, plan.dataset.val
-    defense.recipe = plan.recipe
+    parts = parts_of(train, plan.recipe, plan.seed)
+    defense.recipe = plan.recipe if parts is None else replace(plan.recipe, augment="none")
     checkpoint = plan.folder / CHECKPOINT
     resume = checkpoint if checkpoint.is_file() else None
-    loader = _Loader(train, plan.recipe.batch_size, plan.seed, training=True)
+    loader = _Loader(train, plan.recipe.batch_size, plan.seed, training=True, parts=parts)
     if not len(loader):
         raise BadInput(
             f"{plan.dataset.info.name} has {len(train)} training images, fewer than one batch; use more data."
@@ -168,11 +170,11 @@ def accuracy(module: nn.Module, split: Split, device: str = "cpu", batch_size: i
 class _Loader(DataLoader[Any]):
     """Shuffles by (seed, epoch), so that a resumed training sees the batches it would have seen."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int, *, training: bool) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, *, training: bool, parts: Parts | None = None) -> None:
         size = min(batch_size, len(split)) if training else batch_size
-        self.order = _Order(len(split), seed, shuffle=training)
+        self.order = _Order(len(split), seed, shuffle=training, parts=parts)
         super().__init__(
-            split,  # type: ignore[arg-type]
+            parts or split,  # type: ignore[arg-type]
             batch_size=size,
             sampler=self.order,
             drop_last=training,
@@ -181,12 +183,14 @@ class _Loader(DataLoader[Any]):
 
 
 class _Order(torch.utils.data.Sampler[int]):
-    def __init__(self, n: int, seed: int, *, shuffle: bool) -> None:
-        self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
+    def __init__(self, n: int, seed: int, *, shuffle: bool, parts: Parts | None) -> None:
+        self.n, self.seed, self.shuffle, self.parts, self.epoch = n, seed, shuffle, parts, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before every epoch."""
         self.epoch = epoch
+        if self.parts is not None:
+            self.parts.epoch = epoch
 
     def __len__(self) -> int:
         return self.n

@@ -166,3 +166,33 @@ def test_folder_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert str(path) in complaint(lambda: open_dataset(f"folder:{base}", tmp_path).test.digest)
     path.write_bytes(b"nothing")
     assert str(path) in fails(base)
+
+
+def test_parts_are_cut_out_of_the_whole_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image of 20 x 60 at side 14, scaled to 16 x 48, the left end is no part of its middle."""
+    base = write_folder(tmp_path / "d", size=(20, 60))
+    path = base / "train" / "cat" / "0.png"
+    whole = Image.open(path).convert("RGB").resize((48, 16), Image.Resampling.BILINEAR)
+    train = open_dataset(f"folder:{base}@14", tmp_path / "root").train
+    place = int((train.ids == 0).nonzero()[0])
+    for _ in range(2):  # from the cache, and streamed
+        assert train.files is not None
+        seen: list[tuple[int, int]] = []
+
+        def left_end(height: int, width: int, seen: list[tuple[int, int]] = seen) -> images.Region:
+            seen.append((height, width))
+            return (1.0, 0.0, 14.0, 14.0), len(seen) > 1
+
+        found = train.parts(train.files, [place, place], [left_end, left_end]).numpy()
+        expected = np.asarray(whole.crop((0, 1, 14, 15))).transpose(2, 0, 1)
+        assert seen == [(16, 48)] * 2
+        assert np.array_equal(found[0], expected)
+        assert np.array_equal(found[1], expected[:, :, ::-1])
+        (half,) = train.parts(
+            train.files, [place], [lambda height, width: ((0, width / 2, height, 7.5), False)]
+        ).numpy()
+        resized = whole.resize((14, 14), Image.Resampling.BILINEAR, box=(24, 0, 31.5, 16))
+        assert np.array_equal(half, np.asarray(resized).transpose(2, 0, 1))
+        monkeypatch.setattr(folder, "memory_limit", lambda: 0)
+        train = open_dataset(f"folder:{base}@14", tmp_path / "root").train
+    assert open_dataset("digits").train.files is None
