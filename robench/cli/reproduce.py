@@ -192,7 +192,10 @@ class _Run:
                 codes.append(2)
                 continue
             tables.append(done.table)
-            if self.as_json:
+            if self.stored and not any(entry.figure for entry in done.table.entries):
+                say(f"The store has nothing of {each.name} [{each.scale}], so no table of it is written.")
+                codes.append(_code(done))
+            elif self.as_json:
                 write(done.table, self.out)
                 told.append({**done.table.to_json(), "refused": done.refused})
                 codes.append(_code(done))

@@ -77,8 +77,13 @@ class Claims:
 
     @classmethod
     def of(cls, tables: Iterable[SuiteTable]) -> Claims:
-        """The claims of papers' tables, in their order; tables of nobody's but ours have none."""
-        return cls(tuple(claim for table in tables for claim in claims_of(table)))
+        """The claims of papers' tables, in their order; tables of nobody's but ours have none. Of one table at several
+        scales a claim is there for each that tests it, and once where none does."""
+        found: dict[tuple[str, str], list[Claim]] = {}
+        for claim in (claim for table in tables for claim in claims_of(table)):
+            found.setdefault((claim.suite, claim.claim.partition(", read as ")[0]), []).append(claim)
+        kept = [[c for c in claims if c.verdict is not Verdict.UNTESTED] or claims[:1] for claims in found.values()]
+        return cls(tuple(claim for claims in kept for claim in claims))
 
     @property
     def title(self) -> str:

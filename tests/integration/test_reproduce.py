@@ -373,6 +373,10 @@ def test_all_makes_every_table_and_the_claims(
     assert {line["command"] for line in lines} == {"robench reproduce two --scale smoke"}
     assert {line["verdict"] for line in lines} <= {"reproduced", "not reproduced"}
     assert Path("out", "two-smoke.md").exists()
+    nothing = robench("reproduce", "--all", "--scale", "smoke", "--stored", "--runs", "none", "--out", "empty")
+    assert nothing.code == 3
+    assert "nothing of two [smoke]" in nothing.err
+    assert [path.stem for path in Path("empty").glob("*.md")] == ["claims"]
 
 
 def test_one_suite_or_all_of_them(robench: Run) -> None:

@@ -150,6 +150,17 @@ def test_the_claims_files_have_every_claim(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "claims.md").read_text().count("not reproduced |") >= 1
 
 
+def test_of_several_scales_those_count_that_test_a_claim(tmp_path: Path) -> None:
+    tested = [entry("Weak", first(45)), entry("Firm", first(90))]
+    cpu, other = suite(tmp_path), suite(tmp_path, "other")
+    on_both = Claims.of([SuiteTable.of(other, tested, []), SuiteTable.of(cpu, tested, [])])
+    assert [claim.scale for claim in on_both.claims] == ["cpu", "cpu"]
+    twice = Claims.of([SuiteTable.of(cpu, tested, []), SuiteTable.of(cpu, tested, [])])
+    assert len(twice.claims) == 4
+    on_none = Claims.of([SuiteTable.of(other, tested, []), SuiteTable.of(cpu, [], [])])
+    assert [(claim.scale, claim.verdict) for claim in on_none.claims] == [("other", Verdict.UNTESTED)] * 2
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
