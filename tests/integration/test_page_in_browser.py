@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from robench.page.claims import COLUMNS
 from robench.page.writing import write_page
+from robench.store.runs import Store
 from robench.tables.leaderboard import build
-from tests.pages import HOSTILE, MODELS, page_store
+from tests.pages import HOSTILE, MODELS, N, add, page_store
 
 CHROMIUM = Path(os.environ.get("CHROMIUM") or "/usr/bin/chromium")
 CLAIMS = (
@@ -255,3 +256,16 @@ def test_it_prints(opened: Opened) -> None:
 def test_every_model_is_there_once_in_each_board(opened: Opened) -> None:
     for eps in ("0.1", "0.3"):
         assert sorted(names(opened.board(eps))) == sorted(MODELS)
+
+
+def test_where_no_image_stands_no_model_is_most_robust(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "glass", "c" * 64, "0.3", list(range(N)))
+    add(store, "straw", "d" * 64, "0.3", list(range(N)))
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards .top").last).to_have_text("none")
+    expect(page.locator(".answer")).to_have_text(
+        f"No model is right on any of {N} images in the worst case, which leaves [0.0, 8.8] %."
+    )
+    page.close()

@@ -15,6 +15,7 @@ function answer(contents, board) {
   const { first, second, paired } = lead(board);
   if (!first) return el("p", { class: "answer" }, "No model has a worst case here.");
   const cell = first.cells[1];
+  if (cell.value === 0) return el("p", { class: "answer" }, `No model is right on any of ${whole(cell.n)} images in the worst case, which leaves [0.0, ${percent(cell.interval[1])}] %.`);
   const { defense } = contents.models[first.digest] || {};
   const told = ["Most robust: ", el("b", null, first.model), defense && !first.model.startsWith(defense) ? ` (${defense})` : "", `, right on ${percent(cell.value)} % [${percent(cell.interval[0])}, `,
     `${percent(cell.interval[1])}] of ${whole(cell.n)} images in the worst case`, cell.note, ". "];
