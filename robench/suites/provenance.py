@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from robench.environment import hardware
 from robench.evaluation.summaries import Result
+from robench.store.evaluation_folder import EvaluationFolder
 from robench.suites.suite import ScaledSuite
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ class Made:
         return cls._of(name, card.get("seconds"), card.get("environment", {}), card.get("device"))
 
     @classmethod
-    def of_result(cls, result: Result) -> Made:
-        """An evaluation that came to an end."""
-        return cls._of(result.evaluation, result.summary.seconds, result.about.environment, result.about.device)
+    def of_result(cls, result: Result, folder: EvaluationFolder) -> Made:
+        """An evaluation, by what its folder says of who made it, which may have been another commit on another machine
+        than those that tabulate it. Raises Damaged."""
+        about = folder.about if folder.path.exists() else result.about
+        return cls._of(result.evaluation, result.summary.seconds, about.environment, about.device)
 
     @classmethod
     def _of(cls, what: str, seconds: float | None, environment: Mapping[str, Any], device: str | None) -> Made:

@@ -198,7 +198,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         flags=tuple(sorted({flag for result in results for flag in result.summary.flags})),
         gradients=sum(result.summary.backwards or 0 for result in results),
         metric=_metric(place, results),
-        made=tuple(map(Made.of_result, results)),
+        made=tuple(Made.of_result(r, each.job.folder) for r, each in zip(results, wanted.evaluations, strict=True)),
     )
     boundary = any(result.boundary for result in results)
     found = replace(found, note=upper_bound(results[-1].norm, found.metric, boundary))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from robench.environment import environment
 from tests.integration.conftest import Run, assert_refused
 from tests.integration.test_reproduce import COMMAND, SUITE
 
@@ -57,6 +58,16 @@ def test_a_model_of_one_s_own_is_a_row_like_the_others(robench: Run) -> None:
     assert float(rows["FGSM"]["value"]) == told["robust_accuracy"]
     assert float(rows["Clean"]["value"]) == told["clean_accuracy"]
     assert "--beside 'Mine, twice=net.py:load?scale=2'" in Path("tables", "two-smoke.md").read_text()
+
+
+def test_who_made_a_figure_is_told_by_whoever_tabulates_it(robench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = environment()
+    monkeypatch.setattr("robench.environment._environment", lambda: {**known, "commit": "0a0a0a0"})
+    assert robench(*COMMAND, "--runs", "runs", "--out", "tables").code == 0
+    monkeypatch.setattr("robench.environment._environment", lambda: {**known, "commit": "b1b1b1b"})
+    assert robench(*COMMAND, "--runs", "runs", "--out", "again", "--stored").code == 0
+    assert "| 0a0a0a0 |" in Path("again", "two-smoke.md").read_text()
+    assert "b1b1b1b" not in Path("again", "two-smoke.md").read_text()
 
 
 def test_on_fewer_seeds_and_images(robench: Run, tmp_path: Path) -> None:
