@@ -34,7 +34,7 @@ class Made:
     def of_result(cls, result: Result, folder: EvaluationFolder) -> Made:
         """An evaluation, by what its folder says of who made it, which may have been another commit on another machine
         than those that tabulate it. Raises Damaged."""
-        about = folder.about if folder.path.exists() else result.about
+        about = folder.about
         return cls._of(result.evaluation, result.summary.seconds, about.environment, about.device)
 
     @classmethod

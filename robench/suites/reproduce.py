@@ -192,13 +192,15 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
     seal(wanted)
     results = [conclude(planned) for planned in wanted.evaluations]
     done = all(result.summary.complete for result in results)
+    folders = (planned.job.folder for planned in wanted.evaluations)
+    begun = [(result, folder) for result, folder in zip(results, folders, strict=True) if folder.path.exists()]
     found = replace(
         empty,
         evaluations=tuple(result.evaluation for result in results),
         flags=tuple(sorted({flag for result in results for flag in result.summary.flags})),
         gradients=sum(result.summary.backwards or 0 for result in results),
         metric=_metric(place, results),
-        made=tuple(Made.of_result(r, each.job.folder) for r, each in zip(results, wanted.evaluations, strict=True)),
+        made=tuple(Made.of_result(result, folder) for result, folder in begun),
     )
     boundary = any(result.boundary for result in results)
     found = replace(found, note=upper_bound(results[-1].norm, found.metric, boundary))
