@@ -149,18 +149,21 @@ class Subject:
         made = getattr(adv_lib.attacks, attack, None) or getattr(adv_lib.attacks.auto_pgd, attack)
         return lambda x, y: made(self.module, x, y, **options)
 
-    def pyautoattack(self, part: str, queries: int = 5000) -> Crafted:
-        """One of AutoAttack's parts, with the settings that it has in the standard version, one start of each."""
+    def pyautoattack(self, part: str = "", queries: int = 5000) -> Crafted:
+        """One of AutoAttack's parts, with the settings that it has in the standard version, one start of each.
+
+        part: if empty, all four, as they follow each other in the standard version.
+        """
         import pyautoattack
 
         logging.getLogger("auto-attack").setLevel(logging.CRITICAL)
         norm = {"linf": "Linf", "l2": "L2"}[self.threat.norm]
-        made = pyautoattack.AutoAttack(
-            self.module, norm=norm, eps=self.eps, seed=0, device="cpu", version="custom", attacks=[part]
-        )
-        made.verbose, made.apgd.n_restarts, made.fab.n_restarts = False, 1, 1
+        which = {"version": "custom", "attacks": [part]} if part else {"version": "standard"}
+        made = pyautoattack.AutoAttack(self.module, norm=norm, eps=self.eps, seed=0, device="cpu", **which)
+        made.verbose = False
         made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(9, self.classes - 1)
-        made.square.n_queries = queries
+        if part:
+            made.apgd.n_restarts, made.fab.n_restarts, made.square.n_queries = 1, 1, queries
         return lambda x, y: made.run_standard_evaluation(x, y, batch_size=len(x))[0]
 
     def bare_pgd(self, steps: int) -> Crafted:
@@ -181,10 +184,22 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What `who` may leave standing beyond `beside`, in points, and at what share of its passes and seconds."""
+
+    who: str
+    beside: str
+    points: float
+    passes: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Group:
     """An attack at one setting, and who runs it: a name, the package that is needed, and what makes it.
 
-    most: so many images at most. nearest: distances are figures too. ours, peers: whose times a goal compares.
+    most: so many images at most. nearest: distances are figures too. goal, against: how many times as long as robench
+    the fastest of those peers is to take. bounds: what a contender may leave standing and take beside another.
     """
 
     about: str
@@ -194,6 +209,7 @@ class Group:
     nearest: bool = False
     goal: float | None = None
     against: tuple[str, ...] = ()
+    bounds: tuple[Bound, ...] = ()
 
 
 def _pgd40() -> Group:
@@ -272,16 +288,32 @@ def _pair(part: str, about: str, most: int, **options: Any) -> Group:
     )  # fmt: skip
 
 
+def _worst(norm: str) -> Group:
+    theirs = "pyautoattack standard"
+    return Group(
+        "the worst case, beside AutoAttack's standard version", norm,
+        {
+            "robench standard": ("robench", lambda s: s.robench("standard")),
+            "robench quick": ("robench", lambda s: s.robench("standard", effort="quick")),
+            theirs: ("pyautoattack", lambda s: s.pyautoattack()),
+        },
+        most=500,
+        bounds=(Bound("robench standard", theirs, 0.2, 1 / 10, 1 / 5), Bound("robench quick", theirs, 1.0, 1 / 40)),
+    )  # fmt: skip
+
+
 GROUPS: dict[str, Group] = {
     "pgd-40": _pgd40(),
     "pgd-200x20": _pgd200(),
     "apgd-ce": _apgd("apgd-ce", "APGD on the cross-entropy, 100 steps, one start",
                      {"torchattacks": "APGD", "adv-lib": "apgd", "options": {"loss_function": "ce"}, "most": 500}),
     "apgd-t": _apgd("apgd-t", "APGD on the targeted DLR loss, 100 steps, 9 targets",
-                    {"torchattacks": "APGDT", "adv-lib": "apgd_targeted", "options": {"num_targets": 9}, "most": 200}),
-    "fab-t": _pair("fab-t", "FAB towards 9 targets, 100 steps", 200),
-    "square": _pair("square", "Square, 1,000 queries", 200, queries=1000),
+                    {"torchattacks": "APGDT", "adv-lib": "apgd_targeted", "options": {"num_targets": 9}, "most": 500}),
+    "fab-t": _pair("fab-t", "FAB towards 9 targets, 100 steps", 500),
+    "square": _pair("square", "Square, 1,000 queries", 500, queries=1000),
     "nearest-l2": _nearest(),
+    "worst-case": _worst("linf"),
+    "worst-case-l2": _worst("l2"),
 }  # fmt: skip
 
 

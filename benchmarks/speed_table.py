@@ -70,8 +70,8 @@ def _section(result: Row) -> str:
     mine = next((row for row in whole if row["package"] == "robench"), None)
     for row in rows:
         lines.append(_line(row, whole, mine, len(heads), far))
-    if result.get("goal"):
-        lines += ["", result["goal"]]
+    for told in goals(result):
+        lines += ["", told]
     lines += ["", "Measured on: " + "; ".join(f"{key} {value}" for key, value in result["machine"].items()) + ".", ""]
     return "\n".join(lines)
 
@@ -103,6 +103,37 @@ def goal_told(name: str, goal: float, mine: Row, peers: Sequence[Row]) -> str:
     return (
         f"Goal: the fastest peer takes at least {goal:g} times as long as {name}. By the least, {least[1]} takes "
         f"{least[0]:.2f} times as long, by the median {middle[1]} {middle[0]:.2f}: {met}."
+    )
+
+
+def goals(result: Row) -> list[str]:
+    """What became of a group's goals, in words, by the rows that there are."""
+    named = {row["who"]: row for row in result["rows"] if "failed" not in row}
+    goal, told = result.get("goal"), []
+    if goal and "robench" in named:
+        peers = [named[who] for who in goal["against"] if who in named]
+        told.append(goal_told("robench", goal["times"], named["robench"], peers))
+    for bound in result.get("bounds", ()):
+        if bound["who"] in named and bound["beside"] in named:
+            told.append(bound_told(named[bound["who"]], named[bound["beside"]], bound))
+    return [line for line in told if line]
+
+
+def bound_told(mine: Row, theirs: Row, bound: Row) -> str:
+    """Whether a contender left as little standing as another at a share of its passes and time, in words."""
+    more = 100 * (mine["robust"] - theirs["robust"])
+    spent, whole = (row["forwards"] + 2 * row["backwards"] for row in (mine, theirs))
+    met = round(more, 9) <= bound["points"] and spent <= bound["passes"] * whole
+    asked = f"1/{1 / bound['passes']:.0f} of the passes, a backward one counted as two"
+    found = f"{more:+.1f} points, 1/{whole / spent:.1f} of the passes ({spent:,.0f} of {whole:,.0f})"
+    if bound["seconds"]:
+        times = statistics.median(theirs["seconds"]) / statistics.median(mine["seconds"])
+        met = met and times * bound["seconds"] >= 1
+        asked += f", and 1/{1 / bound['seconds']:.0f} of the CPU seconds"
+        found += f", 1/{times:.1f} of the CPU seconds"
+    return (
+        f"Goal: {mine['who']} leaves at most {bound['points']:g} points more standing than {theirs['who']} at no more "
+        f"than {asked}. It is {found}: {'met' if met else 'missed'}."
     )
 
 

@@ -15,7 +15,8 @@ torchattacks and adv-lib are no dependencies of robench: `pip install --no-deps 
 first asks for an old requests, the second for visdom, which it draws with; neither needs it here). Who is not installed
 is named in the table.
 
-With --out the groups that were run replace theirs of the same model in that file and in the .json beside it.
+With --out the groups that were run replace theirs of the same model and radius in that file and in the .json beside
+it; one contender alone (`--only GROUP:WHO`) replaces its own row.
 `--only overhead` compares the loop with a bare one in a single process, pair by pair; `--only memory` says how much
 memory an evaluation of 10,000 CIFAR-sized images with ResNet-20 takes, by restarts and classes.
 """
@@ -30,12 +31,14 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from contenders import BATCH, GROUPS, Counted, Crafted, Group, Subject, craft, installed
-from speed_table import Row, goal_told, render, summarise
+from speed_table import Row, render, summarise
 from torch import Tensor
 
 from robench import ThreatModel, open_dataset
@@ -207,17 +210,12 @@ def main() -> None:
             results.append({"overhead": overhead, "memory": memory}[name](arguments) | {"machine": machine()})
             continue
         group = GROUPS[name]
-        lines = alternate(arguments, name, [who] if who else list(group.who))
-        named = {line["who"]: line for line in lines}
-        goal = (
-            goal_told("robench", group.goal, named["robench"], [named[each] for each in group.against])
-            if (group.goal and not who)
-            else ""
-        )
         results.append({
             "group": name, "model": arguments.name or arguments.model, "norm": group.norm,
-            "eps": arguments.eps if group.norm == "linf" else arguments.l2, "rows": lines, "goal": goal,
-            "about": group.about, "machine": machine(),
+            "eps": arguments.eps if group.norm == "linf" else arguments.l2,
+            "rows": alternate(arguments, name, [who] if who else list(group.who)),
+            "goal": {"times": group.goal, "against": group.against} if group.goal else None,
+            "bounds": [asdict(bound) for bound in group.bounds], "about": group.about, "machine": machine(),
         })  # fmt: skip
     print(render(results))
     if arguments.out:
@@ -225,13 +223,26 @@ def main() -> None:
 
 
 def keep(out: Path, results: list[Row]) -> None:
-    """Results into `out` and the JSON beside it, where those of the same group and model give way."""
+    """Results into `out` and the JSON beside it, where those of the same group, model and radius give way.
+
+    One contender's run takes the place of its row alone, where the rest is of the same machine and versions.
+    """
     place = out.with_suffix(".json")
     kept: list[Row] = json.loads(place.read_text()) if place.exists() else []
-    new = {(each["group"], each["model"]): each for each in results}
-    whole = [new.pop((each["group"], each["model"]), each) for each in kept] + list(new.values())
-    place.write_text(json.dumps(whole, indent=1) + "\n")
-    out.write_text(render(whole))
+    whole = {_subject(each): each for each in kept}
+    for new in results:
+        old = whole.get(_subject(new))
+        if old and len(new.get("rows", ())) == 1 and old["machine"] == new["machine"]:
+            rows = {row["who"]: row for row in (*old["rows"], *new["rows"])}
+            new = new | {"rows": list(rows.values())}
+        whole[_subject(new)] = new
+    place.write_text(json.dumps(list(whole.values()), indent=1) + "\n")
+    out.write_text(render(list(whole.values())))
+
+
+def _subject(result: Row) -> tuple[Any, ...]:
+    """What a result is about."""
+    return result["group"], result["model"], result.get("norm"), result.get("eps")
 
 
 def parse() -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -55,7 +56,7 @@ def test_the_goal_is_held_against_the_fastest_peer_by_both_measures(table: Any) 
 def test_a_speed_at_unequal_strength_and_a_missing_peer_are_said(table: Any) -> None:
     rows = [_line(table, "robench", [1.0], 0.5), _line(table, "weak", [0.5], 0.52)]
     rows.append({"who": "gone", "package": "gone", "command": "run gone", "failed": "not installed"})
-    result = {"group": "pgd", "model": "m", "norm": "linf", "eps": "0.1", "rows": rows, "goal": "", "about": "PGD",
+    result = {"group": "pgd", "model": "m", "norm": "linf", "eps": "0.1", "rows": rows, "goal": None, "about": "PGD",
               "machine": {"processor": "p"}}  # fmt: skip
     lines = table.render([result]).splitlines()
     (weak,), (gone,) = ([line for line in lines if line.startswith(f"| {who} ")] for who in ("weak", "gone"))
@@ -106,3 +107,36 @@ def test_a_contender_that_fails_says_why_and_stops_nobody(bench: ModuleType) -> 
     core = min(bench.os.sched_getaffinity(0))
     assert bench.apart(lambda: {"seconds": 1.0}, core) == {"seconds": 1.0}
     assert bench.apart(lambda: 1 // 0, core)["failed"].startswith("ZeroDivisionError")
+
+
+def _bounds(who: str, beside: str) -> list[dict[str, Any]]:
+    return [{"who": who, "beside": beside, "points": 0.2, "passes": 0.1, "seconds": 0.2}]
+
+
+@pytest.mark.parametrize(("robust", "share", "seconds", "met"), [
+    (0.502, 0.1, 2.0, True), (0.504, 0.1, 2.0, False), (0.4, 0.101, 2.0, False), (0.4, 0.1, 2.1, False),
+])  # fmt: skip
+def test_a_bound_asks_for_strength_passes_and_time_at_once(
+    table: Any, robust: float, share: float, seconds: float, met: bool
+) -> None:
+    theirs, mine = _line(table, "theirs", [10.0], 0.5), _line(table, "mine", [seconds], robust)
+    mine["forwards"], mine["backwards"] = share * theirs["forwards"], share * theirs["backwards"]
+    result = {"rows": [mine, theirs], "bounds": _bounds("mine", "theirs")}
+    (told,) = table.goals(result)
+    assert told.endswith("met." if met else "missed.")
+    assert f"{100 * (robust - 0.5):+.1f} points" in told
+    assert table.goals(result | {"rows": [mine]}) == []
+
+
+def test_one_contender_alone_takes_the_place_of_its_own_row(bench: ModuleType, tmp_path: Path, table: Any) -> None:
+    def result(eps: str, *rows: dict[str, Any]) -> dict[str, Any]:
+        return {"group": "g", "model": "m", "norm": "linf", "eps": eps, "rows": list(rows), "machine": {"core": "1"}}
+
+    a, b = _line(table, "a", [1.0], 0.5), _line(table, "b", [2.0], 0.5)
+    again = _line(table, "b", [7.0], 0.5)
+    bench.keep(tmp_path / "speed.md", [result("1", a, b), result("2", a, b)])
+    bench.keep(tmp_path / "speed.md", [result("1", again)])
+    bench.keep(tmp_path / "speed.md", [result("2", again) | {"machine": {"core": "2"}}])
+    first, second = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["seconds"] for row in first["rows"]] == [[1.0], [7.0]]
+    assert [row["seconds"] for row in second["rows"]] == [[7.0]]
