@@ -229,6 +229,18 @@ def test_a_telephone_scrolls_tables_and_not_the_page(opened: Opened) -> None:
     assert board.locator("td.worst .value").first.is_visible()
 
 
+@pytest.mark.parametrize("opened", [380], indirect=True)
+def test_a_telephone_shows_who_is_most_robust_and_how_sure_without_scrolling(opened: Opened) -> None:
+    boards = opened.page.locator("#boards")
+    line = boards.get_by_role("row").filter(has=opened.page.get_by_role("link", name="0.3", exact=True))
+    for part in (".eps a", ".top", ".worst .value", ".worst .ends", ".lead"):
+        box = line.locator(part).first.bounding_box()
+        assert box, part
+        assert 0 <= box["x"] <= 380 - box["width"], (part, box)
+    boards.get_by_role("button", name="worst case").click()
+    expect(boards.get_by_role("columnheader", name="worst case")).to_have_attribute("aria-sort", "descending")
+
+
 def test_no_name_runs_and_nothing_can_be_reached(opened: Opened) -> None:
     assert HOSTILE in names(opened.board("0.1"))
     refused = """async () => {

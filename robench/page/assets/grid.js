@@ -36,11 +36,12 @@ function grid(given) {
     draw();
   }
 
-  const head = el("thead");
-  const body = el("tbody");
+  // roles in words: a style that lays a table out otherwise would take them away
+  const head = el("thead", { role: "rowgroup" });
+  const body = el("tbody", { role: "rowgroup" });
   const told = el("p", { class: "told", "aria-live": "polite" });
   const node = el("div", { class: "wide grid", tabindex: 0, role: "region", "aria-label": caption },
-    el("table", null, el("caption", { class: "unseen" }, caption), head, body));
+    el("table", { role: "table" }, el("caption", { class: "unseen" }, caption), head, body));
 
   const byId = Object.fromEntries(columns.map((column) => [column.id, column]));
   const ARIA = { asc: "ascending", desc: "descending" };
@@ -57,7 +58,7 @@ function grid(given) {
       ? el("button", { type: "button", class: "sort", "data-key": `sort-${column.id}`, click: column.getToggleSortingHandler() },
         its.title, el("span", { class: "sign", "aria-hidden": "true" }, SIGN[sorted] || "\u21c5"))
       : el("span", { class: its.unseen ? "unseen" : null }, its.title);
-    return el("th", { scope: "col", "aria-sort": ARIA[sorted] || null, class: classes(its),
+    return el("th", { scope: "col", role: "columnheader", "aria-sort": ARIA[sorted] || null, class: classes(its),
       title: its.name || null }, shown);
   }
 
@@ -82,8 +83,8 @@ function grid(given) {
 
   function cell(row, its) {
     const shown = its.id === "pick" ? box(row) : its.opens && open ? toggle(row) : its.show(row.original);
-    const attributes = { class: classes(its) };
-    return its.opens ? el("th", { scope: "row", class: "name" }, shown) : el("td", attributes, shown);
+    const attributes = { class: classes(its), role: "cell", "data-title": its.title };
+    return its.opens ? el("th", { scope: "row", role: "rowheader", class: "name" }, shown) : el("td", attributes, shown);
   }
 
   // what a line opens to is made once, and kept while it is shut
@@ -94,16 +95,16 @@ function grid(given) {
       row.toggleExpanded(false);
       body.querySelector(`[data-key="open-${CSS.escape(row.id)}"]`).focus();
     }
-    return el("tr", { class: "opened" }, el("td", { colspan: width }, kept.get(row.id)));
+    return el("tr", { class: "opened", role: "row" }, el("td", { colspan: width, role: "cell" }, kept.get(row.id)));
   }
 
   function draw() {
     const focused = document.activeElement && node.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const visible = table.getVisibleLeafColumns();
-    head.replaceChildren(el("tr", null, visible.map(heading)));
+    head.replaceChildren(el("tr", { role: "row" }, visible.map(heading)));
     const lines = table.getRowModel().rows;
     body.replaceChildren(...lines.flatMap((row) => {
-      const line = el("tr", { class: picked.includes(row.id) ? "picked" : null }, visible.map((column) => cell(row, byId[column.id])));
+      const line = el("tr", { role: "row", class: picked.includes(row.id) ? "picked" : null }, visible.map((column) => cell(row, byId[column.id])));
       return row.getIsExpanded() ? [line, opened(row, visible.length)] : [line];
     }));
     if (!lines.length) body.append(el("tr", null, el("td", { colspan: visible.length, class: "none" }, "Nothing fits the filters.")));

@@ -4,7 +4,7 @@ function overview(contents) {
   const { boards } = contents;
   const leading = new Map(boards.map((board) => [board, lead(board)]));
   const worst = (board) => leading.get(board).first?.cells[1];
-  const text = (id, title, value, more) => ({ id, title, value, show: value, ...more });
+  const text = (id, title, value, more) => ({ id, title, value, show: value, class: id, ...more });
   const far = reach([...leading.values()].map((each) => each.paired).filter(Boolean));
   const sure = (board) => {
     const { second, paired } = leading.get(board);
@@ -17,9 +17,9 @@ function overview(contents) {
       text("dataset", "data", (board) => board.dataset, { show: (board) => el("a", { href: `#board-${board.name}` }, board.dataset) }),
       text("norm", "norm", (board) => board.norm),
       text("eps", "eps", (board) => board.radius, { show: (board) => el("a", { href: `#board-${board.name}` }, board.eps), figure: true }),
-      text("top", "most robust", (board) => (worst(board)?.value === 0 ? "none" : leading.get(board).first?.model ?? ""), { class: "top" }),
-      { id: "worst", title: "worst case %", figure: true, descending: true, value: (board) => worst(board)?.value, show: (board) => (worst(board) ? figure(worst(board)) : "") },
-      { id: "lead", title: "ahead of the next by, points", figure: true, descending: true, value: (board) => leading.get(board).paired?.difference, show: sure },
+      text("top", "most robust", (board) => (worst(board)?.value === 0 ? "none" : leading.get(board).first?.model ?? "")),
+      { id: "worst", title: "worst case %", class: "worst", figure: true, descending: true, value: (board) => worst(board)?.value, show: (board) => (worst(board) ? figure(worst(board)) : "") },
+      { id: "lead", title: "ahead of the next by, points", class: "lead", figure: true, descending: true, value: (board) => leading.get(board).paired?.difference, show: sure },
       text("count", "images", (board) => board.count, { show: (board) => whole(board.count), figure: true, descending: true }),
       text("models", "models", (board) => board.rows.length, { figure: true, descending: true }),
     ],
