@@ -29,7 +29,7 @@ from robench_attacks.walking import HALVINGS, PLAIN, Gait, walk
 # to whichever class is likeliest at every step of a walk
 ANY = -1
 # the first step of an ascent that goes on from the end of a walk, as a share of eps
-ONWARD_STEP = 0.5
+ONWARD_STEP = 1.0
 # the share of the clean margin that ascents must take away not to be called far from breaking an image
 FAR = 0.5
 # the share of the pixels that the first squares cover where a search goes on from an image that was found

@@ -27,8 +27,8 @@ _QUICK = {
     "linf": (
         Ascend("untargeted", steps=3),
         Ascend("ascents", 0.8, steps=10),
-        Walk("boundary", -math.inf, also="stuck", steps=9, to=(ANY,), sort=False, gait=_LINF, onward=6),
-        Walk("boundary again", -math.inf, 1.0, steps=9, to=(ANY,) * 3, first=1, sort=False, gait=_LINF, onward=6),
+        Walk("boundary", -math.inf, also="stuck", steps=9, to=(ANY,), sort=False, gait=_LINF, onward=10),
+        Walk("boundary again", -math.inf, also="stuck", steps=9, to=(ANY,), first=1, sort=False, gait=_LINF, onward=12),
         AscendTo("targets", trusting=True, steps=4, first=5),
         Ascend("restarts", 0.3, trusting=True, steps=30, corners=4),
         AskOn("queries", 0.15, trusting=True, queries=1800),
@@ -45,8 +45,8 @@ _QUICK = {
 _STANDARD = {
     "linf": (
         Ascend("untargeted", steps=10),
-        Walk("boundary", steps=30),
-        Walk("boundary again", -math.inf, also="misled", steps=30, to=(ANY, 1, ANY, 2, ANY), first=1),
+        Walk("boundary", steps=9, to=(ANY,), gait=_LINF, onward=12),
+        Walk("boundary again", -math.inf, also="misled", steps=9, to=(ANY, 1, 2), first=1, gait=_LINF, onward=12),
         AscendTo("targets", trusting=True, steps=4),
         Ask("witness", queries=100),
         Ascend("restarts", 0.3, steps=30, corners=5),
@@ -86,7 +86,7 @@ class Standard(Attack):
     class. targets: how many wrong classes are tried, those with the largest clean logits.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     kind: ClassVar[Kind] = "ensemble"
     transfers: ClassVar[bool] = False
     boundary: ClassVar[bool] = True
