@@ -227,9 +227,11 @@ def test_passes_are_bounded_for_any_number_of_classes_by_targets_and_not_by_clas
     cost = attack.passes(threat, classes)
     assert (left["backwards"] <= cost.backwards).all()
     targets = min(3, classes - 1)
-    # far from everything: an ascent, the walk with what orders its classes, the targets, and the queries
-    assert left["backwards"].min() == 10 + 30 + targets + 4 * targets
-    assert left["passes"].min() == 1 + 31 + 91 + 3 * targets + targets * (3 * 4 + 1) + 101
+    # far from everything: an ascent, what orders the classes, the walk with three finds halved back and the ascent from
+    # its end, the targets, and the queries
+    assert left["backwards"].min() == 10 + targets + 9 + 3 + 12 + 4 * targets
+    walk = 9 * 3 + 3 * (4 + 3) + 1 + 12 * 3 + 1
+    assert left["passes"].min() == 1 + 31 + 3 * targets + walk + targets * (3 * 4 + 1) + 101
 
 
 def test_what_queries_alone_come_near_to_is_asked_on_and_told() -> None:
