@@ -29,7 +29,8 @@ def curve(
         list[str] | None, typer.Argument(metavar="[EVALUATION]...", help="Ids or their beginnings.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Instead of ids: every complete evaluation of this model.")
+        list[str] | None,
+        typer.Option("--model", help="Instead of ids: every complete evaluation of this model; repeatable."),
     ] = None,
     norm: Annotated[
         str | None, typer.Option("--norm", help=f"Only those in {', or only those in '.join(norms.NORMS)}.")
@@ -51,7 +52,7 @@ def curve(
 
     paths = [] if out is None else places(out)
     chosen = None if points is None else curves.parse_points(points)
-    found = curves.collect(Store(runs_root(runs)), evaluations or [], model, norm)
+    found = curves.collect(Store(runs_root(runs)), evaluations or [], model or [], norm)
     chosen = chosen or curves.default_points(found)
     if out is not None:
         curves.write(found, chosen, out)

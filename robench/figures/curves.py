@@ -102,26 +102,31 @@ class Curve:
         }
 
 
-def collect(store: Store, names: Sequence[str], model: str | None = None, norm: str | None = None) -> list[Curve]:
-    """The curves of the named evaluations, or of every complete one of `model` as it is now, in one norm.
+def collect(store: Store, names: Sequence[str], models: Sequence[str] = (), norm: str | None = None) -> list[Curve]:
+    """The curves of the named evaluations, or of every complete one of `models` as they are now, in one norm.
 
-    Raises BadInput where there is none, where one cannot be drawn, and where they differ in norm.
+    Raises BadInput where there is none of one of the models, where one cannot be drawn, and where they differ in norm.
     """
     wanted = parse_norm(norm) if norm else None
-    if names and model:
+    if names and models:
         raise BadInput("Evaluations and --model are given together; give one of them.")
     if names:
         ids = dict.fromkeys(store.find_evaluation(name).job_id for name in names)
-        curves = [Curve.of(store.evaluation(job_id)) for job_id in ids]
-        where = "named"
-    elif model:
-        curves, where = _of_model(store, model), f"complete for model {model!r} in {store.evaluations}"
+        groups = {"named": [Curve.of(store.evaluation(job_id)) for job_id in ids]}
+    elif models:
+        groups = {
+            f"complete for model {model!r} in {store.evaluations}": _of_model(store, model)
+            for model in dict.fromkeys(models)
+        }
     else:
         raise BadInput("No evaluation is named; give ids, which 'robench list evaluations' has, or --model NAME.")
-    curves = [curve for curve in curves if wanted in (None, curve.threat.norm)]
-    if not curves:
-        of_norm = f" in {wanted}" if wanted else ""
-        raise BadInput(f"No evaluation of robust accuracy{of_norm} is {where}; run 'robench evaluate' first.")
+    curves = []
+    for where, group in groups.items():
+        found = [curve for curve in group if wanted in (None, curve.threat.norm)]
+        if not found:
+            of_norm = f" in {wanted}" if wanted else ""
+            raise BadInput(f"No evaluation of robust accuracy{of_norm} is {where}; run 'robench evaluate' first.")
+        curves += found
     norms = sorted({curve.threat.norm for curve in curves})
     if len(norms) > 1:
         raise BadInput(f"The evaluations are in {' and '.join(norms)}, which share no axis; choose with --norm.")

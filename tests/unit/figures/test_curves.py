@@ -156,6 +156,25 @@ def id_of(runs: Path, attack: str, norm: str = "linf") -> str:
     return next(name for name, spec in specs.items() if (spec["attack"], spec["norm"]) == (attack, norm))
 
 
+class Other(Linear):
+    """The same under another name."""
+
+
+def test_several_models_are_drawn_together_and_none_is_left_out_silently(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threat = ThreatModel.of("linf", "0.05")
+    evaluate(Request([Other()], ["fgsm"], threat, dataset="digits", count=30), Store(runs))
+    arguments = ["figure", "curve", "--norm", "linf", "--runs", str(runs), "--json"]
+    assert main([*arguments, "--model", "Linear", "--model", "Other", "--model", "Linear"]) == 0
+    found = json.loads(capsys.readouterr().out)["curves"]
+    assert [(each["model"], each["attack"].split()[0]) for each in found] == [
+        ("Linear", "fgsm"), ("Linear", "min-fgsm"), ("Other", "fgsm"),
+    ]  # fmt: skip
+    assert main([*arguments, "--model", "Linear", "--model", "Nobody"]) == 2
+    assert "complete for model 'Nobody'" in capsys.readouterr().err
+
+
 def test_curves_from_a_store(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = runs / "c.csv"
     arguments = ["figure", "curve", "--model", "Linear", "--norm", "linf", "--points", "0,0.05,1", "--runs", str(runs)]
