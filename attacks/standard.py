@@ -28,7 +28,7 @@ _QUICK = {
         Ascend("untargeted", steps=3),
         Ascend("ascents", 0.8, steps=10),
         Walk("boundary", -math.inf, also="stuck", steps=9, to=(ANY,), sort=False, gait=_LINF, onward=10),
-        Walk("boundary again", -math.inf, also="stuck", steps=9, to=(ANY,), first=1, sort=False, gait=_LINF, onward=12),
+        Walk("boundary again", -math.inf, 2.0, steps=9, to=(ANY,), first=1, sort=False, gait=_LINF, onward=12),
         AscendTo("targets", trusting=True, steps=4, first=5),
         Ascend("restarts", 0.3, trusting=True, steps=30, corners=4),
         AskOn("queries", 0.15, trusting=True, queries=1800),
