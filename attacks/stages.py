@@ -28,8 +28,6 @@ from robench_attacks.walking import HALVINGS, PLAIN, Gait, walk
 
 # to whichever class is likeliest at every step of a walk
 ANY = -1
-# the first step of an ascent that goes on from the end of a walk, as a share of eps
-ONWARD_STEP = 1.0
 # the share of the clean margin that ascents must take away not to be called far from breaking an image
 FAR = 0.5
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
@@ -178,8 +176,7 @@ class Walk(Stage):
 
     def _onward(self, standing: Standing, rows: Tensor, x: Tensor) -> Tensor:
         """Ascents from x; how far past the boundary they came, [R]."""
-        ascent = _Ascent(_margin, self.onward, True, ONWARD_STEP)
-        answer = ascent.perturb(*standing.part(rows, begin=x))
+        answer = _Ascent(_margin, self.onward, True).perturb(*standing.part(rows, begin=x))
         assert isinstance(answer, Proposal)
         step = torch.where(answer.step >= 0, self._walked + answer.step, -1)
         return standing.take(rows, Proposal(answer.x, step))
@@ -274,20 +271,14 @@ class Whole(Stage):
 
 
 class _Ascent(GradientAttack):
-    """One ascent, of steps that fall from a share of eps along a cosine; the stage asks about its last image."""
+    """One ascent, of steps that fall from eps along a cosine; the stage asks about its last image."""
 
-    def __init__(
-        self,
-        objective: Callable[[Tensor, Tensor, Tensor], Tensor],
-        steps: int,
-        random_start: bool,
-        size: float = 1.0,
-    ) -> None:
-        self._objective, self._steps, self._random_start, self._size = objective, steps, random_start, size
+    def __init__(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int, random_start: bool) -> None:
+        self._objective, self._steps, self._random_start = objective, steps, random_start
 
     def search(self, threat: ThreatModel) -> Search:
-        """size eps (1 + cos(pi k / steps)) / 2 for each step k."""
-        shares = [self._size * (1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
+        """eps (1 + cos(pi k / steps)) / 2 for each step k."""
+        shares = [(1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
         return Search([threat.radius * share for share in shares], "momentum", self._random_start, looks=False)
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
