@@ -58,6 +58,7 @@ def add(
     attack: str = "pgd",
     flags: tuple[str, ...] = (),
     options: dict[str, Any] | None = None,
+    kind: str = "iterative",
 ) -> EvaluationFolder:
     """An evaluation of the first images of digits; one corner of each is moved by eps."""
     spec = EvalSpec(
@@ -66,7 +67,7 @@ def add(
     )  # fmt: skip
     about = About(
         model=model, reference=model, dataset="digits", eps=eps, given_options=options or {}, metric="robust accuracy",
-        access="white-box", command=f"robench evaluate {model} -a {attack}", environment=ENVIRONMENT, kind="iterative",
+        access="white-box", command=f"robench evaluate {model} -a {attack}", environment=ENVIRONMENT, kind=kind,
         classes=10, device="cpu", names=[f"digit {i}" for i in range(9)] + [HOSTILE],
     )  # fmt: skip
     split = open_dataset("digits").test.subset(slice(0, N))

@@ -52,7 +52,8 @@ class Made:
 class Row:
     """A model's line: cells by the columns' order; the digest leads to the model and its findings.
 
-    right: which images are right, in base64, None where nobody knows; standing: the same under each column's attack.
+    right: which images are right, in base64, None where nobody knows; standing: the same under each column's attack;
+    searched: whether an attack of several steps tried it.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Row:
     strongest: str
     partial: bool
     damaged: bool
+    searched: bool
     made: list[Made]
     right: str | None
     standing: list[str | None]
@@ -144,8 +146,8 @@ def _row(board: Board, line: Line, attacked: Sequence[Attacked], store: Store) -
     right = bits(_right(attacked)) if attacked else None
     cells = [_cell(column.cell(line)) for column in board.columns]
     return Row(
-        line.model, mine[0].model_digest if mine else "", cells, line.strongest, line.partial, line.damaged, made,
-        right, [marks.get(i) for i in range(len(board.columns))],
+        line.model, mine[0].model_digest if mine else "", cells, line.strongest, line.partial, line.damaged,
+        line.searched, made, right, [marks.get(i) for i in range(len(board.columns))],
     )  # fmt: skip
 
 

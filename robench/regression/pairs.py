@@ -17,7 +17,7 @@ from robench.results.accuracy import Measure, entering
 from robench.results.rows import Marks
 from robench.results.summary import NOT_SEALED, UNSTABLE
 from robench.store.runs import Store
-from robench.trust.bounds import upper_bound
+from robench.trust.bounds import upper_bound_of_all
 
 # flags that say that an attack may have failed where the model would not have stood
 TROUBLE = (
@@ -195,7 +195,8 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
             then = _all([pair.then.robust for pair in group])
             line = group[0].line(f"{WORST}, {group[0].kept.threat}", Measure.ROBUST, float(then.mean()))
             spec, boundary = group[0].kept.spec, any(pair.result.boundary for pair in group)
-            line = replace(line, note=upper_bound(spec.norm, Measure.ROBUST, boundary))
+            kinds = [pair.result.about.kind for pair in group]
+            line = replace(line, note=upper_bound_of_all(spec.norm, boundary, kinds))
             outcomes = [pair.now for pair in group if pair.now is not None]
             if len(outcomes) == len(group):
                 now = _all([each.robust for each in outcomes])

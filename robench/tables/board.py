@@ -47,6 +47,11 @@ class Board:
     def _said(self) -> str:
         cells = [column.cell(row) for row in self.rows for column in self.columns]
         found = " Upper bound: no boundary attack (FAB) tried it." if any(UPPER in cell.note for cell in cells) else ""
+        if not all(row.searched for row in self.rows):
+            found += (
+                " One step: no attack took a second one, so that the figure can say that a model is weak, not that it "
+                "is robust."
+            )
         if any(row.partial for row in self.rows):
             shared = f"{', '.join(self.shared)}, which all have" if self.shared else "nothing that all have"
             found += f" A model that lacks attacks is ranked by {shared}: below every model that is as robust there."

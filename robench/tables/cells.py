@@ -11,7 +11,7 @@ from robench.norms import NORMS
 from robench.results.accuracy import Figure, Measure, entering
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder
-from robench.trust.bounds import upper_bound, walked
+from robench.trust.bounds import SINGLE_STEP, upper_bound, walked
 
 if TYPE_CHECKING:  # takes its time to load, and few tables need it
     import pandas as pd
@@ -19,11 +19,13 @@ if TYPE_CHECKING:  # takes its time to load, and few tables need it
 ABSENT = "absent"
 # behind a figure that no attack along the decision boundary tried, where that makes it one
 UPPER = "upper bound"
+# behind a worst case of attacks that all take one step
+ONE_STEP = "one step"
 
 
 def beside(text: str) -> str:
-    """What stands behind a figure."""
-    return f" ({UPPER})" if text else ""
+    """What stands behind a figure of which that is said."""
+    return f" ({ONE_STEP if text == SINGLE_STEP else UPPER})" if text else ""
 
 
 def whole_rows(folder: EvaluationFolder, wanted: str, then: str) -> pd.DataFrame:
@@ -94,6 +96,11 @@ class Scored:
         return cls(name, about.access, about.metric, folder, boundary=above and walked(folder))
 
     @property
+    def kind(self) -> str:
+        """How its attack searches."""
+        return self.folder.about.kind
+
+    @property
     def note(self) -> str:
         """What is said beside its figure: that it is an upper bound alone, or nothing."""
         return beside(upper_bound(self.folder.spec["norm"], self.metric, self.boundary))
@@ -116,7 +123,8 @@ class Line:
 
     partial: it lacks attacks that others of the table have. strongest: the attack that alone comes nearest to the worst
     case. shared: the worst case over no attacks but those that all lines have that lack some. damaged: what damaged
-    evaluations would say of it is not known.
+    evaluations would say of it is not known. searched: whether an attack of several steps tried
+    it, without which its worst case does not say how robust it is.
     """
 
     model: str
@@ -127,6 +135,7 @@ class Line:
     partial: bool = False
     shared: Figure | None = None
     damaged: bool = False
+    searched: bool = True
 
     @property
     def flagged(self) -> bool:

@@ -48,7 +48,7 @@ from robench.tables.left_out import LEFT_OUT, digests, left_out, may_be_of, read
 from robench.tables.model_names import told_apart
 from robench.text.escaping import file_name
 from robench.threat import ThreatModel
-from robench.trust.bounds import upper_bound
+from robench.trust.bounds import SINGLE_STEP, upper_bound_of_all
 from robench.trust.origins import aged
 
 # what an attack may have beside the model, by fields of a spec
@@ -213,13 +213,18 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: 
     figure = worst_case([tables[name] for name in group]) if group and complete else None
     usable = figure is not None and bool(common) and all(name in tables for name in common)
     shared = worst_case([tables[name] for name in common]) if usable else None
+    bound = ""
     if figure is not None:
-        boundary = any(cells[name].boundary for name in group)
-        note += beside(upper_bound(cells[group[0]].folder.spec["norm"], Measure.ROBUST, boundary))
+        boundary, kinds = any(cells[name].boundary for name in group), [cells[name].kind for name in group]
+        bound = upper_bound_of_all(cells[group[0]].folder.spec["norm"], boundary, kinds)
+        note += beside(bound)
     worst = Cell(figure, COMPLETE if figure else ABSENT if complete else INCOMPLETE, fired, note)
     values = {name: figure.value for name in here if (figure := attacks[name].figure)}
     strongest = min(values, key=lambda name: values[name]) if values else ""
-    return Line(model, clean, worst, attacks, strongest, partial=partial, shared=shared, damaged=lost > 0)
+    return Line(
+        model, clean, worst, attacks, strongest, partial=partial, shared=shared, damaged=lost > 0,
+        searched=bound != SINGLE_STEP,
+    )  # fmt: skip
 
 
 def _flags(folder: EvaluationFolder, result: Summary) -> list[str]:

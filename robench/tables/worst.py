@@ -8,11 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 from robench.evaluation.summaries import Result
-from robench.results.accuracy import Figure, Measure, entering, worst_case
+from robench.results.accuracy import Figure, entering, worst_case
 from robench.results.rows import COUNTED
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import Store
-from robench.trust.bounds import upper_bound
+from robench.trust.bounds import upper_bound_of_all
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class WorstCase:
             first.model, first.about.dataset, first.norm, first.about.eps, first.summary.n,
             tuple(result.label for result in group), figure,
             tuple(sorted({flag for result in group for flag in result.summary.flags})),
-            note=upper_bound(first.norm, Measure.ROBUST, any(result.boundary for result in group)),
+            note=upper_bound_of_all(
+                first.norm, any(result.boundary for result in group), (result.about.kind for result in group)
+            ),
             seed=first.seed, nested=nested,
         )  # fmt: skip
 

@@ -1,8 +1,10 @@
-"""Figures that are upper bounds alone: in some norms those that no attack along the decision boundary tried."""
+"""Figures that are upper bounds alone: in some norms those that no attack along the decision boundary tried, and worst
+cases of attacks that all take a single step."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 from robench import registry
 from robench.errors import BadInput
@@ -12,12 +14,18 @@ from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged
 
 UPPER_BOUND = "upper bound: no boundary attack"
+SINGLE_STEP = "upper bound: attacks of a single step alone"
 
 
 def upper_bound(norm: str, metric: str, boundary: bool) -> str:
     """What is said beside a figure: that it is an upper bound, or nothing; boundary: whether such an attack tried."""
     above = NORMS[norm].bounded_above and not boundary and Measure(metric) is Measure.ROBUST
     return UPPER_BOUND if above else ""
+
+
+def upper_bound_of_all(norm: str, boundary: bool, kinds: Iterable[str]) -> str:
+    """What is said beside a worst case: that it is an upper bound, or nothing; kinds: how its attacks search."""
+    return SINGLE_STEP if set(kinds) == {"single-step"} else upper_bound(norm, Measure.ROBUST, boundary)
 
 
 def walked(folder: EvaluationFolder) -> bool:

@@ -281,3 +281,14 @@ def test_where_no_image_stands_no_model_is_most_robust(tmp_path: Path, browser: 
         f"No model is right on any of {N} images in the worst case, which leaves [0.0, 8.8] %."
     )
     page.close()
+
+
+def test_no_model_is_most_robust_where_single_steps_alone_were_taken(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "hasty", "e" * 64, "0.3", [0], attack="fgsm", kind="single-step")
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards .top").last).to_have_text("single steps alone")
+    expect(page.locator(".answer")).to_contain_text("No model was searched here")
+    expect(page.locator("td.worst").last).to_contain_text("(one step)")
+    page.close()

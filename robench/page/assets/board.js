@@ -1,8 +1,8 @@
 // A board: its answer in a sentence, its table, and two of its models compared.
 
-// the most robust model whose figure counts, and the next one
+// the most robust model whose figure counts, and the next one; what only single steps tried counts for none
 function leaders(board) {
-  return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged).slice(0, 2);
+  return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged && row.searched).slice(0, 2);
 }
 
 function lead(board) {
@@ -13,7 +13,9 @@ function lead(board) {
 
 function answer(contents, board) {
   const { first, second, paired } = lead(board);
-  if (!first) return el("p", { class: "answer" }, "No model has a worst case here.");
+  if (!first) return el("p", { class: "answer" }, board.rows.some((row) => !row.searched)
+    ? "No model was searched here: every attack took a single step, which can show that a model is weak, never that it is robust."
+    : "No model has a worst case here.");
   const cell = first.cells[1];
   if (cell.value === 0) return el("p", { class: "answer" }, `No model is right on any of ${whole(cell.n)} images in the worst case, which leaves [0.0, ${percent(cell.interval[1])}] %.`);
   const { defense } = contents.models[first.digest] || {};

@@ -19,6 +19,7 @@ from robench.results.summary import Summary, summarise
 from robench.store.about import About
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import EvalSpec
+from robench.tables.index import Entry
 from robench.tables.leaderboard import Board, build
 from robench.tables.rendering import write
 from robench.tables.report import Report
@@ -58,6 +59,7 @@ def add(
     shards: int = 2,
     norm: str = "linf",
     after: str | None = None,
+    kind: str = "iterative",
 ) -> EvaluationFolder:
     """Put an evaluation of ten images into the store, of which the first `shards` halves are finished."""
     spec = EvalSpec(
@@ -68,7 +70,7 @@ def add(
     metric = "attack success rate" if attack == "random-targeted" else "robust accuracy"
     about = About(
         model=model, reference=model, dataset="npz:data/my_images.npz", eps="8/255", given_options={}, metric=metric,
-        access=access, command=f"robench evaluate {model} --data /home/me/x -a {attack} --runs='my runs'",
+        access=access, kind=kind, command=f"robench evaluate {model} --data /home/me/x -a {attack} --runs='my runs'",
         environment={"commit": "abc", "packages": {"torch": "2"}},
     )  # fmt: skip
     folder.begin(spec.model_dump(mode="json"), about)
@@ -232,6 +234,20 @@ def test_with_one_the_worst_case_is_no_upper_bound(tmp_path: Path) -> None:
 
 def test_in_linf_nothing_is_said(store: Store) -> None:
     assert not any("upper" in cell.note for row in only(store).rows for cell in (row.worst, *row.attacks.values()))
+
+
+def test_a_worst_case_of_single_steps_says_so_and_leads_no_board(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "hasty", "fgsm", rows_of({0}), kind="single-step")
+    board = only(store)
+    assert [board.rows[0].worst.note, board.rows[0].attacks["fgsm"].note] == [" (one step)", ""]
+    assert "One step: no attack took a second one" in board.note
+    assert Entry.of(board).top == ""
+    add(store, "hasty", "pgd", rows_of({0, 1}))
+    board = only(store)
+    assert board.rows[0].worst.note == ""
+    assert "One step" not in board.note
+    assert Entry.of(board).top == "hasty"
 
 
 def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_path: Path) -> None:
