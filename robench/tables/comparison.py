@@ -202,13 +202,15 @@ class _Entry:
 
 
 def _groups(store: Store, folders: Sequence[EvaluationFolder], model: str, attack: str | None) -> Groups:
-    """The complete evaluations of a model by threat model, then by label; the widest of a label. Raises BadInput where
-    there is none, and where the name stands for several models."""
+    """The complete evaluations of a model by threat model, then by label; the widest of a label. What was run for the
+    diagnostics alone, mostly on fewer images, counts where there is nothing else. Raises BadInput where there is none,
+    and where the name stands for several models."""
     trained, found = digests(store), defaultdict[tuple[Any, ...], dict[str, EvaluationFolder]](dict)
     mine = [f for f in folders if f.about.model == model]
     mine = [f for f in mine if trained.get(model, f.spec["model_digest"]) == f.spec["model_digest"]]
     if len({f.spec["model_digest"] for f in mine}) > 1:
         raise BadInput(f"The name {model!r} stands for several models; compare two evaluations by their ids instead.")
+    mine = [f for f in mine if not f.about.probes] or mine
     for folder in sorted(mine, key=lambda f: (f.spec["count"], f.spec["attack_version"], f.job_id)):
         seed = folder.spec["seed"]
         label = label_of(folder) + (f" [seed {seed}]" if seed else "")

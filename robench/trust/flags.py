@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robench.results.rows import FELL
 from robench.results.summary import DIFFERS, INCOMPLETE, NOT_SEALED
-from robench.trust.gates import FLAGGED
+from robench.trust.flagged import FLAGGED
 
 # flags that no gate asks about, by their beginnings
 OTHERS = (
@@ -21,8 +21,8 @@ OTHERS = (
      "upper bound, and run 'robench verify'"),
     (FELL, "images that stood within a larger eps fell within this one: the figure at the larger eps is too high, so "
      "give it more steps"),
-    (DIFFERS, "a process that knows nothing of the attack answers otherwise: the model remembers, or is randomised; "
-     "the worse answer counts"),
+    (DIFFERS, "a process that loaded the model anew, and knows nothing of the attack, answers otherwise: the model "
+     "remembers, is randomised, or is another whenever it is loaded; the worse answer counts"),
     (NOT_SEALED, "no second process judged the images: run 'robench verify', or the command again"),
     ("made by", "today's code of a plugin is another than made it: run its command again for today's figure"),
     (INCOMPLETE, "images are missing: run its command again, which goes on from where it stopped"),

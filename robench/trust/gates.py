@@ -12,6 +12,7 @@ import pandas as pd
 
 from robench.results.rows import Marks, broken, correct, marked
 from robench.threat import ThreatModel
+from robench.trust.flagged import FLAGGED
 
 # a share of all images that a weaker attack may break alone, or that more effort may still break, before it is told
 SHARE = 0.01
@@ -21,6 +22,8 @@ LEAST = 3
 ZERO_IMAGES, ZERO_PIXELS = 0.05, 0.9
 # how sure it is that a draw of images has no more of the largest class than is allowed for
 SURE = 0.999
+# images below which clean accuracy is no evidence, and how often luck may reach it
+FEWEST, BY_LUCK = 20, 0.05
 
 # the kinds that only follow gradients, those that go on until they find something, and the options that make them go on
 #
@@ -247,6 +250,26 @@ def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         )
 
 
+def _at_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
+    """A model that is right no more often than one answer to everything; asked of the run on the most images."""
+    run = max((run for run in runs if run.kind in (*WHITE, *SEARCHES)), key=lambda run: len(run.rows), default=None)
+    if run is None or len(run.rows) < FEWEST:
+        return
+    from scipy.stats import binom  # takes a while to import
+
+    n, right, chance = len(run.rows), int(correct(run.rows).sum()), run.chance
+    if chance is None:
+        chance = float(run.rows["label"].value_counts(normalize=True).max())
+    yield Finding(
+        "clean answers at chance",
+        bool(binom.sf(right - 1, n, chance) > BY_LUCK),
+        f"{right:,} of {n:,} clean images are classified correctly",
+        f"so few that luck gets as many in {BY_LUCK:.0%} of draws where one answer to all is right for {chance:.1%}",
+        "labels in another order, another preprocessing, or weights that were never loaded: find out which first, as "
+        "robustness of such a model says nothing",
+    )
+
+
 def _of_data(run: AttackRun) -> str:
     """That the share is of all the data, of which these images are a part."""
     return f" of all images, with what a draw of {len(run.rows):,} varies" if run.images and run.part else ""
@@ -296,67 +319,6 @@ def _more_effort(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         )
 
 
-# a flag's beginning, the gate on it, and what to do
-FLAGGED: tuple[tuple[str, str, str], ...] = (
-    (
-        "randomised", "randomised output",
-        "the figure is of single draws: attack with --eot 20 or more, or fix the noise, and report over several seeds",
-    ),
-    (
-        "gradient-at-inference", "optimisation during inference",
-        "the model optimises while it answers: attack through its loop, or with a query attack and transfer",
-    ),
-    (
-        "changes-its-", "answers that depend on earlier calls",
-        "the model changes between calls; make it a function of the image alone",
-    ),
-    (
-        "batch-dependent", "answers that depend on the batch",
-        "some layer mixes the images of a batch (batch norm in train mode?); make every answer one image's own",
-    ),
-    (
-        "wrong-gradients", "gradients that do not fit the answers",
-        "the model's answers do not change as its gradients say: attack with BPDA for the layer that hides them, with "
-        "queries, and with a substitute",
-    ),
-    (
-        "changes-torch", "replaced functions",
-        "the model replaces functions that the judge computes with: remove that, and evaluate it anew",
-    ),
-    (
-        "changes-global-state", "changed global state",
-        "the model changes settings or seeds of the whole process: let it keep to its own tensors and generators",
-    ),
-    (
-        "reaches-outside", "answers from outside of the process",
-        "the model opens files, starts programs or connects to others while it answers, so that it can remember what "
-        "it was asked: load what it needs when it is made",
-    ),
-    (
-        "unchecked-gradients", "answers too coarse to hold gradients against them",
-        "small changes cannot be seen in the answers: compute in float32, and add no large number to all logits",
-    ),
-    (
-        "squashed-outputs", "squashed outputs",
-        "a sigmoid or its like flattens the answers, and gradients vanish there: return what is before it, or leave "
-        "out the option that exposes it",
-    ),
-    (
-        "extreme-logits", "logits beyond comparison",
-        "the logits are so large or so far apart that float32 cannot tell what decides: subtract what is added to all, "
-        "and keep the classes on one scale",
-    ),
-    (
-        "flat-logits", "logits too small for a cross-entropy",
-        "a softmax of such logits calls all classes equally likely, and its cross-entropy does not tell which is near: "
-        "attack with a margin loss",
-    ),
-    (
-        "moved-nothing", "an attack that moves nothing",
-        "the attack left every image as it was: look whether it gets gradients at all, and use another",
-    ),
-)  # fmt: skip
-
 GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
     *(_flagged(*each) for each in FLAGGED),
     _zero_gradient,
@@ -389,5 +351,6 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
     ),
     _not_rising,
     _above_chance,
+    _at_chance,
     _more_effort,
 )  # fmt: skip

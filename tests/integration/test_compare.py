@@ -47,6 +47,17 @@ def test_two_models_are_paired_image_by_image(two: Store, robench: Run) -> None:
     assert "multi-targeted (steps=3) (only plain)" in found["notes"][1]
 
 
+def test_what_diagnose_ran_on_fewer_images_shrinks_nothing(two: Store, robench: Run) -> None:
+    for model in ("plain", "other"):
+        assert robench("diagnose", model, "-n", "20", "--eps", "0.1").code in (0, 1)
+    probed = {f.spec["attack"] for f in two.intact()[0] if f.about.probes and f.about.access == "white-box"}
+    assert probed - {"fgsm", "pgd", "multi-targeted"}, "diagnose ran attacks that nothing else did"
+    found = robench("compare", "plain", "other", "--json").json["comparisons"]
+    (here,) = [each for each in found if each["eps"] == "0.1"]
+    assert here["attacks"] == ["fgsm", "pgd"]
+    assert here["pairs"][0]["n"] == 60
+
+
 def test_one_attack_alone_and_the_table(two: Store, robench: Run) -> None:
     del two
     (found,) = robench("compare", "plain", "other", "-a", "fgsm", "--json").json["comparisons"]

@@ -26,8 +26,8 @@ from robench.tables.comparison import compare
 from robench.tables.leaderboard import build
 from robench.tables.rendering import csv_text
 from robench.text.escaping import script_json, visible
+from robench.trust.flagged import FLAGGED
 from robench.trust.flags import advice
-from robench.trust.gates import FLAGGED
 from tests.hostile import NAMES
 from tests.pages import HOSTILE, MODELS, N, page_store
 

@@ -10,7 +10,7 @@ import torch
 from robench import ThreatModel
 from robench.norms import NORMS
 from robench.trust.diagnosis import wider
-from robench.trust.gates import GATES, diagnose
+from robench.trust.gates import GATES, AttackRun, diagnose
 from tests.unit.trust.attack_runs import CLASSES, N, fired, found, honest, rows_of, run, walk
 
 LEAST = 3
@@ -30,7 +30,7 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
         "robust at eps that allows anything", "more effort still breaks images", "replaced functions",
         "changed global state", "squashed outputs", "logits beyond comparison",
         "logits too small for a cross-entropy", "an attack that moves nothing",
-        "queries come nearer than gradients", "walks break what ascents do not",
+        "queries come nearer than gradients", "walks break what ascents do not", "clean answers at chance",
     }  # fmt: skip
     assert len({finding.gate for finding in findings}) == len(GATES)
     assert all(f.evidence and f.threshold and f.advice and "nan" not in f.evidence for f in findings)
@@ -267,3 +267,29 @@ def test_marks_of_masked_gradients_fire_above_a_twentieth_of_the_images(
 def test_no_mark_is_looked_for_where_an_attack_has_no_stages() -> None:
     rows = rows_of([]).assign(stages="", flags="walks-beat-ascents")
     assert not found("walks break what ascents do not", run([], rows=rows), run([]))
+
+
+def guessing(right: int, n: int = N) -> AttackRun:
+    """A run on images of which the model knew so many before it."""
+    rows = rows_of([], n)
+    rows["clean_correct"] = [i < right for i in range(n)]
+    return run([], rows=rows)
+
+
+@pytest.mark.parametrize("right", [0, 12, 20, 27])
+def test_a_model_that_is_right_as_often_as_luck_is_told(right: int) -> None:
+    """Of 200 images in ten classes luck gets 27 or more in 6.7% of draws, and 28 or more in 4.3%."""
+    (finding,) = found("clean answers at chance", guessing(right))
+    assert finding.fired
+    assert f"{right} of 200 clean images" in finding.evidence
+
+
+@pytest.mark.parametrize("right", [28, 60, 200])
+def test_one_that_knows_more_is_not(right: int) -> None:
+    (finding,) = found("clean answers at chance", guessing(right))
+    assert not finding.fired
+
+
+def test_few_images_are_no_evidence_of_chance() -> None:
+    assert not found("clean answers at chance", guessing(0, 19))
+    assert found("clean answers at chance", guessing(0, 20))
