@@ -26,8 +26,8 @@ class Entry:
 
     @classmethod
     def of(cls, board: Board) -> Entry:
-        """A board's entry; nothing is on top where no worst case is known, or of single steps alone."""
-        first = next((row for row in board.rows if row.worst.figure and row.searched), None)
+        """A board's entry; on top is a known worst case of more than single steps that no flag speaks against."""
+        first = next((row for row in board.rows if row.worst.figure and row.searched and not row.worst.flags), None)
         name = escaping.file_name(board.name)
         return cls(name, board.title, len(board.rows), first.model if first else "", first.worst.text if first else "")
 

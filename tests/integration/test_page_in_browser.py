@@ -292,3 +292,19 @@ def test_no_model_is_most_robust_where_single_steps_alone_were_taken(tmp_path: P
     expect(page.locator(".answer")).to_contain_text("No model was searched here")
     expect(page.locator("td.worst").last).to_contain_text("(one step)")
     page.close()
+
+
+def test_a_flagged_model_is_passed_over_and_told(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "masked", "a" * 64, "0.3", [], flags=("wrong-gradients",))
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards .top").last).to_have_text("none without a flag")
+    expect(page.locator(".answer")).to_contain_text("No model here is without a flag. On top stands masked")
+    add(store, "honest", "b" * 64, "0.3", [0, 1, 2])
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards .top").last).to_have_text("honest")
+    expect(page.locator(".answer")).to_contain_text("Most robust: honest")
+    expect(page.locator(".answer")).to_contain_text("Above it stands masked, right on 100.0 %")
+    expect(page.locator(".answer")).to_contain_text("explained: wrong-gradients")
+    page.close()

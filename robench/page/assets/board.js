@@ -1,30 +1,54 @@
 // A board: its answer in a sentence, its table, and two of its models compared.
 
-// the most robust model whose figure counts, and the next one; what only single steps tried counts for none
-function leaders(board) {
-  return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged && row.searched).slice(0, 2);
+// why a row's figure is not to be trusted as it stands: its flags, and the gates that fired about its model
+function doubts(contents, board, row) {
+  return [...new Set([...row.cells[1].flags, ...findingsOf(contents, board, row).filter((finding) => finding.fired).map((finding) => finding.gate)])];
 }
 
-function lead(board) {
-  const [first, second] = leaders(board);
+// models whose figure counts, from the top; what only single steps tried counts for none
+function ranked(board) {
+  return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged && row.searched);
+}
+
+// the most robust model that nothing speaks against, the next such one, and those above it that something does
+function lead(contents, board) {
+  const sound = ranked(board).filter((row) => !doubts(contents, board, row).length);
+  const [first, second] = sound;
   const pair = first && second ? pairOf(board, board.rows.indexOf(first), board.rows.indexOf(second)) : null;
-  return { first, second, paired: pair && pair.shared.length ? pair.paired[1] : null };
+  const above = ranked(board).slice(0, first ? ranked(board).indexOf(first) : undefined);
+  return { first, second, above, paired: pair && pair.shared.length ? pair.paired[1] : null };
+}
+
+function rightOn(cell) {
+  return [`right on ${percent(cell.value)} % [${percent(cell.interval[0])}, ${percent(cell.interval[1])}] of ${whole(cell.n)} images in the worst case`, cell.note];
+}
+
+function doubted(contents, board, row) {
+  return [" Above it stands ", el("b", null, row.model), ", ", rightOn(row.cells[1]), ", but that is not to be trusted before its flags are explained: ",
+    el("b", null, doubts(contents, board, row).join(", ")), ". Open its line for what to do."];
 }
 
 function answer(contents, board) {
-  const { first, second, paired } = lead(board);
-  if (!first) return el("p", { class: "answer" }, board.rows.some((row) => !row.searched)
-    ? "No model was searched here: every attack took a single step, which can show that a model is weak, never that it is robust."
-    : "No model has a worst case here.");
+  const said = (...text) => el("p", { class: "answer" }, text);
+  const { first, second, above, paired } = lead(contents, board);
+  if (!first && above.length) {
+    const [top] = above;
+    return said("No model here is without a flag. On top stands ", el("b", null, top.model), ", ", rightOn(top.cells[1]),
+      ", which is not to be trusted before its flags are explained: ", el("b", null, doubts(contents, board, top).join(", ")), ". Open its line for what to do.");
+  }
+  if (!first) {
+    return said(board.rows.some((row) => !row.searched)
+      ? "No model was searched here: every attack took a single step, which can show that a model is weak, never that it is robust."
+      : "No model has a worst case here.");
+  }
   const cell = first.cells[1];
-  if (cell.value === 0) return el("p", { class: "answer" }, `No model is right on any of ${whole(cell.n)} images in the worst case, which leaves [0.0, ${percent(cell.interval[1])}] %.`);
+  const more = above.map((row) => doubted(contents, board, row));
+  if (cell.value === 0) return said(`No model${more.length ? " without a flag" : ""} is right on any of ${whole(cell.n)} images in the worst case, which leaves [0.0, ${percent(cell.interval[1])}] %.`, more);
   const { defense } = contents.models[first.digest] || {};
-  const told = ["Most robust: ", el("b", null, first.model), defense && !first.model.startsWith(defense) ? ` (${defense})` : "", `, right on ${percent(cell.value)} % [${percent(cell.interval[0])}, `,
-    `${percent(cell.interval[1])}] of ${whole(cell.n)} images in the worst case`, cell.note, ". "];
+  const told = ["Most robust: ", el("b", null, first.model), defense && !first.model.startsWith(defense) ? ` (${defense})` : "", ", ", rightOn(cell), ". "];
   if (paired) told.push(verdict(paired, first.model, second.model));
   else if (second) told.push(`Next is ${second.model}, which shares no attack with it.`);
-  if (cell.flags.length) told.push(el("b", null, ` Flagged: ${cell.flags.join(", ")}; open the line for what to do.`));
-  return el("p", { class: "answer" }, told);
+  return said(told, more);
 }
 
 function columnsOf(contents, board) {

@@ -2,8 +2,14 @@
 
 function overview(contents) {
   const { boards } = contents;
-  const leading = new Map(boards.map((board) => [board, lead(board)]));
+  const leading = new Map(boards.map((board) => [board, lead(contents, board)]));
   const worst = (board) => leading.get(board).first?.cells[1];
+  const top = (board) => {
+    const { first, above } = leading.get(board);
+    if (first) return worst(board).value === 0 ? "none" : first.model;
+    if (above.length) return "none without a flag";
+    return board.rows.some((row) => !row.searched) ? "single steps alone" : "";
+  };
   const text = (id, title, value, more) => ({ id, title, value, show: value, class: id, ...more });
   const far = reach([...leading.values()].map((each) => each.paired).filter(Boolean));
   const sure = (board) => {
@@ -17,7 +23,7 @@ function overview(contents) {
       text("dataset", "data", (board) => board.dataset, { show: (board) => el("a", { href: `#board-${board.name}` }, board.dataset) }),
       text("norm", "norm", (board) => board.norm),
       text("eps", "eps", (board) => board.radius, { show: (board) => el("a", { href: `#board-${board.name}` }, board.eps), figure: true }),
-      text("top", "most robust", (board) => (worst(board)?.value === 0 ? "none" : leading.get(board).first?.model ?? (board.rows.some((row) => !row.searched) ? "single steps alone" : ""))),
+      text("top", "most robust", (board) => top(board)),
       { id: "worst", title: "worst case %", class: "worst", figure: true, descending: true, value: (board) => worst(board)?.value, show: (board) => (worst(board) ? figure(worst(board)) : "") },
       { id: "lead", title: "ahead of the next by, points", class: "lead", figure: true, descending: true, value: (board) => leading.get(board).paired?.difference, show: sure },
       text("count", "images", (board) => board.count, { show: (board) => whole(board.count), figure: true, descending: true }),
@@ -30,7 +36,7 @@ function overview(contents) {
       some("norm").length > 1 ? choice(of, "norm", "norm", some("norm")) : null),
     of.told, of.node,
     el("p", { class: "hint" }, "A line per board: the same images, norm and eps for all its models. Worst case: image by image over the white-box attacks, ",
-      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. * flags fired: open the model's line."));
+      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. Models that a flag or a gate speaks against are passed over: open a board for what stands above."));
 }
 
 function themeButton() {

@@ -60,6 +60,7 @@ def add(
     norm: str = "linf",
     after: str | None = None,
     kind: str = "iterative",
+    sealed: bool = False,
 ) -> EvaluationFolder:
     """Put an evaluation of ten images into the store, of which the first `shards` halves are finished."""
     spec = EvalSpec(
@@ -77,6 +78,8 @@ def add(
     for k in range(shards):
         part = rows.iloc[k * N // 2 : (k + 1) * N // 2]
         folder.save_shard(k * N // 2, (k + 1) * N // 2, part, torch.zeros(N // 2, 1, 2, 2), {"flags": [], "seconds": 1})
+    if sealed:
+        folder.save_second(None, {"flags": [], "counts": False, "passes": 0, "seconds": 0.0})
     if shards == 2:
         folder.finish(summarise(rows, metric, folder.notes()))
     return folder
@@ -238,16 +241,25 @@ def test_in_linf_nothing_is_said(store: Store) -> None:
 
 def test_a_worst_case_of_single_steps_says_so_and_leads_no_board(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    add(store, "hasty", "fgsm", rows_of({0}), kind="single-step")
+    add(store, "hasty", "fgsm", rows_of({0}).assign(flags=""), kind="single-step", sealed=True)
     board = only(store)
     assert [board.rows[0].worst.note, board.rows[0].attacks["fgsm"].note] == [" (one step)", ""]
     assert "One step: no attack took a second one" in board.note
     assert Entry.of(board).top == ""
-    add(store, "hasty", "pgd", rows_of({0, 1}))
+    add(store, "hasty", "pgd", rows_of({0, 1}).assign(flags=""), sealed=True)
     board = only(store)
     assert board.rows[0].worst.note == ""
     assert "One step" not in board.note
     assert Entry.of(board).top == "hasty"
+
+
+def test_what_is_flagged_leads_no_index(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "masked", "pgd", rows_of(set()))
+    assert Entry.of(only(store)).top == ""
+    add(store, "honest", "pgd", rows_of({0, 1}).assign(flags=""), sealed=True)
+    assert [row.model for row in only(store).rows] == ["masked", "honest"]
+    assert Entry.of(only(store)).top == "honest"
 
 
 def test_csv_has_fractions_with_intervals_and_what_made_them(store: Store, tmp_path: Path) -> None:
