@@ -231,6 +231,7 @@ def evaluate(
     from robench.evaluation.several import own_threats, requests_for, seeds_of, threats_of
     from robench.executors.workers import Workers
     from robench.models.settings import ModelSettings
+    from robench.progress import say
     from robench.store.runs import Store, runs_root
     from robench.tables.report import Report
     from robench.trackers.sending import send, trackers_of
@@ -286,6 +287,8 @@ def evaluate(
     done = run(first, store, Workers(executor, workers, cpus_per_task, gpus_per_task, address), others)
     report = Report.of(done, store)
     code = _print(report, as_json)
+    if eps is None and not own:
+        say(f"No --eps was given: {first.threat}, the papers' for CIFAR-10 and little on MNIST, was taken.")
     send(trackers, report)
     return code
 
