@@ -10,7 +10,7 @@ import typer
 from robench import norms
 from robench.cli import options as shared
 from robench.norms import any_of, parse_norm
-from robench.text.terminal import show, tell, tell_json
+from robench.text.terminal import say, show, tell, tell_json
 
 # beside index.html, which leads to the tables
 PAGE = "page.html"
@@ -53,6 +53,8 @@ def leaderboard(
         from robench.page.writing import write_page
 
         paths.append(write_page(store, boards, out / PAGE, claims_beside(out), data))
+    elif (out / PAGE).exists():
+        say(f"{out / PAGE} is of an earlier run and was left as it is; without --no-page it is written anew.")
     if as_json:
         tell_json({"boards": [board.to_json() for board in boards], "files": [str(path) for path in paths]})
     else:

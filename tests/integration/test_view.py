@@ -46,6 +46,7 @@ def test_a_leaderboard_has_the_page_beside_it_unless_told_otherwise(robench: Run
     files = robench("leaderboard", "--no-page", "--out", "others", "--json").json["files"]
     assert not [name for name in files if "page" in name]
     assert "page.html" not in Path("others/index.html").read_text() + Path("others/index.md").read_text()
+    assert "tables/page.html is of an earlier run" in robench("leaderboard", "--no-page", "--out", "tables").err
 
 
 def test_what_view_refuses(robench: Run, runs: Path) -> None:
