@@ -123,7 +123,7 @@ def bound_told(mine: Row, theirs: Row, bound: Row) -> str:
     """Whether a contender left as little standing as another at a share of its passes and time, in words."""
     more = 100 * (mine["robust"] - theirs["robust"])
     spent, whole = (row["forwards"] + 2 * row["backwards"] for row in (mine, theirs))
-    met = round(more, 9) <= bound["points"] and spent <= bound["passes"] * whole
+    met = round(more, 3) <= bound["points"] and spent <= bound["passes"] * whole
     asked = f"1/{1 / bound['passes']:.0f} of the passes, a backward one counted as two"
     found = f"{more:+.1f} points, 1/{whole / spent:.1f} of the passes ({spent:,.0f} of {whole:,.0f})"
     if bound["seconds"]:

@@ -82,7 +82,7 @@ def judged(subject: Subject, images: Tensor, nearest: bool) -> Row:
     right, still = (torch.cat([module(p).argmax(1) for p in z.split(BATCH)]) == subject.y for z in (subject.x, images))
     distance = subject.threat.distance(subject.x, images)
     stands = right & (still | (distance > subject.eps + TOLERANCE))
-    found: Row = {"clean": float(right.float().mean()), "robust": float(stands.float().mean())}
+    found: Row = {"clean": float(right.double().mean()), "robust": float(stands.double().mean())}
     if nearest:
         found["distance"] = float(torch.where(still, torch.inf, distance)[right].median())
     return found

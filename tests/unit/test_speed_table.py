@@ -114,7 +114,8 @@ def _bounds(who: str, beside: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("robust", "share", "seconds", "met"), [
-    (0.502, 0.1, 2.0, True), (0.504, 0.1, 2.0, False), (0.4, 0.101, 2.0, False), (0.4, 0.1, 2.1, False),
+    (0.502, 0.1, 2.0, True), (0.50200004, 0.1, 2.0, True), (0.504, 0.1, 2.0, False),
+    (0.4, 0.101, 2.0, False), (0.4, 0.1, 2.1, False),
 ])  # fmt: skip
 def test_a_bound_asks_for_strength_passes_and_time_at_once(
     table: Any, robust: float, share: float, seconds: float, met: bool
