@@ -69,8 +69,8 @@ def _seal(target: Target, evaluations: Sequence[PlannedEvaluation]) -> None:
         part.save(seconds * part.passes / max(passes, 1))
     differing = sum(part.differing for part in parts)
     say(
-        f"{target.name} was asked again in a process of its own: {passes:,} answers in {seconds:.1f} s, "
-        f"{differing:,} of them another."
+        f"Second verdict on {target.name}, in a process of its own that never saw the attack: {passes:,} answers in "
+        f"{seconds:.1f} s, {f'{differing:,} of them another' if differing else 'all the same'}."
     )
 
 

@@ -120,7 +120,7 @@ def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[AttackRun]
     def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         marked = [run.name for run in runs if any(f.startswith(flag) for f in run.flags)]
         if runs:
-            yield Finding(gate, bool(marked), f"seen in {len(marked)} of {len(runs)} runs", "no run at all", advice)
+            yield Finding(gate, bool(marked), f"seen in {len(marked)} of {len(runs)} runs", "0 runs", advice)
 
     return found
 

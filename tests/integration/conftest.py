@@ -81,7 +81,7 @@ def assert_refused(outcome: Outcome, names: tuple[str, ...], code: int = 2) -> N
     """One sentence on stderr that names what is wrong, nothing on stdout, and the exit code."""
     assert "Traceback" not in outcome.err
     assert outcome.code == code, outcome.err
-    lines = [line for line in outcome.err.splitlines() if "was asked again in a process of its own" not in line]
+    lines = [line for line in outcome.err.splitlines() if "Second verdict on" not in line]
     assert len(lines) == 1, outcome.err
     assert re.fullmatch(r"robench: .{10,}[.)]", lines[0]), lines[0]
     for name in names:

@@ -88,7 +88,9 @@ def folder_of(store: Store, result: Result) -> EvaluationFolder:
 
 def test_an_honest_model_answers_the_same(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     results = attacked(store, "Honest", "pgd fgsm")
-    assert "models.py:Honest was asked again in a process of its own: 72 answers" in capsys.readouterr().err
+    assert "Second verdict on models.py:Honest" in (said := capsys.readouterr().err)
+    assert ": 72 answers in" in said
+    assert said.rstrip().endswith("all the same.")
     for result in results:
         folder = folder_of(store, result)
         rows, second = folder.rows(), folder.second
