@@ -13,7 +13,8 @@ function overview(contents) {
   const text = (id, title, value, more) => ({ id, title, value, show: value, class: id, ...more });
   const far = reach([...leading.values()].map((each) => each.paired).filter(Boolean));
   const sure = (board) => {
-    const { second, paired } = leading.get(board);
+    const { first, second, paired } = leading.get(board);
+    if (!first) return "";
     if (!paired) return second ? "shares no attack with the next" : "alone";
     return el("span", null, difference(paired, far), el("span", { class: "note" }, `over ${second.model}, ${probability(paired.p)}`));
   };
