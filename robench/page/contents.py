@@ -14,6 +14,7 @@ from robench.page.models import Model, model_of
 from robench.store.runs import Store
 from robench.suites.claims import RULE
 from robench.tables.board import Board
+from robench.threat import ThreatModel
 from robench.trust.diagnosis import findings
 from robench.trust.flags import advice
 from robench.trust.gates import Finding
@@ -45,13 +46,18 @@ class Contents:
         return asdict(self)
 
 
+def _place(board: Board) -> tuple[object, ...]:
+    """Where a board stands on the page: by its data, norm and eps, the one of most images first."""
+    return board.dataset, board.norm, ThreatModel.of(board.norm, board.eps).radius, -board.count, board.name
+
+
 def contents_of(
     store: Store, boards: Sequence[Board], claims: Sequence[Claim] | None = None, data: Path | None = None
 ) -> Contents:
     """The contents of a page of the store's boards; data: where datasets are, None for the usual place."""
     lines = sum(len(board.rows) for board in boards)
     count = max(LEAST, min(MOST, TOGETHER // max(lines, 1)))
-    pages = [shown(board, store, data, count) for board in boards]
+    pages = [shown(board, store, data, count) for board in sorted(boards, key=_place)]
     models, found = dict[str, Model](), dict[str, list[Finding]]()
     for page in pages:
         for row in page.rows:
