@@ -19,12 +19,12 @@ from robench.store.records import DiagnosticsRecord
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import leans
 from robench.threat import ThreatModel
-from robench.trust import bounds, gates
+from robench.trust import bounds, flagged, gates
 from robench.trust.bounds import walked
 from robench.trust.gates import WHITE, AttackRun, Finding, diagnose
 
 # findings of other gates than these, or of runs collected in another way, are not taken from the store
-_SOURCES = [Path(gates.__file__), Path(bounds.__file__), Path(__file__)]
+_SOURCES = [Path(gates.__file__), Path(flagged.__file__), Path(bounds.__file__), Path(__file__)]
 GATES_SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
 
 
@@ -47,7 +47,8 @@ def run_of(folder: EvaluationFolder) -> AttackRun:
 
 
 def collect(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> list[AttackRun]:
-    """All complete runs of a model on the same examples within one norm, but those against a detector."""
+    """All complete runs of a model on the same examples within one norm, but those against a detector and those of an
+    attack's older version beside the same of a newer one."""
     runs = []
     for folder in _folders(store, model_digest, data_digest, norm, count):
         with contextlib.suppress(Damaged):  # whose figure is summed up, but not from these rows
@@ -56,6 +57,18 @@ def collect(store: Store, model_digest: str, data_digest: str, norm: str, count:
 
 
 def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
+    folders = list(_complete(store, model_digest, data_digest, norm, count))
+    asked = [digest({name: it for name, it in folder.spec.items() if name not in _VERSIONS}) for folder in folders]
+    versions = [tuple(folder.spec[name] for name in _VERSIONS[:2]) for folder in folders]
+    newest: dict[str, tuple[int, ...]] = {}
+    for what, version in zip(asked, versions, strict=True):
+        newest[what] = max(version, newest.get(what, version))
+    for folder, what, version in zip(folders, asked, versions, strict=True):
+        if version == newest[what]:
+            yield folder
+
+
+def _complete(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
     for job_id in store.evaluation_ids():
         try:
             subject = _SUBJECTS.get(job_id) or _subject(store.evaluation(job_id).spec)
@@ -69,6 +82,8 @@ def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count
                     yield folder
 
 
+# what says which code made an evaluation, and not what was asked for
+_VERSIONS = ("harness", "attack_version", "sources")
 # by evaluation, whose id is made from its spec
 _SUBJECTS: dict[str, tuple[Any, ...]] = {}
 

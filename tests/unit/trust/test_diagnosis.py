@@ -52,6 +52,16 @@ def test_only_comparable_runs_are_collected(tmp_path: Path) -> None:
     assert only.broken.all()
 
 
+def test_an_older_version_of_the_same_attack_says_nothing_beside_the_newer(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stored(store, "1", range(3), attack_version=1)
+    stored(store, "1", range(5), attack_version=2)
+    stored(store, "1", range(7), attack_version=1, attack_options={"steps": 8})
+    stored(store, "1", range(9), attack_version=3, done=False)
+    runs = collect(store, "m", "d", "l2", N)
+    assert sorted(int(run.broken.sum()) for run in runs) == [5, 7]
+
+
 def test_draws_and_replaced_gradients_are_another_attack(tmp_path: Path) -> None:
     """Else a plain run at a larger eps would be held against them."""
     store = Store(tmp_path)
