@@ -28,8 +28,11 @@ class Entry:
     def of(cls, board: Board) -> Entry:
         """A board's entry; on top is a known worst case of more than single steps that no flag speaks against."""
         first = next((row for row in board.rows if row.worst.figure and row.searched and not row.worst.flags), None)
-        name = escaping.file_name(board.name)
-        return cls(name, board.title, len(board.rows), first.model if first else "", first.worst.text if first else "")
+        name, known = escaping.file_name(board.name), [row for row in board.rows if row.worst.figure]
+        if first:
+            return cls(name, board.title, len(board.rows), first.model, first.worst.text)
+        why = "single steps alone" if any(not row.searched for row in known) else "none without a flag"
+        return cls(name, board.title, len(board.rows), why if known else "", "")
 
 
 def write_index(boards: Sequence[Board], folder: Path, page: str = "") -> list[Path]:

@@ -84,7 +84,7 @@ def test_leaderboards_are_of_what_is_chosen_and_an_index_leads_to_them(store: Pa
     assert [row["model"] for row in board["rows"]] == ["plain"]
     index = Path("tables/index.md").read_text()
     assert f"({board['name']}.md)" in index
-    assert "| 1 | plain |" in index
+    assert "| 1 | single steps alone |" in index
     assert f'href="{board["name"]}.html"' in Path("tables/index.html").read_text()
     assert robench("leaderboard", "--attack", board["columns"][3], "--out", "tables").code == 0
     assert_refused(robench("leaderboard", "--least", "5000"), ("None of the 1 evaluations",))

@@ -245,7 +245,7 @@ def test_a_worst_case_of_single_steps_says_so_and_leads_no_board(tmp_path: Path)
     board = only(store)
     assert [board.rows[0].worst.note, board.rows[0].attacks["fgsm"].note] == [" (one step)", ""]
     assert "One step: no attack took a second one" in board.note
-    assert Entry.of(board).top == ""
+    assert Entry.of(board).top == "single steps alone"
     add(store, "hasty", "pgd", rows_of({0, 1}).assign(flags=""), sealed=True)
     board = only(store)
     assert board.rows[0].worst.note == ""
@@ -256,7 +256,7 @@ def test_a_worst_case_of_single_steps_says_so_and_leads_no_board(tmp_path: Path)
 def test_what_is_flagged_leads_no_index(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     add(store, "masked", "pgd", rows_of(set()))
-    assert Entry.of(only(store)).top == ""
+    assert Entry.of(only(store)).top == "none without a flag"
     add(store, "honest", "pgd", rows_of({0, 1}).assign(flags=""), sealed=True)
     assert [row.model for row in only(store).rows] == ["masked", "honest"]
     assert Entry.of(only(store)).top == "honest"
