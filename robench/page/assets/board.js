@@ -12,10 +12,10 @@ function ranked(board) {
 
 // the most robust model that nothing speaks against, the next such one, and those above it that something does
 function lead(contents, board) {
-  const sound = ranked(board).filter((row) => !doubts(contents, board, row).length);
-  const [first, second] = sound;
+  const rows = ranked(board);
+  const [first, second] = rows.filter((row) => !doubts(contents, board, row).length);
   const pair = first && second ? pairOf(board, board.rows.indexOf(first), board.rows.indexOf(second)) : null;
-  const above = ranked(board).slice(0, first ? ranked(board).indexOf(first) : undefined);
+  const above = first ? rows.slice(0, rows.indexOf(first)) : rows;
   return { first, second, above, paired: pair && pair.shared.length ? pair.paired[1] : null };
 }
 
