@@ -21,6 +21,7 @@ from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import Damaged, write_text
+from robench.store.newest import newest
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables import rendering
 from robench.tables.cells import whole_rows
@@ -143,7 +144,7 @@ def _told_apart(store: Store, curves: Sequence[Curve]) -> list[Curve]:
 
 def _of_model(store: Store, model: str) -> list[Curve]:
     digest = store.model_digest(model) if model in store.model_names() else None
-    found = []
+    found: list[tuple[EvaluationFolder, Curve]] = []
     intact, damaged = store.intact()
     reasons = list(damaged.values())
     for folder in intact:
@@ -151,12 +152,14 @@ def _of_model(store: Store, model: str) -> list[Curve]:
         mine = about.model == model and digest in (None, spec["model_digest"])
         try:
             if mine and about.metric == Measure.ROBUST and folder.result is not None:
-                found.append(Curve.of(folder))
+                found.append((folder, Curve.of(folder)))
         except Damaged as error:
             reasons.append(str(error))
     for reason in reasons:
         say(f"Left out: {reason}")
-    return sorted(found, key=lambda curve: (curve.attack, curve.threat.eps))
+    kept = {folder.job_id for folder in newest(folder for folder, _ in found)}
+    curves = [curve for folder, curve in found if folder.job_id in kept]
+    return sorted(curves, key=lambda curve: (curve.attack, curve.threat.eps))
 
 
 def parse_points(text: str) -> list[Fraction]:

@@ -15,6 +15,7 @@ from robench.results.accuracy import Measure
 from robench.results.rows import absent_classes
 from robench.results.summary import label
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
+from robench.store.newest import newest
 from robench.store.records import DiagnosticsRecord
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import leans
@@ -57,15 +58,7 @@ def collect(store: Store, model_digest: str, data_digest: str, norm: str, count:
 
 
 def _folders(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
-    folders = list(_complete(store, model_digest, data_digest, norm, count))
-    asked = [digest({name: it for name, it in folder.spec.items() if name not in _VERSIONS}) for folder in folders]
-    versions = [tuple(folder.spec[name] for name in _VERSIONS[:2]) for folder in folders]
-    newest: dict[str, tuple[int, ...]] = {}
-    for what, version in zip(asked, versions, strict=True):
-        newest[what] = max(version, newest.get(what, version))
-    for folder, what, version in zip(folders, asked, versions, strict=True):
-        if version == newest[what]:
-            yield folder
+    yield from newest(_complete(store, model_digest, data_digest, norm, count))
 
 
 def _complete(store: Store, model_digest: str, data_digest: str, norm: str, count: int) -> Iterator[EvaluationFolder]:
@@ -82,8 +75,6 @@ def _complete(store: Store, model_digest: str, data_digest: str, norm: str, coun
                     yield folder
 
 
-# what says which code made an evaluation, and not what was asked for
-_VERSIONS = ("harness", "attack_version", "sources")
 # by evaluation, whose id is made from its spec
 _SUBJECTS: dict[str, tuple[Any, ...]] = {}
 
