@@ -23,6 +23,7 @@ from robench.figures.curves import Curve, standing
 from robench.results.accuracy import attack_figure
 from robench.results.statistics import wilson
 from robench.store.runs import Store
+from robench_attacks.fgsm import FGSM
 
 
 def table() -> pd.DataFrame:
@@ -173,6 +174,21 @@ def test_several_models_are_drawn_together_and_none_is_left_out_silently(
     ]  # fmt: skip
     assert main([*arguments, "--model", "Linear", "--model", "Nobody"]) == 2
     assert "complete for model 'Nobody'" in capsys.readouterr().err
+
+
+def test_what_an_older_version_of_an_attack_found_is_not_drawn_beside_the_newest(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = id_of(runs, "fgsm")
+    monkeypatch.setattr(FGSM, "version", FGSM.version + 1)
+    evaluate(Request([Linear()], ["fgsm"], ThreatModel.of("linf", "0.05"), dataset="digits", count=30), Store(runs))
+    arguments = ["figure", "curve", "--norm", "linf", "--runs", str(runs), "--json"]
+    assert main([*arguments, "--model", "Linear"]) == 0
+    drawn = {each["evaluation"]: each["attack"] for each in json.loads(capsys.readouterr().out)["curves"]}
+    assert sorted(drawn.values()) == ["fgsm", "min-fgsm (line=100)"]
+    assert older not in drawn
+    assert main([*arguments, older]) == 0  # asked for by its id it is drawn
+    assert [each["evaluation"] for each in json.loads(capsys.readouterr().out)["curves"]] == [older]
 
 
 def test_curves_from_a_store(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
