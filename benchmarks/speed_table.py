@@ -10,11 +10,13 @@ from typing import Any
 Row = dict[str, Any]
 # robust accuracies further apart than this make times incomparable, and distances by more than this share
 APART, FURTHER = 0.005, 0.01
+# how the names of contenders begin that are no peers
+OURS = ("robench", "bare-loop")
 HEAD = (
     "# Speed\n\nWritten by `benchmarks/versus.py`, whose first lines say how it measures. CPU seconds are least / "
     "median / most of the runs, each in a process of its own on one core, in turns; passes are per image, forward + "
     "backward. *times* is a contender's least and median CPU seconds over robench's. A speed at unequal strength is "
-    "marked: it left more images standing than the strongest of its group, so it did less.\n"
+    "marked: it left more images standing than the strongest of its group, by more than 0.5 points, so it did less.\n"
 )
 
 
@@ -92,17 +94,26 @@ def _distance(median: float) -> str:
     return f"{median:.4f}" if math.isfinite(median) else "not sought"
 
 
-def goal_told(name: str, goal: float, mine: Row, peers: Sequence[Row]) -> str:
-    """Whether the fastest of the peers took at least `goal` times as long, in words."""
+def goal_told(name: str, goal: float, mine: Row, peers: Sequence[Row], others: Sequence[Row] = ()) -> str:
+    """Whether the fastest of the peers took at least `goal` times as long, in words.
+
+    others: contenders that the goal is not about, told with their times, so that nobody takes the goal for more.
+    """
     whole = [row for row in peers if "failed" not in row]
     if not whole or "failed" in mine:
         return ""
     least = min((ratios(mine, row)[0], row["who"]) for row in whole)
     middle = min((ratios(mine, row)[1], row["who"]) for row in whole)
     met = "met" if min(least, middle)[0] >= goal else "missed"
-    return (
-        f"Goal: the fastest peer takes at least {goal:g} times as long as {name}. By the least, {least[1]} takes "
+    who = "the fastest peer" if len(peers) > 1 else peers[0]["who"]
+    told = (
+        f"Goal: {who} takes at least {goal:g} times as long as {name}. By the least, {least[1]} takes "
         f"{least[0]:.2f} times as long, by the median {middle[1]} {middle[0]:.2f}: {met}."
+    )
+    beside = [(ratios(mine, row), row["who"]) for row in others]
+    return told + "".join(
+        f" The goal is not about {other}, which takes {by_least:.2f} and {by_median:.2f} times as long."
+        for (by_least, by_median), other in beside
     )
 
 
@@ -112,7 +123,8 @@ def goals(result: Row) -> list[str]:
     goal, told = result.get("goal"), []
     if goal and "robench" in named:
         peers = [named[who] for who in goal["against"] if who in named]
-        told.append(goal_told("robench", goal["times"], named["robench"], peers))
+        others = [row for who, row in named.items() if who not in goal["against"] and not who.startswith(OURS)]
+        told.append(goal_told("robench", goal["times"], named["robench"], peers, others))
     for bound in result.get("bounds", ()):
         if bound["who"] in named and bound["beside"] in named:
             told.append(bound_told(named[bound["who"]], named[bound["beside"]], bound))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -130,9 +130,12 @@ def claims_of(table: SuiteTable) -> Iterator[Claim]:
             own = read.get(column, column)
             said = f"{row}: {column}" + (f", read as {own}" if own != column else "")
             yield _value(suite, said, printed, _entries(table, [row], own))
+    printed_as = {each.name: each.reading_of or each.name for each in suite.columns}
     for order in suite.orders:
-        for column in order.columns:
-            yield _order(suite, order, column, _entries(table, order.rows, column))
+        for column in dict.fromkeys(printed_as[each] for each in order.columns):
+            own = read.get(column, column)
+            said = f"{order.claim} ({column})" + (f", read as {own}" if own != column else "")
+            yield _order(suite, order, said, own, _entries(table, order.rows, own))
 
 
 def _read(table: SuiteTable) -> dict[str, str]:
@@ -187,18 +190,24 @@ def _value(suite: ScaledSuite, text: str, printed: float, entries: Sequence[Entr
     return _claim(suite, (text, value, ours), (ends, verdict, why), entries)
 
 
-def _order(suite: ScaledSuite, order: Order, column: str, entries: Sequence[Entry]) -> Claim:
-    """An order of rows, by pairs of neighbours on the same images under the same seeds."""
-    said = f"{order.claim} ({column})", " < ".join(order.rows)
+def _in_order(shares: Mapping[str, float]) -> str:
+    """Rows from the least share to the largest, with "=" between those that look equal in percent."""
+    told = ""
+    for row in sorted(shares, key=lambda row: shares[row]):
+        value = f"{100 * shares[row]:.1f}"
+        told += (" = " if told.endswith(f" {value}") else " < " if told else "") + f"{row} {value}"
+    return told
+
+
+def _order(suite: ScaledSuite, order: Order, text: str, column: str, entries: Sequence[Entry]) -> Claim:
+    """An order of rows, by pairs of neighbours on the same images under the same seeds; text: what is claimed."""
+    said = text, " < ".join(order.rows)
     stood = {(entry.row, entry.seed): entry.stood for entry in entries if entry.stood is not None}
     seeds = sorted({seed for _, seed in stood})
     shares = {row: [float(stood[row, seed].mean()) for seed in seeds if (row, seed) in stood] for row in order.rows}
     if not seeds or len(stood) < len(entries) or any(len(found) < len(seeds) for found in shares.values()):
         return _claim(suite, (*said, "-"), (None, Verdict.UNTESTED, "not complete"), entries)
-    ours = " < ".join(
-        f"{row} {100 * statistics.mean(shares[row]):.1f}"
-        for row in sorted(order.rows, key=lambda row: statistics.mean(shares[row]))
-    )
+    ours = _in_order({row: statistics.mean(shares[row]) for row in order.rows})
     if elsewhere := _elsewhere(suite):
         return _claim(suite, (*said, ours), (None, Verdict.UNTESTED, elsewhere), entries)
     pairs = [

@@ -77,7 +77,7 @@ def _check_together(attacks: Sequence[NamedAttack]) -> None:
     if not entered:
         raise BadInput(
             f"Its attacks {', '.join(named.name for named in attacks)} count the classes they reach, so they have no "
-            'worst case; give each a column, or combine = "minimum".'
+            "worst case; give each a column."
         )
 
 
@@ -85,6 +85,7 @@ def _check_column(column: Column, data: DataInfo | None) -> None:
     from robench.detector.request import DetectorRequest
     from robench.evaluation.attacks import attacks_of
     from robench.evaluation.guides import check_guided
+    from robench.results.accuracy import Measure
     from robench.threat import ThreatModel
 
     threat = ThreatModel.of(column.norm, column.eps)
@@ -94,6 +95,8 @@ def _check_column(column: Column, data: DataInfo | None) -> None:
     metrics = {named.attack.metric for named in attacks}
     if column.combine == "minimum" and len(metrics) > 1:
         raise BadInput("Its attacks have robust accuracy and attack success rate, of which there is no smallest one.")
+    if column.combine == "minimum" and metrics == {Measure.SUCCESS}:
+        raise BadInput("Its attacks have attack success rates, of which the least says nothing; give each a column.")
     if column.combine == "worst case" and len(attacks) > 1:
         _check_together(attacks)
     if column.guide:

@@ -33,6 +33,9 @@ from robench.trust.bounds import upper_bound
 from robench.trust.diagnosis import record
 from robench.trust.gates import Finding
 
+# what a detector's figures say of images that nobody attacked, which no attack bounds
+OF_CLEAN = ("acc_nadv", "false_positive_rate", "clean_accuracy")
+
 
 @dataclass
 class Reproduced:
@@ -90,7 +93,7 @@ def _tabulated(found: Plan, ended: Ended, opening: _Opening) -> Reproduced:
         try:
             changed = isinstance(ended.refused.get(place.training.name), Changed)
             entry = _empty(place) if changed else _entry(place, opened.get(place.key), store)
-            if place.asked is None and isinstance(place.training, Brought):
+            if place.asked is None and isinstance(place.training, Brought) and entry.figure is None:
                 entry = _clean_of(entry, [w for key, w in opened.items() if owner.get(key) is place.training])
             entries.append(replace(entry, made=(*_trained(place.training.name, store), *entry.made)))
         except DiskError:
@@ -186,7 +189,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
     """The figure of a place, or an incomplete one. Raises BadInput where what is stored is damaged."""
     empty = _empty(place)
     if place.asked is None:
-        return _clean(empty, place.training, store) if isinstance(place.training, Training) else empty
+        return _clean(empty, place.training, store)
     if wanted is None:
         return empty
     seal(wanted)
@@ -203,7 +206,8 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         made=tuple(Made.of_result(result, folder) for result, folder in begun),
     )
     boundary = any(result.boundary for result in results)
-    found = replace(found, note=upper_bound(results[-1].norm, found.metric, boundary))
+    if place.column.figure not in OF_CLEAN:
+        found = replace(found, note=upper_bound(results[-1].norm, results[-1].metric, boundary))
     if not done:
         return found
     stood = _stood(place, wanted, results)
@@ -213,6 +217,8 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
 
 def _metric(place: Place, results: Sequence[Result]) -> str:
     """What the figure of a place counts: several attacks that are taken together count what none of them broke."""
+    if place.column.figure is not None:
+        return place.column.figure
     together = place.column.combine == "worst case" and place.asked is not None and len(place.asked.attacks) > 1
     return Measure.ROBUST if together else results[-1].metric
 
@@ -249,13 +255,18 @@ def _stood(place: Place, wanted: Wanted, results: Sequence[Result]) -> Marks | N
     return counted(folders[last.evaluation].rows(COUNTED), last.metric)
 
 
-def _clean(empty: Entry, training: Training, store: Store) -> Entry:
-    """Clean accuracy on the whole test set, as the model's card has it, or measured where the card's was another."""
+def _clean(empty: Entry, training: Training | Brought, store: Store) -> Entry:
+    """Clean accuracy on the whole test set, as the model's card has it, or measured where the card's was another.
+
+    A model of the user's own has a card where it was trained here; one of other data or from elsewhere is left empty.
+    """
     if empty.model not in store.model_names():
         return empty
-    known, test = store.card(empty.model)["accuracy"], training.job.dataset.test
+    known, test = store.card(empty.model)["accuracy"], training.dataset.test
     share = known["test"]
     if known.get("test_digest") != test.digest:
+        if isinstance(training, Brought):
+            return empty
         share = accuracy(load_model(empty.model, store).module, test, training.job.device)
     figure = Figure(round(share * len(test)), len(test))
     return replace(empty, figure=figure, status="complete", metric="clean accuracy")

@@ -125,8 +125,15 @@ class SuiteTable:
         return ", ".join(parts)
 
     def _count(self, column: Column) -> str:
-        counts = {e.figure.n for e in self.entries if e.figure is not None and e.column == column.name}
-        return ", ".join(f"{count:,}" for count in sorted(counts)) or "?"
+        """How many images its figures are over; where rows differ, most rows' first and then whose others are."""
+        rows: dict[int, dict[str, None]] = {}
+        for entry in self.entries:
+            if entry.figure is not None and entry.column == column.name:
+                rows.setdefault(entry.figure.n, {})[entry.row] = None
+        if not rows:
+            return "?"
+        (usual, _), *others = sorted(rows.items(), key=lambda each: (-len(each[1]), -each[0]))
+        return "; ".join([f"{usual:,}", *(f"{count:,} for {', '.join(names)}" for count, names in others)])
 
     def text(self, row: str, column: str) -> str:
         """One cell: "91.4 [89.5, 93.0] (71.2)", "incomplete", or a dash."""

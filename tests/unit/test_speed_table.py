@@ -53,6 +53,19 @@ def test_the_goal_is_held_against_the_fastest_peer_by_both_measures(table: Any) 
     assert table.goal_told("robench", 1.3, mine, [gone]) == ""
 
 
+def test_a_goal_about_one_peer_is_not_told_as_one_about_the_fastest(table: Any) -> None:
+    rows = [_line(table, who, [t, t], 0.5) for who, t in (("robench", 1.0), ("slow", 5.0), ("fast", 1.4))]
+    rows += [_line(table, "bare-loop", [0.9, 0.9], 0.5), {"who": "gone", "failed": "not installed"}]
+    (told,) = table.goals({"rows": rows, "goal": {"times": 3.0, "against": ["slow"]}})
+    assert told.startswith("Goal: slow takes at least 3 times as long as robench.")
+    assert "met." in told
+    assert told.endswith("The goal is not about fast, which takes 1.40 and 1.40 times as long.")
+    assert "bare-loop" not in told
+    (told,) = table.goals({"rows": rows, "goal": {"times": 3.0, "against": ["slow", "fast"]}})
+    assert told.startswith("Goal: the fastest peer takes")
+    assert told.endswith("missed.")
+
+
 def test_a_speed_at_unequal_strength_and_a_missing_peer_are_said(table: Any) -> None:
     rows = [_line(table, "robench", [1.0], 0.5), _line(table, "weak", [0.5], 0.52)]
     rows.append({"who": "gone", "package": "gone", "command": "run gone", "failed": "not installed"})

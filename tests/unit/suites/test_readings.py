@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robench.evaluation.bench import Bench
 from robench.results.accuracy import Figure
 from robench.store.runs import Store
+from robench.suites.claims import Verdict, claims_of
 from robench.suites.plan import Setup, plan
 from robench.suites.readings import readings_of
 from robench.suites.reproduce import reproduce
@@ -88,6 +90,39 @@ def test_the_nearer_reading_is_computed_from_the_table(suite: ScaledSuite) -> No
     printed = {(entry["row"], entry["column"]): entry["printed"] for entry in found.to_json()["rows"]}
     assert printed == {("A", "b"): 50, ("B", "b"): 90, ("A", "g"): 50, ("B", "g"): 90}
     assert found.text("A", "g").endswith("(50)")
+
+
+ORDER = (
+    TWO.replace("[[rows]]", '[scales.paper]\ndataset = "digits"\n[[rows]]', 1)
+    + """
+[[orders]]
+claim = "B is above A"
+column = ["b", "g", "w"]
+rows = ["A", "B"]
+"""
+)
+
+
+@pytest.mark.parametrize(("crafted", "nearer"), [(60, "g"), (50, "b")])
+def test_a_claim_is_about_the_nearer_reading_an_order_as_well_as_a_value(
+    tmp_path: Path, crafted: int, nearer: str
+) -> None:
+    """B stands above A by what is guided, and below it by what is crafted."""
+    suite = load(written(tmp_path, ORDER)).at("small")
+    counts = {("A", "b"): crafted, ("B", "b"): 20, ("A", "g"): 52, ("B", "g"): 91 if nearer == "g" else 20,
+              ("A", "w"): 10, ("B", "w"): 10}  # fmt: skip
+    entries = [
+        Entry(row, 0, row, column, Figure(count, 100), "complete", stood=np.arange(100) < count)
+        for (row, column), count in counts.items()
+    ]
+    found = list(claims_of(SuiteTable.of(suite, entries, [])))
+    read = "" if nearer == "b" else ", read as g"
+    assert [claim.claim for claim in found] == [
+        f"A: b{read}", f"B: b{read}", f"B is above A (b){read}", "B is above A (w)",
+    ]  # fmt: skip
+    assert found[2].verdict is (Verdict.REPRODUCED if nearer == "g" else Verdict.NOT)
+    assert found[2].ours == ("A 52.0 < B 91.0" if nearer == "g" else "B 20.0 < A 50.0")
+    assert found[3].ours in ("A 10.0 = B 10.0", "B 10.0 = A 10.0")
 
 
 def test_a_place_counts_where_every_reading_is_there(suite: ScaledSuite) -> None:
