@@ -25,7 +25,7 @@ RULE = (
     "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). An "
     "order of rows is reproduced where, in every seed, each row stands on more of the same images than the one before "
     f"it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the pairs and seeds. What was run "
-    "on other data than the paper's, or is not complete, is untested. Networks and lengths of training are those of "
+    "on other data than the paper's, is not complete, or is left out at the scale, is untested. Networks and lengths of training are those of "
     "the scale, not the paper's, unless the scale is 'paper'. Where a column can be read in several ways, the claim is "
     "about the one that is nearer to print over the whole table."
 )
@@ -130,6 +130,11 @@ def claims_of(table: SuiteTable) -> Iterator[Claim]:
             own = read.get(column, column)
             said = f"{row}: {column}" + (f", read as {own}" if own != column else "")
             yield _value(suite, said, printed, _entries(table, [row], own))
+    for row, values in suite.unrun.items():
+        for column, printed in values.items():
+            why = suite.skipped.get(row) or suite.skipped.get(column) or "left out"
+            untested = (None, Verdict.UNTESTED, f"not run at this scale: {why}")
+            yield _claim(suite, (f"{row}: {column}", f"{printed:g}", "-"), untested, ())
     printed_as = {each.name: each.reading_of or each.name for each in suite.columns}
     for order in suite.orders:
         for column in dict.fromkeys(printed_as[each] for each in order.columns):

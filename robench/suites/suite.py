@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ class RowPlan:
 class ScaledSuite:
     """A suite at one scale, everything resolved.
 
-    What the scale skips is in none of rows, columns, printed and orders; `skipped` has its name and the reason. rows:
-    also those that are not shown. printed: row -> column -> the value in the paper's table. paper_data: the data of
+    What the scale skips is in none of rows, columns, printed and orders; `skipped` has its name and the reason, and
+    `unrun` what is printed of it. rows: also those that are not shown. printed: row -> column -> the value in the
+    paper's table. paper_data: the data of
     the scale "paper", "" where there is none: what is printed is about those. reference: how the suite was named.
     instead_of: the name of the data that `dataset` stands in for, "" where it is the suite's own. less: the part of a
     command line that makes the suite smaller.
@@ -67,6 +68,7 @@ class ScaledSuite:
     reference: str = ""
     instead_of: str = ""
     less: tuple[str, ...] = ()
+    unrun: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def on(self, copies: Mapping[str, str]) -> ScaledSuite:
         """The suite on the user's own copy of its data, where there is one; copies: data's names and references."""
@@ -196,10 +198,15 @@ def _resolved(name: str, found: SuiteFile, raw: Mapping[str, Any], scale: str) -
         for row, values in found.printed.items()
         if row in shown
     }
+    unrun = {
+        row: {column: value for column, value in values.items() if column not in printed.get(row, {})}
+        for row, values in found.printed.items()
+    }
     return ScaledSuite(
         name, found.title, found.source, found.metric, scale, plan.note, plan.dataset, plan.count, planned, kept,
         printed, no_rows | no_columns, orders, found.tolerance,
         found.scales["paper"].dataset if "paper" in found.scales else "",
+        unrun=unrun,
     )  # fmt: skip
 
 

@@ -188,3 +188,16 @@ def test_every_order_is_that_of_the_printed_values(name: str) -> None:
                 assert len(known) in (0, len(printed))
                 assert known == sorted(known), (order.claim, column)
                 assert len(set(known)) == len(known)
+
+
+def test_what_a_scale_leaves_out_is_a_claim_as_well(tmp_path: Path) -> None:
+    skipping = SUITE.replace(
+        '[scales.other]\n', '[scales.cpu.rows.Weak]\nskip = true\nreason = "hours"\n[scales.other]\n'
+    )  # fmt: skip
+    entries = [entry("Firm", first(90))]
+    (alone,) = Claims.of([SuiteTable.of(suite(tmp_path, text=skipping), entries, [])]).claims
+    assert (alone.claim, alone.printed, alone.verdict) == ("Weak: PGD", "30", Verdict.UNTESTED)
+    assert alone.why == "not run at this scale: hours"
+    whole = SuiteTable.of(suite(tmp_path, "paper", skipping), [entry("Weak", first(30)), *entries], [])
+    both = Claims.of([SuiteTable.of(suite(tmp_path, text=skipping), entries, []), whole])
+    assert [(claim.scale, claim.verdict) for claim in both.claims] == [("paper", Verdict.REPRODUCED)] * 2
