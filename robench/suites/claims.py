@@ -24,10 +24,11 @@ RULE = (
     "A printed value is reproduced where it lies inside our 95% Wilson interval, widened on both sides by the "
     "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). An "
     "order of rows is reproduced where, in every seed, each row stands on more of the same images than the one before "
-    f"it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the pairs and seeds. What was run "
-    "on other data than the paper's, is not complete, or is left out at the scale, is untested. Networks and lengths of training are those of "
-    "the scale, not the paper's, unless the scale is 'paper'. Where a column can be read in several ways, the claim is "
-    "about the one that is nearer to print over the whole table."
+    f"it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the pairs and seeds of that one "
+    "claim. What was run on other data than the paper's, is not complete, or is left out at the scale, is untested. "
+    "Networks and lengths of training are those of the scale, not the paper's, unless the scale is 'paper'. Where a "
+    "column can be read in several ways, every claim about it is about the one that is nearer to print over the whole "
+    "table."
 )
 
 
