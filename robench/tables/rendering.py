@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import jinja2
 from rich import box
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Column, Table
 from rich.text import Text
 
 from robench.store.files import write_text
@@ -66,7 +68,8 @@ def csv_text(records: list[dict[str, Any]]) -> str:
 class Grid(Table):
     """A table for a terminal whose texts are shown as they are: no markup, nothing that moves the cursor.
 
-    A cell of several lines is a sequence of them.
+    A cell of several lines is a sequence of them. What is wider than the terminal stands in several parts below each
+    other, all of which begin with the first column: rich would drop columns and cut figures.
     """
 
     def add_column(self, header: RenderableType = "", *more: Any, **how: Any) -> None:
@@ -76,6 +79,38 @@ class Grid(Table):
     def add_row(self, *cells: Any, **how: Any) -> None:
         """A row of texts, sequences of lines, or what rich makes of something else."""
         super().add_row(*map(_shown, cells), **how)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The whole table, or its parts."""
+        parts = self._parts(console, options)
+        for part in parts:
+            yield from Table.__rich_console__(part, console, options)
+        if len(parts) > 1 and self.caption is not None:  # below all, as wide as the terminal
+            yield from console.render(self.caption, options)
+
+    def _parts(self, console: Console, options: ConsoleOptions) -> list[Grid]:
+        """Tables of the first column and as many others as fit beside it at their least widths, in their order."""
+        widths = [self._least(console, options, column) for column in self.columns]
+        groups: list[list[int]] = [[]]
+        for place in range(1, len(widths)):
+            taken = sum(widths[each] for each in (0, *groups[-1], place)) + len(groups[-1]) + 3  # lines between, edges
+            if groups[-1] and taken > options.max_width:
+                groups.append([])
+            groups[-1].append(place)
+        if len(groups) == 1:
+            return [self]
+        parts = []
+        for number, group in enumerate(groups):
+            part = copy(self)
+            part.columns = [replace(self.columns[each], _index=at) for at, each in enumerate((0, *group))]
+            part.title = self.title if number == 0 else None
+            part.caption = None
+            parts.append(part)
+        return parts
+
+    def _least(self, console: Console, options: ConsoleOptions, column: Column) -> int:
+        measured = self._measure_column(console, options, column)
+        return measured.maximum if column.no_wrap else measured.minimum
 
 
 def _shown(cell: Any) -> Any:
