@@ -110,6 +110,7 @@ def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
                 data_root=setup.data_root,
             )  # fmt: skip
             job = plan_training(request)
+            suite = suite.of(len(job.dataset.test))
             _check_count(suite, job.dataset)
             same = next((t for t in trainings.values() if t.job.name == job.name and t.job.spec != job.spec), None)
             if same is not None:

@@ -47,7 +47,7 @@ class ScaledSuite:
     paper's table. paper_data: the data of
     the scale "paper", "" where there is none: what is printed is about those. reference: how the suite was named.
     instead_of: the name of the data that `dataset` stands in for, "" where it is the suite's own. less: the part of a
-    command line that makes the suite smaller.
+    command line that makes the suite smaller. most: at most so many images of each column, whatever its count.
     """
 
     name: str
@@ -68,6 +68,7 @@ class ScaledSuite:
     reference: str = ""
     instead_of: str = ""
     less: tuple[str, ...] = ()
+    most: int | None = None
     unrun: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def on(self, copies: Mapping[str, str]) -> ScaledSuite:
@@ -101,11 +102,7 @@ class ScaledSuite:
                 raise BadInput(f"{option} is {most}, but must be at least 1.")
         return replace(
             self, rows=tuple(replace(row, seeds=row.seeds[:seeds]) for row in self.rows),
-            count=_at_most(self.count, images),
-            columns=tuple(
-                each.model_copy(update={"count": _at_most(each.count, images)}) if each.count else each
-                for each in self.columns
-            ),
+            most=images,
             less=tuple(str(word) for option, most in less if most is not None for word in (option, most)),
         )  # fmt: skip
 
@@ -118,7 +115,11 @@ class ScaledSuite:
 
     def images(self, column: Column) -> int | None:
         """How many test images a column is of; None for all."""
-        return column.count or self.count
+        return _at_most(column.count or self.count, self.most)
+
+    def of(self, there: int) -> ScaledSuite:
+        """The suite on data of so many test images, of which `most` may be more: then it is no limit."""
+        return replace(self, most=None) if self.most is not None and self.most > there else self
 
     def printed_in(self, row: str, column: str) -> float | None:
         """What is printed in a place of the table, or in that which it is another reading of."""

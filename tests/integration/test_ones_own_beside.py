@@ -88,6 +88,19 @@ def test_on_fewer_seeds_and_images(robench: Run, tmp_path: Path) -> None:
         assert_refused(robench(*COMMAND, *wrong), (wrong[0], wrong[1]))
 
 
+def test_more_images_than_there_are_is_all_of_them(robench: Run, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(SUITE.replace("count = 60\n", ""))
+    planned = robench(*COMMAND, "-n", "1000", "--dry-run", "--runs", "runs")
+    assert planned.code == 0, planned.err
+    assert "500 images" in planned.out
+    assert "1,000 images" not in planned.out
+    fewer = robench(*COMMAND, "-n", "70", "--dry-run", "--runs", "runs")
+    assert "70 images" in fewer.out
+    (tmp_path / "two.toml").write_text(SUITE.replace("count = 60", "count = 600"))
+    assert_refused(robench(*COMMAND), ("600 test images", "digits has 500"))
+    assert "40 images" in robench(*COMMAND, "-n", "40", "--dry-run", "--runs", "runs").out
+
+
 def test_what_cannot_stand_beside(robench: Run) -> None:
     assert_refused(robench(*COMMAND, "--beside", "Plain=net.py:load"), ("'Plain'",))
     assert_refused(robench(*COMMAND, "--beside", "net.py:load"), ("mine=model.py:load",))
