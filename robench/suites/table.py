@@ -133,7 +133,7 @@ class SuiteTable:
         if not rows:
             return "?"
         (usual, _), *others = sorted(rows.items(), key=lambda each: (-len(each[1]), -each[0]))
-        return "; ".join([f"{usual:,}", *(f"{count:,} for {', '.join(names)}" for count, names in others)])
+        return "; ".join([f"{usual:,}", *(f"{count:,} for {' and '.join(names)}" for count, names in others)])
 
     def text(self, row: str, column: str) -> str:
         """One cell: "91.4 [89.5, 93.0] (71.2)", "incomplete", or a dash."""
