@@ -47,8 +47,9 @@ class Contents:
 
 
 def _place(board: Board) -> tuple[object, ...]:
-    """Where a board stands on the page: by its data, norm and eps, the one of most images first."""
-    return board.dataset, board.norm, ThreatModel.of(board.norm, board.eps).radius, -board.count, board.name
+    """Where a board stands on the page: by its data, norm and eps, the one of most models and of most images first."""
+    radius = ThreatModel.of(board.norm, board.eps).radius
+    return board.dataset, board.norm, radius, -len(board.rows), -board.count, board.name
 
 
 def contents_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def build(store: Store, chosen: Chosen = EVERYTHING) -> list[Board]:
 
 def _boards(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]]) -> list[Board]:
     """The table of evaluations on the same images within one threat model; several where models cannot be ranked by
-    the same attacks, since those that lack some of the table's share none: one for each choice of attacks.
+    the same attacks, since those that lack some of the table's share none: each is of models that share at least one.
 
     lost: the names and digests of the models of evaluations that are damaged.
     """
@@ -107,11 +107,25 @@ def _boards(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]]) ->
     if len({*map(frozenset, lacking)}) < 2 or set.intersection(*lacking):
         return [_board(folders, lost)]
     boards = []
-    for i, names in enumerate(sorted({tuple(sorted(each)) for each in mine.values()})):
-        here = [f for f in folders if mine[_model(f)] == set(names) or (not mine[_model(f)] and i == 0)]
+    for i, group in enumerate(_comparable(mine)):
+        here = [f for f in folders if _model(f) in group or (not mine[_model(f)] and i == 0)]
         part = _board(here, lost)
+        names = sorted(set.intersection(*(mine[model] for model in group)))
         boards.append(replace(part, name=f"{part.name}-{i + 1}", attacks=", ".join(names)))
     return boards
+
+
+def _comparable(attacked: Mapping[tuple[str, str], set[str]]) -> list[set[tuple[str, str]]]:
+    """Models by what can rank them: all that have the attack that most have, then those of the others that have what
+    most of these have, and so on."""
+    left = {model: names for model, names in attacked.items() if names}
+    groups = []
+    while left:
+        having = Counter(name for names in left.values() for name in names)
+        shared = min(having, key=lambda name: (-having[name], name))
+        groups.append({model for model, names in left.items() if shared in names})
+        left = {model: names for model, names in left.items() if shared not in names}
+    return groups
 
 
 def _model(folder: EvaluationFolder) -> tuple[str, str]:

@@ -164,6 +164,18 @@ def test_figures_of_unlike_attacks_are_not_ranked_in_one_table(unlike: Store) ->
     assert [column.name for column in boards[0].columns] == ["clean", "worst case", "fgsm"]
 
 
+def test_one_model_that_shares_nothing_does_not_part_the_others(unlike: Store) -> None:
+    """fgsm ranks three, however much some of them were attacked with besides; who lacks it stands alone."""
+    add(unlike, "strongly attacked", "fgsm", rows_of({0, 1}))
+    add(unlike, "hardly attacked", "fgsm", rows_of({0, 1, 2}))
+    add(unlike, "otherwise attacked", "untargeted", rows_of({0}))
+    boards = build(unlike)
+    assert [[row.model for row in board.rows] for board in boards] == [
+        ["weakly attacked", "strongly attacked", "hardly attacked"], ["otherwise attacked"],
+    ]  # fmt: skip
+    assert [board.title.rpartition(", under ")[2] for board in boards] == ["fgsm", "untargeted"]
+
+
 def test_models_that_lack_attacks_are_ranked_by_what_all_share(unlike: Store) -> None:
     """fgsm breaks 1 of three and 2 of one, whose larger worst case is that of fewer attacks; it breaks 4 of the last,
     which stands below them though it lacks nothing."""
