@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from robench.errors import BadInput
 from robench.results.accuracy import Measure
 from robench.results.summary import Summary
 from robench.store.about import About, depends_on_folder
-from robench.store.runs import Store
 
 FIRST: dict[str, Any] = {
     "model": "m", "reference": "m", "dataset": "digits", "eps": "0.1", "given_options": {"steps": 5},
@@ -33,14 +31,6 @@ def test_a_record_stays_as_it_was(record: dict[str, Any]) -> None:
 def test_an_early_record_is_read_as_what_it_was() -> None:
     about = About.from_json(FIRST)
     assert (about.kind, about.against, about.commit, about.torch) == ("white-box", "", "abc", "2")
-
-
-def test_the_ids_of_many_evaluations_are_not_listed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    for number in range(9):
-        store.evaluation(f"{number}abc").begin({"name": number}, About.from_json(WHOLE))
-    with pytest.raises(BadInput, match=r"named 'x'; 'robench list evaluations' has all 9\.$"):
-        store.find_evaluation("x")
 
 
 @pytest.mark.parametrize("measure", Measure)
