@@ -13,8 +13,10 @@ VERSIONS = ("harness", "attack_version", "sources")
 
 def newest(folders: Iterable[EvaluationFolder]) -> list[EvaluationFolder]:
     """The evaluations in their order, without those beside which a newer version of the same attack stands."""
-    every = list(folders)
-    asked = [digest({name: it for name, it in folder.spec.items() if name not in VERSIONS}) for folder in every]
-    made = [(folder.spec["harness"], folder.spec["attack_version"]) for folder in every]
-    latest = {what: max(v for w, v in zip(asked, made, strict=True) if w == what) for what in set(asked)}
-    return [folder for folder, what, version in zip(every, asked, made, strict=True) if version == latest[what]]
+    every, latest = [], dict[str, tuple[int, int]]()
+    for folder in folders:
+        asked = digest({name: value for name, value in folder.spec.items() if name not in VERSIONS})
+        made = folder.spec["harness"], folder.spec["attack_version"]
+        latest[asked] = max(made, latest.get(asked, made))
+        every.append((folder, asked, made))
+    return [folder for folder, asked, made in every if made == latest[asked]]

@@ -44,10 +44,10 @@ class ScaledSuite:
 
     What the scale skips is in none of rows, columns, printed and orders; `skipped` has its name and the reason, and
     `unrun` what is printed of it. rows: also those that are not shown. printed: row -> column -> the value in the
-    paper's table. paper_data: the data of
-    the scale "paper", "" where there is none: what is printed is about those. reference: how the suite was named.
-    instead_of: the name of the data that `dataset` stands in for, "" where it is the suite's own. less: the part of a
-    command line that makes the suite smaller. most: at most so many images of each column, whatever its count.
+    paper's table. paper_data: the data of the scale "paper", "" where there is none: what is printed is about those.
+    reference: how the suite was named. instead_of: the name of the data that `dataset` stands in for, "" where it is
+    the suite's own. less: the part of a command line that makes the suite smaller. most: at most so many images of each
+    column, whatever its count.
     """
 
     name: str

@@ -26,6 +26,9 @@ FORMATS: dict[str, Callable[[object], str]] = {
     "html": escaping.html,
 }
 
+# columns whose words may be folded are no narrower than this, or than their words
+FOLDED = 16
+
 
 class Tabular(Protocol):
     """A table that can be written: the files' name, the templates' name, a note below it, and the csv file's lines."""
@@ -110,7 +113,10 @@ class Grid(Table):
 
     def _least(self, console: Console, options: ConsoleOptions, column: Column) -> int:
         measured = self._measure_column(console, options, column)
-        return measured.maximum if column.no_wrap else measured.minimum
+        if column.no_wrap:
+            return measured.maximum
+        folds = column.overflow == "fold"  # long words too, of which nothing is lost
+        return max(column.min_width or 0, min(measured.minimum, FOLDED) if folds else measured.minimum)
 
 
 def _shown(cell: Any) -> Any:

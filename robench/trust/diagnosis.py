@@ -14,6 +14,7 @@ from robench.errors import BadInput
 from robench.results.accuracy import Measure
 from robench.results.rows import absent_classes
 from robench.results.summary import label
+from robench.store import newest as versions
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
 from robench.store.newest import newest
 from robench.store.records import DiagnosticsRecord
@@ -25,7 +26,9 @@ from robench.trust.bounds import walked
 from robench.trust.gates import WHITE, AttackRun, Finding, diagnose
 
 # findings of other gates than these, or of runs collected in another way, are not taken from the store
-_SOURCES = [Path(gates.__file__), Path(flagged.__file__), Path(bounds.__file__), Path(__file__)]
+_SOURCES = [
+    Path(gates.__file__), Path(flagged.__file__), Path(bounds.__file__), Path(versions.__file__), Path(__file__),
+]  # fmt: skip
 GATES_SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:16]
 
 

@@ -49,3 +49,15 @@ def test_a_table_that_fits_is_one() -> None:
     lines = shown(table(COLUMNS[:3]), 60)
     assert sum("evaluation" in line for line in lines) == 1
     assert "".join(shown(grid("No columns"), 40)) == ""
+
+
+def test_a_long_name_is_folded_and_parts_no_table() -> None:
+    name = "a_model_whose_name_is_one_word_of_more_than_fifty_letters"
+    table = grid("")
+    for column in ("model", "worst case %", "95% interval", "strongest attack"):
+        figures = "%" in column
+        table.add_column(column, no_wrap=figures, min_width=len(column) if figures else None, overflow="fold")
+    table.add_row(name, "97.6", "96.5 - 98.4", "pgd")
+    lines = shown(table, 80)
+    assert sum("model" in line.split() for line in lines) == 1
+    assert name in "".join(line.split()[0] for line in lines if line.strip())
