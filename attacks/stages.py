@@ -40,14 +40,15 @@ class Stage(ABC):
 
     near: no more than this share of the clean margin is left; or beyond: a misclassified image is known that is no more
     than this share of eps outside. Both are an image's own, so that no other image has a say in what is spent on it.
-    also: which images count as near in any case, those that ascents are "misled" or "stuck" at (see `Standing`).
+    also: which images count as near in any case, those that ascents are "misled" or "stuck" at, or those that walks
+    have "lost" (see `Standing`).
     trusting: whether only images are attacked whose gradients are not known to mislead.
     """
 
     name: str
     near: float = math.inf
     beyond: float = -math.inf
-    also: Literal["", "misled", "stuck"] = ""
+    also: Literal["", "misled", "stuck", "lost"] = ""
     trusting: bool = False
 
     def run(self, standing: Standing) -> Tensor:
@@ -61,7 +62,7 @@ class Stage(ABC):
         """Who stands near enough, int64."""
         rows = standing.within(self.near, self.beyond)
         if self.also:
-            more: Tensor = standing.misled if self.also == "misled" else standing.stuck
+            more: Tensor = getattr(standing, self.also)
             rows = torch.cat([rows, standing.rows[more.cpu()[standing.rows]]]).unique()
         return rows[~standing.misled.cpu()[rows]] if self.trusting else rows
 
@@ -134,7 +135,9 @@ class Walk(Stage):
 
     to: where each leads, to the class of this place in the order or to ANY. first: the number of the first; the walk of
     number 0 begins at the image, the others at random points eps away. sort: whether classes are ordered by their
-    distances before, not by their logits. onward: steps of the ascents; none if 0.
+    distances before, not by their logits. onward: steps of the ascents; none if 0. hope: they are left out where no
+    misclassified image is known that is at most this share of eps outside, unless the walk's end says nothing (see
+    `Standing.level`).
     """
 
     steps: int = 40
@@ -143,6 +146,7 @@ class Walk(Stage):
     sort: bool = True
     gait: Gait = PLAIN
     onward: int = 0
+    hope: float = math.inf
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """One walk after the other; an image leaves with its first find within eps."""
@@ -169,10 +173,11 @@ class Walk(Stage):
         standing.take(rows, Proposal(end, finds.step.cpu()))
         found = outside <= 0
         rest = torch.isin(rows, standing.rows).nonzero()[:, 0] if self.onward else rows[:0]
+        rest = rest[((standing.beyond[at] <= self.hope) | standing.level[at]).cpu()[rest]]
         if len(rest):
             reached = self._onward(standing, rows[rest], end[rest.to(end.device)])
             found = found.index_fill(0, rest[reached.cpu() > 0].to(found.device), True)
-        handle.note_masked("walks-beat-ascents", found & (standing.gained[at] < FAR))
+        handle.note_masked("walks-beat-ascents", found & standing.ascended[at] & (standing.gained[at] < FAR))
 
     def _onward(self, standing: Standing, rows: Tensor, x: Tensor) -> Tensor:
         """Ascents from x; how far past the boundary they came, [R]."""
@@ -297,5 +302,6 @@ def _ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int, goal:
     answer = ascent.perturb(*standing.part(rows, copies, goal))
     assert isinstance(answer, Proposal)
     reached, at = standing.take(rows, answer, copies), rows.to(standing.device)
+    standing.ascended[at] = True
     standing.climbed[at] = torch.maximum(standing.climbed[at], reached)
     return reached

@@ -16,6 +16,10 @@ DRAWS = 8
 # of the way to a boundary that ascents point to, the share at which one must be found to say that they are misled; and
 # the share of the clean margin that they must take away not to be stuck
 MISLED, STUCK = 0.25, 0.25
+# the share of the clean margin that is left where it is level
+LEVEL = 0.8
+# how far outside, in eps, the nearest misclassified image is of an image that walks have lost
+LOST = 2.0
 # trials of one stage at most, which key its noise
 TRIALS = 100_000
 
@@ -25,8 +29,9 @@ class Standing:
 
     x, step, margin: the best image so far, when it was found, and how far past the boundary it is. beyond: how much
     farther than eps the nearest misclassified image is that was found, as a share of eps. led: whether answers alone
-    led farther than gradients. order: the likeliest wrong classes [B, K], the likeliest first, or sorted the nearest;
-    reach: the best margins towards each. rows: who stands, int64 on the CPU. stage: what is being run.
+    led farther than gradients. ascended: whether ascents were run. order: the likeliest wrong classes [B, K], the
+    likeliest first, or sorted the nearest; reach: the best margins towards each. rows: who stands, int64 on the CPU.
+    stage: what is being run.
     """
 
     def __init__(self, model: BatchModel, batch: Batch, targets: int) -> None:
@@ -38,6 +43,7 @@ class Standing:
         self.margin = past(self.logits, batch.y)
         self.clean = (-self.margin).clamp(min=1e-30)
         self.climbed = self.margin.clone()
+        self.ascended = torch.zeros_like(self.margin, dtype=torch.bool)
         self.beyond = torch.full_like(self.margin, torch.inf)
         self.led = torch.zeros_like(self.margin, dtype=torch.bool)
         self.order = likeliest(batch.y, self.logits.nan_to_num(), self.targets)
@@ -69,6 +75,18 @@ class Standing:
     def stuck(self) -> Tensor:
         """Where ascents gain next to nothing, as those of a robust model do, and those whose gradients vanish: [B]."""
         return self.gained < STUCK
+
+    @property
+    def level(self) -> Tensor:
+        """Of which hardly any of the clean margin is gone at the best image so far: [B]. Where walks led there, the way
+        to what they found farther away says nothing about what lies within eps."""
+        return -self.margin / self.clean >= LEVEL
+
+    @property
+    def lost(self) -> Tensor:
+        """Where walks went so far away that they were not back near eps when they ended, or found nothing: [B]. Their
+        boundary is no farther than others', as it turns out, so that another walk is worth more than elsewhere."""
+        return self.beyond > LOST
 
     @property
     def misled(self) -> Tensor:

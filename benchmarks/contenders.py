@@ -295,10 +295,15 @@ def _worst(norm: str) -> Group:
         {
             "robench standard": ("robench", lambda s: s.robench("standard")),
             "robench quick": ("robench", lambda s: s.robench("standard", effort="quick")),
+            "robench quick-search": ("robench", lambda s: s.robench_search("standard", effort="quick")),
             theirs: ("pyautoattack", lambda s: s.pyautoattack()),
         },
         most=500,
-        bounds=(Bound("robench standard", theirs, 0.2, 1 / 10, 1 / 5), Bound("robench quick", theirs, 1.0, 1 / 40)),
+        bounds=(
+            Bound("robench standard", theirs, 0.2, 1 / 10, 1 / 5),
+            Bound("robench quick", theirs, 1.0, 1 / 40),
+            Bound("robench quick-search", theirs, 1.0, 1 / 40),
+        ),
     )  # fmt: skip
 
 

@@ -121,10 +121,11 @@ def goals(result: Row) -> list[str]:
     """What became of a group's goals, in words, by the rows that there are."""
     named = {row["who"]: row for row in result["rows"] if "failed" not in row}
     goal, told = result.get("goal"), []
-    if goal and "robench" in named:
-        peers = [named[who] for who in goal["against"] if who in named]
-        others = [row for who, row in named.items() if who not in goal["against"] and not who.startswith(OURS)]
-        told.append(goal_told("robench", goal["times"], named["robench"], peers, others))
+    for mine in ("robench", "robench-search"):
+        if goal and mine in named:
+            peers = [named[who] for who in goal["against"] if who in named]
+            others = [row for who, row in named.items() if who not in goal["against"] and not who.startswith(OURS)]
+            told.append(goal_told(mine, goal["times"], named[mine], peers, others))
     for bound in result.get("bounds", ()):
         if bound["who"] in named and bound["beside"] in named:
             told.append(bound_told(named[bound["who"]], named[bound["beside"]], bound))

@@ -122,15 +122,15 @@ class Attack(ABC):
     """An attack plugin. Constructor keywords are its options; `trials` plans, `perturb` proposes.
 
     Norms that `norms` does not name are refused. `version` enters every evaluation's identity: raise it when a change
-    of code changes figures. An attack that stops where an image is broken, or returns one that it could not break as it
-    was, says so by `transfers = False`; one whose outcome for an image depends on which others share its batch, by
-    `batched = True`; one that walks along the decision boundary to the nearest image, as FAB does, by `boundary =
-    True`: in some norms a figure that no such attack tried is an upper bound; one whose gradients may be in bfloat16,
-    from `model.gradient(..., rough=True)`, by `rough = True`; one that may follow another model's gradients, since it
-    has them from `model.gradient` alone and goes by the model's answers for the rest, by `guided = True`. `expected` is
-    about how many forward passes a trial takes where `passes` knows no bound, or one that few trials come near; only
-    the progress shown depends on it. An attack made of several ones names them in `stages`, at most 62, in their order,
-    and tells in each `Proposal` which were run.
+    of code changes figures (of some options alone: see `edition`). An attack that stops where an image is broken, or
+    returns one that it could not break as it was, says so by `transfers = False`; one whose outcome for an image
+    depends on which others share its batch, by `batched = True`; one that walks along the decision boundary to the
+    nearest image, as FAB does, by `boundary = True`: in some norms a figure that no such attack tried is an upper
+    bound; one whose gradients may be in bfloat16, from `model.gradient(..., rough=True)`, by `rough = True`; one that
+    may follow another model's gradients, since it has them from `model.gradient` alone and goes by the model's answers
+    for the rest, by `guided = True`. `expected` is about how many forward passes a trial takes where `passes` knows no
+    bound, or one that few trials come near; only the progress shown depends on it. An attack made of several ones names
+    them in `stages`, at most 62, in their order, and tells in each `Proposal` which were run.
     """
 
     version: ClassVar[int] = 1
@@ -145,6 +145,14 @@ class Attack(ABC):
     guided: ClassVar[bool] = False
     expected: int | None = None
     stages: tuple[str, ...] = ()
+
+    @property
+    def edition(self) -> int:
+        """The version that enters the identity with the options at hand: `version`, where no older one still holds.
+
+        Where a change of code moves the figures of some options alone, those of the others keep the version they had.
+        """
+        return self.version
 
     def trials(self, y: Tensor, logits: Tensor, example_id: Tensor, seed: int) -> Trials:
         """The trials for B examples, from their labels [B] and clean logits [B, classes]; one without goal by default.

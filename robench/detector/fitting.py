@@ -173,7 +173,7 @@ def _plan(
         detector_version=detector.version,
         options=options,
         trained_on=guard.trained_on if "@" in guard.trained_on else f"{name}@{trained.norm}:{trained.eps_text}",
-        attack_version=built.version,
+        attack_version=built.edition,
         attack_options=attack_options,
         images=guard.images,
         fpr=guard.fpr,

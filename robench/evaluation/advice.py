@@ -171,7 +171,7 @@ def _named(folder: EvaluationFolder, threat: ThreatModel) -> NamedAttack | str:
         named = NamedAttack.of(plugin, options, threat)
     except BadInput as error:
         return f"{given} ({folder.job_id}) is left out: {error}"
-    if (spec["harness"], spec["attack_version"]) != (HARNESS, named.attack.version):
+    if (spec["harness"], spec["attack_version"]) != (HARNESS, named.attack.edition):
         return f"{given} ({folder.job_id}) is left out, for another version of it made the evaluation."
     if not all(isinstance(value, WRITABLE) for value in named.given.values()):
         return f"{given} ({folder.job_id}) is left out, for its options cannot be written in a command."

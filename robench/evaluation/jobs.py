@@ -229,7 +229,7 @@ def make_job(
         norm=address.threat.norm,
         eps=str(address.threat.eps),
         attack=named.name,
-        attack_version=named.attack.version,
+        attack_version=named.attack.edition,
         attack_options=named.options,
         seed=address.seed,
         detector=watch.spec.job_id if watch else None,

@@ -82,7 +82,7 @@ def _check(opened: Opened) -> None:
     spec, job_id = opened.spec, opened.folder.job_id
     if spec.get("imported"):
         raise BadInput(f"The images of evaluation {job_id} were made elsewhere, so no attack can be run again on it.")
-    if opened.attack is None or spec["attack_version"] != opened.attack.version or spec["harness"] != HARNESS:
+    if opened.attack is None or spec["attack_version"] != opened.attack.edition or spec["harness"] != HARNESS:
         raise BadInput(
             f"The attack {spec['attack']} of evaluation {job_id} cannot be run again: it was made with another version "
             "of it, or of its library, than is installed."

@@ -156,7 +156,7 @@ def open_evaluation(store: Store, folder: EvaluationFolder, how: How) -> Opened:
     spec, about = folder.spec, folder.about
     plugin = registry.load("attack", spec["attack"])
     attack = _built(plugin, spec)
-    if spec["harness"] > HARNESS or (attack is not None and spec["attack_version"] > attack.version):
+    if spec["harness"] > HARNESS or (attack is not None and spec["attack_version"] > attack.edition):
         raise BadInput(
             f"The evaluation {folder.job_id} was made by a later version of robench or of {spec['attack']} than is "
             "installed; verify it with that one."

@@ -82,7 +82,7 @@ def _misgiven(opened: Opened) -> bool:
 
 def _of_today(opened: Opened) -> bool:
     """Whether it was made by the version of its attack that is installed, as far as that is known."""
-    return opened.attack is None or bool(opened.spec["attack_version"] == opened.attack.version)
+    return opened.attack is None or bool(opened.spec["attack_version"] == opened.attack.edition)
 
 
 def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,9 @@ def test_a_goal_about_one_peer_is_not_told_as_one_about_the_fastest(table: Any) 
     (told,) = table.goals({"rows": rows, "goal": {"times": 3.0, "against": ["slow", "fast"]}})
     assert told.startswith("Goal: the fastest peer takes")
     assert told.endswith("missed.")
+    rows[0] = _line(table, "robench-search", [1.0, 1.0], 0.5)
+    (told,) = table.goals({"rows": rows, "goal": {"times": 1.3, "against": ["slow", "fast"]}})
+    assert told.startswith("Goal: the fastest peer takes at least 1.3 times as long as robench-search.")
 
 
 def test_a_speed_at_unequal_strength_and_a_missing_peer_are_said(table: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from robench.attack.judge import Examples, Settings, attack_shard
 from robench.attack.step_rules import RULES
 from robench.errors import BadInput
 from robench_attacks import standard
-from robench_attacks.stages import ANY, Ascend, AscendTo, Ask, AskOn, Walk
+from robench_attacks.stages import ANY, Ascend, AscendTo, Ask, AskOn, Stage, Walk
 from tests.unit.attacks.standings import Linear, distances, grey, labels, standing_of
 from tests.unit.attacks.test_apgd import THREATS, digits, each_norm, robust
 
@@ -100,15 +101,29 @@ def test_gradients_mislead_where_a_walk_ends_long_before_ascents_would() -> None
     assert AscendTo("t", trusting=True).who(standing).tolist() == [1, 2, 3, 4]
 
 
+def test_what_walks_have_lost_is_near_in_any_case() -> None:
+    standing = standing_of(Linear(), grey(4))
+    standing.beyond = torch.tensor([0.2, 1.9, 2.1, torch.inf])
+    assert Walk("w", -torch.inf, 0.3, also="lost").who(standing).tolist() == [0, 2, 3]
+    assert Walk("w", -torch.inf, 0.3).who(standing).tolist() == [0]
+
+
 @pytest.mark.parametrize(("left", "told"), [(1.0, True), (0.6, True), (0.4, False)])
 def test_a_walk_that_breaks_what_ascents_were_far_from_is_told(left: float, told: bool) -> None:
     standing = standing_of(Linear(), grey(20), eps="0.01")
-    standing.climbed = -left * standing.clean
+    standing.climbed, standing.ascended = -left * standing.clean, torch.ones(20, dtype=torch.bool)
     Walk("w").run(standing)
     broken = torch.ones(20, dtype=torch.bool).index_fill_(0, standing.rows, False)
     assert 3 < broken.sum() < 20
     marks = standing.model._classifier.masked["walks-beat-ascents"]
     assert torch.equal(marks, broken & told)
+
+
+def test_walks_beat_no_ascents_that_were_not_run() -> None:
+    standing = standing_of(Linear(), grey(20), eps="0.01")
+    Walk("w").run(standing)
+    assert len(standing.rows) < 17
+    assert not standing.model._classifier.masked["walks-beat-ascents"].any()
 
 
 class Flat(nn.Module):
@@ -305,3 +320,27 @@ def test_a_stage_costs_no_more_than_it_says_and_all_of_it_where_an_image_stands(
 def test_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=next(iter(options))):
         built(**options)
+
+
+def told(stage: Stage) -> str:
+    """A stage and what of it is not the default."""
+    values = [(each.default, getattr(stage, each.name)) for each in fields(stage)]
+    return f"{type(stage).__name__} {[value for default, value in values if value != default]}"
+
+
+# a plan that is changed raises the edition of its efforts, and what stands here
+@pytest.mark.parametrize(("effort", "norm", "edition", "plan"), [
+    ("quick", "linf", 5, "b4b8d6d5"), ("quick", "l2", 5, "84e04034"),
+    ("standard", "linf", 4, "a15f0715"), ("standard", "l2", 4, "6f56e43c"),
+])  # fmt: skip
+def test_editions_stand_for_plans(effort: str, norm: str, edition: int, plan: str) -> None:
+    attack = built(effort=effort)
+    stages = "; ".join(map(told, attack.plan(norm)))
+    assert (attack.edition, hashlib.sha256(stages.encode()).hexdigest()[:8]) == (edition, plan)
+
+
+def test_thorough_is_standard_and_more() -> None:
+    usual, more = built(), built(effort="thorough")
+    assert more.edition == usual.edition
+    for norm in usual.norms:
+        assert more.plan(norm)[:-5] == usual.plan(norm)

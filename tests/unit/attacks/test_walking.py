@@ -77,3 +77,17 @@ def test_ascents_go_on_from_where_a_walk_ended() -> None:
         assert float((standing.x - x).abs().max()) <= threat.radius + 1e-6
         left.append(len(standing.rows))
     assert left == [1, 0]
+
+
+@pytest.mark.parametrize(("hope", "gone", "left"), [(0.0, 0.5, 1), (float("inf"), 0.5, 0), (0.0, 0.1, 0)])
+def test_ascents_go_on_where_a_walk_came_near_or_where_its_end_says_nothing(
+    hope: float, gone: float, left: int
+) -> None:
+    x = torch.full((1, 1, 4, 4), 0.5)
+    x[0, 0, 0, 0] = 0.51
+    standing = standing_of(Bent(), x, eps="0.104")
+    standing.margin = -(1 - gone) * standing.clean
+    Walk("w", steps=2, sort=False, onward=6, hope=hope).run(standing)
+    assert len(standing.rows) == left
+    spent, walked = int(standing.model._classifier.spent[0]), 1 + 2 * 3 + 1
+    assert spent == walked if left else spent > walked
