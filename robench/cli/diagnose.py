@@ -53,7 +53,7 @@ def diagnose(
     """
     from robench.registry import check_attacks
 
-    names = [name.strip() for name in (attack or "diagnosis").split(",") if name.strip()]
+    names = [name.strip() for name in (attack or "diagnosis").split(",")]
     check_attacks(names)
     from robench.cli.data import named_data
     from robench.evaluation.battery import battery

@@ -42,6 +42,7 @@ SLIPS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*OWN, *ON, "-o", "steps"), ("key=value", "-o steps=100")),
     ((*OWN, "--dataset", "digits", "-a", "pgd", "--eps", "8"), ("eps is 8", "did you mean 8/255?")),
     ((*OWN, "--dataset", "digits", "-a", "pgd", "--eps", "0,1"), ("'0,1'", "give 0.1 with a point", "1,0")),
+    ((*OWN, "--dataset", "digits", "-a", "pgd,,fgsm", "--eps", "0.1"), ("no attack named ''", "known: ")),
     ((*OWN, *ON, "--eps", "8/255"), ("--eps is given 2 times", "with commas between")),
     ((*OWN, "--dataset", "digits", "-a", "pgd", "--norm", "l2"), ("No eps is given", "--eps 0.5")),
     ((*OWN, "--dataset", "digits", "-a", "pgd", "--norm", "linff"), ("'linff'", "did you mean 'linf'?")),
