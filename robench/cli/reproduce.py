@@ -11,6 +11,7 @@ import typer
 
 from robench.cli import options as shared
 from robench.errors import BadInput, DiskError, shown, unknown
+from robench.ranges import read_whole
 from robench.text.terminal import show, tell, tell_json
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ def reproduce(
         typer.Option("--seeds", parser=shared.whole, metavar="N", help="At most N seeds of each row."),
     ] = None,
     count: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            "-n", "--count", parser=shared.whole, metavar="N", help="At most N test images under each attack."
+            "-n",
+            "--count",
+            metavar="N[,SUITE=N]",
+            help="At most N test images under each attack; in one suite another number, as 1000,mnist-linf=500.",
         ),
     ] = None,
     copies: Annotated[
@@ -75,7 +79,9 @@ def reproduce(
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
     if stored and fresh:
         raise BadInput("--stored computes nothing and --fresh everything anew; leave one of them out.")
-    scaled = [each.within(seeds, count) for each in _scaled(suite, every, scale.split(","))]
+    scaled = _scaled(suite, every, scale.split(","))
+    counts = _counts(count, [each.name for each in scaled])
+    scaled = [each.within(seeds, counts.get(each.name, counts.get(""))) for each in scaled]
     scaled = _on(scaled, copies or ())  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
@@ -112,6 +118,23 @@ def _scaled(suite: str | None, every: bool, scales: Sequence[str]) -> list[Scale
         if scale not in known:
             raise unknown("scale of any suite", scale, known)
     return [each.at(scale) for each in suites for scale in scales if scale in each.scales]
+
+
+def _counts(text: str | None, names: Sequence[str]) -> dict[str, int]:
+    """How many images at most, of suites by name, of all others under "". Raises BadInput for anything else."""
+    found: dict[str, int] = {}
+    for part in text.split(",") if text is not None else ():
+        name, given, number = ("", "", part) if "=" not in part else part.strip().partition("=")
+        if given and name not in names:
+            raise unknown("suite of what is to be reproduced", name, names)
+        if name in found:
+            raise BadInput(f"-n {shown(text)} says twice how many images; give one number, and one for a suite.")
+        try:
+            found[name] = read_whole(number.strip())
+        except ValueError:
+            told = f"-n {shown(text)} is not a whole number; give such as 1000, or 1000,mnist-linf=500."
+            raise BadInput(told) from None
+    return found
 
 
 def _on(scaled: Sequence[ScaledSuite], copies: Sequence[str]) -> list[ScaledSuite]:
