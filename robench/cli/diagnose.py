@@ -54,6 +54,7 @@ def diagnose(
     from robench.registry import check_attacks
 
     names = [name.strip() for name in (attack or "diagnosis").split(",")]
+    names = names if any(names) else []
     check_attacks(names)
     from robench.cli.data import named_data
     from robench.evaluation.battery import battery

@@ -221,6 +221,7 @@ def evaluate(
     from robench.registry import check_attacks, check_names, parse_options
 
     attacks = [name.strip() for text in attack or [] for name in text.split(",")]
+    attacks = attacks if any(attacks) else []
     check_attacks(attacks)  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
     check_names("tracker", [text.partition(":")[0] for text in log_to or []])
