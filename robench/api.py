@@ -19,7 +19,7 @@ from robench.evaluation.scheduler import evaluate as run
 from robench.evaluation.several import Eps, own_threats, requests_for, seeds_of, threats_of
 from robench.evaluation.summaries import Evaluated
 from robench.models.settings import ModelSettings
-from robench.registry import check_attacks
+from robench.registry import read_attacks
 from robench.store.runs import Store, runs_root
 from robench.tables.report import Report as Report
 
@@ -144,12 +144,10 @@ def evaluate(
 
 def _attacks(attacks: object) -> list[str]:
     """Names of attacks and sets; raises BadInput for anything else, before the models are looked at."""
-    names = attacks.split(",") if isinstance(attacks, str) else attacks
-    require(isinstance(names, Sequence) and all(isinstance(each, str) for each in names), "--attack", attacks,
-            "a list of names of attacks or sets")  # fmt: skip
-    found = [each.strip() for each in names] if isinstance(names, Sequence) else []
-    check_attacks(found)
-    return found
+    texts = [attacks] if isinstance(attacks, str) else attacks
+    named = isinstance(texts, Sequence) and all(isinstance(each, str) for each in texts)
+    require(named, "--attack", attacks, "a list of names of attacks or sets")
+    return read_attacks(texts) if isinstance(texts, Sequence) else []
 
 
 def _models(model: object, settings: ModelSettings) -> Any:

@@ -213,6 +213,15 @@ def check_attacks(wanted: Iterable[str]) -> None:
             extras.check(_entry("attack", name, _entries("set"))[0], f"attack {name!r}")
 
 
+def read_attacks(texts: Iterable[str]) -> list[str]:
+    """The names in texts with commas between, none if all of them are empty. Raises BadInput as check_attacks does, and
+    for an empty name beside others."""
+    names = [name.strip() for text in texts for name in text.split(",")]
+    names = names if any(names) else []
+    check_attacks(names)
+    return names
+
+
 def expand(wanted: Iterable[str], norm: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Attacks with the options their set gives them in a norm, each once; a name that is no set's stands for itself."""
     found: list[tuple[str, Mapping[str, Any]]] = []

@@ -51,11 +51,9 @@ def diagnose(
     It also changes the last layer so that images near 30 tested ones are adversarial, and asks the attacks to find
     them: 300 forward passes for each, and what the attacks need.
     """
-    from robench.registry import check_attacks
+    from robench.registry import read_attacks
 
-    names = [name.strip() for name in (attack or "diagnosis").split(",")]
-    names = names if any(names) else []
-    check_attacks(names)
+    names = read_attacks([attack or "diagnosis"])
     from robench.cli.data import named_data
     from robench.evaluation.battery import battery
     from robench.evaluation.request import Request

@@ -218,11 +218,9 @@ def evaluate(
     save_config: SaveConfig = None,
 ) -> int:
     """Attack models and judge the result; what is in the store already is not computed again."""
-    from robench.registry import check_attacks, check_names, parse_options
+    from robench.registry import check_names, parse_options, read_attacks
 
-    attacks = [name.strip() for text in attack or [] for name in text.split(",")]
-    attacks = attacks if any(attacks) else []
-    check_attacks(attacks)  # before the seconds it takes to import what attacks
+    attacks = read_attacks(attack or [])  # before the seconds it takes to import what attacks
     check_names("detector", [detector] if detector else [])
     check_names("tracker", [text.partition(":")[0] for text in log_to or []])
     from robench.cli.data import named_data
