@@ -36,8 +36,12 @@ def reproduce(
         typer.Option("--scale", help="How much: smoke, cpu, paper, or another it has; several with --all."),
     ] = "cpu",
     seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", parser=shared.whole, metavar="N", help="At most N seeds of each row."),
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N[,SUITE=N]",
+            help="At most N seeds of each row; in one suite another number, as 1,mnist-linf=3.",
+        ),
     ] = None,
     count: Annotated[
         str | None,
@@ -79,9 +83,11 @@ def reproduce(
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
     if stored and fresh:
         raise BadInput("--stored computes nothing and --fresh everything anew; leave one of them out.")
-    scaled = _scaled(suite, every, scale.split(","))
-    counts = _counts(count, [each.name for each in scaled])
-    scaled = [each.within(seeds, counts.get(each.name, counts.get(""))) for each in scaled]
+    scaled = _scaled(suite, every, [part.strip() for part in scale.split(",")])
+    names = [each.name for each in scaled]
+    trained = _numbers("--seeds", seeds, names, "1 or 1,mnist-linf=3")
+    counts = _numbers("-n", count, names, "1000 or 1000,mnist-linf=500")
+    scaled = [each.within(_of(each, trained), _of(each, counts)) for each in scaled]
     scaled = _on(scaled, copies or ())  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
@@ -120,21 +126,24 @@ def _scaled(suite: str | None, every: bool, scales: Sequence[str]) -> list[Scale
     return [each.at(scale) for each in suites for scale in scales if scale in each.scales]
 
 
-def _counts(text: str | None, names: Sequence[str]) -> dict[str, int]:
-    """How many images at most, of suites by name, of all others under "". Raises BadInput for anything else."""
+def _numbers(option: str, text: str | None, names: Sequence[str], such: str) -> dict[str, int]:
+    """How many at most, of suites by name, of all others under "". Raises BadInput for anything else."""
     found: dict[str, int] = {}
     for part in text.split(",") if text is not None else ():
         name, given, number = ("", "", part) if "=" not in part else part.strip().partition("=")
         if given and name not in names:
             raise unknown("suite of what is to be reproduced", name, names)
         if name in found:
-            raise BadInput(f"-n {shown(text)} says twice how many images; give one number, and one for a suite.")
+            raise BadInput(f"{option} {shown(text)} says twice how many; give one number, and one for a suite.")
         try:
             found[name] = read_whole(number.strip())
         except ValueError:
-            told = f"-n {shown(text)} is not a whole number; give such as 1000, or 1000,mnist-linf=500."
-            raise BadInput(told) from None
+            raise BadInput(f"{option} {shown(text)} is not a whole number; give such as {such}.") from None
     return found
+
+
+def _of(suite: ScaledSuite, numbers: dict[str, int]) -> int | None:
+    return numbers.get(suite.name, numbers.get(""))
 
 
 def _on(scaled: Sequence[ScaledSuite], copies: Sequence[str]) -> list[ScaledSuite]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robench import Attack, Batch, Cost, DataInfo, ThreatModel, open_dataset, registry
-from robench.cli.reproduce import _counts
+from robench.cli.reproduce import _numbers
 from robench.data.dataset import Dataset
 from robench.defense.recipe import find_recipe
 from robench.suites.estimate import training_cost
@@ -146,6 +146,7 @@ def test_an_attack_that_says_nothing_is_unknown_however_often() -> None:
 
 
 def test_of_many_suites_one_may_have_a_number_of_its_own() -> None:
-    assert _counts("1000,small=500, large=20", ["small", "large", "other"]) == {"": 1000, "small": 500, "large": 20}
-    assert _counts("small=500", ["small"]) == {"small": 500}
-    assert _counts(None, ["small"]) == {}
+    names = ["small", "large", "other"]
+    assert _numbers("-n", "1000,small=500, large=20", names, "1") == {"": 1000, "small": 500, "large": 20}
+    assert _numbers("--seeds", "small=3", ["small"], "1") == {"small": 3}
+    assert _numbers("-n", None, ["small"], "1") == {}
