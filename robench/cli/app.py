@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -137,10 +138,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 terminal.release()
 
 
+@cache
+def _parser() -> Any:
+    """All commands with their options, which take 60 ms to read."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
-    command = typer.main.get_command(app)
     try:
-        code = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        code = _parser().main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         sys.stdout.flush()  # what cannot be printed is found here, not when Python ends
     except RobenchError as error:
         progress.trace(error)
