@@ -74,7 +74,7 @@ Count = Annotated[
     int | None,
     typer.Option(
         "-n", "--count", parser=shared.whole, metavar="N",
-        help="N test images (default: all): the first, or where those are ordered by class a balanced draw.",
+        help="N test images (default: all): the first, or where they come in some order a balanced draw.",
     ),
 ]  # fmt: skip
 Listed = Annotated[

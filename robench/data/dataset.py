@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robench.data.arrays import MOST_CLASSES
 from robench.data.catalogue import DATASETS, Part
-from robench.data.draw import balanced, check_way, listed, ordered
+from robench.data.draw import LOOKED_AT, balanced, check_way, listed, looks, ordered, shifted
 from robench.data.images import reason
 from robench.data.pixels import Pixels
 from robench.data.sources import Source, Torchvision, find_source
@@ -148,13 +148,21 @@ class Dataset:
         return names if len(names) == self.classes else []
 
     def way(self, count: int | None) -> str | None:
-        """How `count` test images are drawn (None: all of them): "balanced" where the test images are ordered by class
-        or the name says so, None for the first ones."""
+        """How `count` test images are drawn (None: all of them): "balanced" where the test images are ordered, by class
+        or by what they look like, or the name says so, None for the first ones."""
         if count is None or count >= len(self.test):
             return None
         asked = self._parsed.settings.get("draw")
-        fair = ordered(self.test.labels.numpy()) if asked is None else asked == "balanced"
-        return "balanced" if fair else None
+        return "balanced" if (not self._mixed if asked is None else asked == "balanced") else None
+
+    @cached_property
+    def _mixed(self) -> bool:
+        """Whether the first test images stand for all."""
+        if ordered(self.test.labels.numpy()):
+            return False
+        places = np.linspace(0, len(self.test) - 1, min(len(self.test), LOOKED_AT)).astype(np.int64)
+        some = np.concatenate([looks(self.test.pixels(part.tolist()).numpy()) for part in np.array_split(places, 10)])
+        return not shifted(some, self.test.labels.numpy()[places])
 
     def drawn(self, way: str | None) -> Split:
         """The test split in the order in which images are drawn, see `way`; an example's id is its place there."""

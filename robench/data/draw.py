@@ -1,4 +1,4 @@
-"""Which test images stand for all of them: a fixed draw where they are ordered by class, else the first; or a list."""
+"""Which test images stand for all of them: a fixed draw where they are ordered, else the first; or a list."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ _KEY = 40931  # fixed for good: another key would draw other images
 # how far labels may lie on the way from a random order (0) to a sorted one (1) and still be mixed
 ORDERED = 0.5
 WAYS = ("first", "balanced")
+STRETCHES = 10
+# of a chi-square with 9 degrees of freedom: a random order passes it once in 4 * 10^9 times
+SHIFTED = 64.0
+# images that are looked at, evenly spaced
+LOOKED_AT = 5000
+# greys are neither as good as black nor as good as white
+GREY = 0.1, 0.9
 
 
 def order_of(labels: Numbers) -> float:
@@ -38,6 +45,39 @@ def order_of(labels: Numbers) -> float:
 def ordered(labels: Numbers) -> bool:
     """Whether labels are in the order of classes, so that the first images would be of a few classes alone."""
     return order_of(labels) > ORDERED
+
+
+def looks(images: Numbers) -> Numbers:
+    """What can be told of images [N, C, H, W] in [0, 1] at a glance: brightness, contrast, how much neighbours differ,
+    and the share of greys. float64 [N, 4]."""
+    count = len(images)
+    flat = images.reshape(count, -1)
+    across = np.abs(np.diff(images, axis=-1)).reshape(count, -1)
+    grey = (flat > GREY[0]) & (flat < GREY[1])
+    each = [flat.mean(1), flat.std(1), across.mean(1) if across.shape[1] else np.zeros(count), grey.mean(1)]
+    return np.stack(each, 1).astype(np.float64)
+
+
+def shift_of(values: Numbers, labels: Numbers) -> float:
+    """How far values [N] of images lie from a random order: over ten stretches of them, the squared distances of the
+    mean ranks within classes, in variances. Of a random order a chi-square with 9 degrees of freedom; at most N."""
+    ranks = np.empty(len(labels))
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        _, place, counts = np.unique(values[mine], return_inverse=True, return_counts=True)
+        ends = np.cumsum(counts)
+        ranks[mine] = ((ends - counts / 2) / len(mine))[place]  # equal ones share their mean rank
+    spread = float(ranks.var())
+    if not spread:
+        return 0.0
+    parts = np.array_split(ranks, min(STRETCHES, len(ranks)))
+    return sum(len(part) * float(part.mean() - ranks.mean()) ** 2 for part in parts) / spread
+
+
+def shifted(values: Numbers, labels: Numbers) -> bool:
+    """Whether images come in stretches of another look, float64 [N, K] each, so that the first would stand for a part:
+    MNIST's first half was written by others than its second, and falls to attacks that leave the second standing."""
+    return any(shift_of(each, labels) > SHIFTED for each in values.T)
 
 
 def balanced(labels: Numbers) -> Numbers:

@@ -188,7 +188,8 @@ def _value(suite: ScaledSuite, text: str, printed: float, entries: Sequence[Entr
     margin = spread + suite.tolerance
     ends = max(0.0, 100 * low - margin), min(100.0, 100 * high + margin)
     seeds = f"{len(shares)} seeds" if len(shares) > 1 else "one seed"
-    why = f"{seeds}, n = {n:,}, tolerance {suite.tolerance:g}"
+    drawn = next(entry.drawn for entry in entries if entry.figure is not None and entry.figure.n == n)
+    why = f"{seeds}, n = {n:,}{drawn}, tolerance {suite.tolerance:g}"
     why += f", on {suite.dataset} in place of {suite.instead_of}" if suite.instead_of else ""
     if elsewhere := _elsewhere(suite):
         return _claim(suite, (text, value, ours), (ends, Verdict.UNTESTED, elsewhere), entries)

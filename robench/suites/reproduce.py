@@ -204,6 +204,7 @@ def _entry(place: Place, wanted: Wanted | None, store: Store) -> Entry:
         gradients=sum(result.summary.backwards or 0 for result in results),
         metric=_metric(place, results),
         made=tuple(Made.of_result(result, folder) for result, folder in begun),
+        drawn=results[-1].drawn,
     )
     boundary = any(result.boundary for result in results)
     if place.column.figure not in OF_CLEAN:

@@ -28,7 +28,8 @@ NOTE = (
 class Entry:
     """One figure for one seed, None while it is incomplete, the evaluations behind it, and what is said beside it.
 
-    stood: which images the figure counts, bool [n], where it counts images. made: the training and the attacks.
+    stood: which images the figure counts, bool [n], where it counts images. made: the training and the attacks. drawn:
+    which images they are, in words behind their number.
     """
 
     row: str
@@ -44,6 +45,7 @@ class Entry:
     note: str = ""
     stood: Marks | None = field(default=None, compare=False, repr=False)
     made: tuple[Made, ...] = ()
+    drawn: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,17 @@ class SuiteTable:
         return ", ".join(parts)
 
     def _count(self, column: Column) -> str:
-        """How many images its figures are over; where rows differ, most rows' first and then whose others are."""
-        rows: dict[int, dict[str, None]] = {}
+        """How many images its figures are over, and which; where rows differ, most rows' first and then whose others
+        are."""
+        rows: dict[tuple[int, str], dict[str, None]] = {}
         for entry in self.entries:
             if entry.figure is not None and entry.column == column.name:
-                rows.setdefault(entry.figure.n, {})[entry.row] = None
+                rows.setdefault((entry.figure.n, entry.drawn), {})[entry.row] = None
         if not rows:
             return "?"
-        (usual, _), *others = sorted(rows.items(), key=lambda each: (-len(each[1]), -each[0]))
-        return "; ".join([f"{usual:,}", *(f"{count:,} for {' and '.join(names)}" for count, names in others)])
+        (usual, _), *others = sorted(rows.items(), key=lambda each: (-len(each[1]), -each[0][0], each[0][1]))
+        more = [f"{count:,}{drawn} for {' and '.join(names)}" for (count, drawn), names in others]
+        return "; ".join([f"{usual[0]:,}{usual[1]}", *more])
 
     def text(self, row: str, column: str) -> str:
         """One cell: "91.4 [89.5, 93.0] (71.2)", "incomplete", or a dash."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robench.data.dataset import Dataset, open_dataset
-from robench.data.draw import balanced, order_of, ordered
+from robench.data.draw import SHIFTED, balanced, looks, order_of, ordered, shift_of, shifted
 from robench.errors import BadInput
 
 RNG = np.random.default_rng(5)
@@ -86,6 +86,66 @@ def test_how_many_images_are_drawn_how(tmp_path: Path) -> None:
     assert npz(tmp_path, RNG.permutation(labels), "?draw=balanced").way(30) == "balanced"
     with pytest.raises(BadInput, match="draw is 'fair', but must be one of first, balanced"):
         npz(tmp_path, labels, "?draw=fair")
+
+
+def by_two_hands(count: int, stroke: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images [N, 1, 6, 6] with a line whose brightness is another in the second half, and mixed labels."""
+    labels = RNG.integers(0, 5, count)
+    images = RNG.random((count, 1, 6, 6), dtype=np.float32) * 0.2
+    images[np.arange(count), 0, labels] += 0.4
+    images[count // 2 :, 0, :, 3] += stroke
+    return images, labels
+
+
+def test_images_in_stretches_of_another_look_are_ordered() -> None:
+    images, labels = by_two_hands(1000, 0.1)
+    assert not ordered(labels)
+    assert shifted(looks(images), labels)
+    order = balanced(labels)
+    assert not shifted(looks(images[order]), labels[order])
+    late = order[:200] >= 500
+    assert 0.4 < late.mean() < 0.6
+    plain, labels = by_two_hands(1000, 0.0)
+    assert not shifted(looks(plain), labels)
+
+
+@pytest.mark.parametrize("count", [2, 10, 70, 1000])
+def test_random_orders_pass(count: int) -> None:
+    """Of many random orders none is taken for one; their distances follow a chi-square with 9 degrees of freedom."""
+    labels = RNG.integers(0, 3, count)
+    found = [shift_of(RNG.random(count), labels) for _ in range(300)]
+    assert max(found) < SHIFTED
+    if count == 1000:
+        assert np.mean(found) == pytest.approx(9, abs=1)
+        assert np.var(found) == pytest.approx(18, rel=0.35)
+
+
+def test_classes_of_another_brightness_are_no_order() -> None:
+    """Ranks are taken within a class, and equal values share theirs."""
+    labels = RNG.integers(0, 10, 1000)
+    assert shift_of(labels.astype(float), labels) == 0
+    assert shift_of(np.arange(1000) // 100 + labels * 20.0, labels) == pytest.approx(1000, rel=0.05)
+    assert shift_of(np.zeros(1000), labels) == 0
+    assert shift_of((np.arange(1000) % 2).astype(float), np.zeros(1000, np.int64)) < 1
+
+
+def test_what_images_look_like() -> None:
+    images = np.zeros((3, 1, 2, 2), np.float32)
+    images[1], images[2, 0, :, 1] = 0.5, 1
+    assert looks(images).tolist() == [[0, 0, 0, 0], [0.5, 0, 0, 1], [0.5, 0.5, 1, 0]]
+    assert looks(np.ones((2, 3, 5, 1), np.float32))[:, 2].tolist() == [0, 0]
+
+
+def test_the_first_of_two_hands_do_not_stand_for_both(tmp_path: Path) -> None:
+    images, labels = by_two_hands(1000, 0.1)
+    np.savez(tmp_path / "a.npz", x=np.round(images[:, 0] * 255).astype(np.uint8), y=labels)
+    data = open_dataset(f"npz:{tmp_path / 'a.npz'}")
+    assert [data.way(count) for count in (None, 1000, 30)] == [None, None, "balanced"]
+    assert open_dataset(f"npz:{tmp_path / 'a.npz'}?draw=first").way(30) is None
+
+
+def test_digits_come_from_one_writer_after_the_other() -> None:
+    assert open_dataset("digits").way(100) == "balanced"
 
 
 def test_a_list_of_images(tmp_path: Path) -> None:

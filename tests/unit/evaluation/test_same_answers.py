@@ -43,7 +43,7 @@ class Reads(nn.Module):
 
 def one_image(x: Tensor, logits: Tensor) -> Tensor:
     """Another answer to the digits with the brightest sum alone."""
-    first = robench.open_dataset("digits").test.pixels(slice(0, 1))
+    first = robench.open_dataset("digits").drawn("balanced").pixels(slice(0, 1))
     same = (x - first.to(x)).flatten(1).abs().amax(1) < 1e-6
     return torch.where(same[:, None], -logits, logits)
 

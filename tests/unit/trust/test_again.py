@@ -21,7 +21,7 @@ from tests.unit.trust.forger import Forger, faults, nothing
 def _stands(rows: pd.DataFrame, images: Tensor, put: Tensor) -> None:
     """The broken images replaced by others, which the model answers rightly, and rows that say so."""
     ids, bad = torch.tensor(rows["example_id"].to_numpy().copy()), torch.tensor(rows["success"].to_numpy().copy())
-    x0 = open_dataset("digits").test.pixels(ids)
+    x0 = open_dataset("digits").drawn("balanced").pixels(ids)
     images[bad] = put[bad]
     rows.loc[bad.numpy(), "adv_pred"] = rows.loc[bad.numpy(), "label"]
     rows.loc[bad.numpy(), "success"] = False
@@ -31,13 +31,13 @@ def _stands(rows: pd.DataFrame, images: Tensor, put: Tensor) -> None:
 
 def clean_images(rows: pd.DataFrame, images: Tensor) -> None:
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    _stands(rows, images, open_dataset("digits").test.pixels(ids))
+    _stands(rows, images, open_dataset("digits").drawn("balanced").pixels(ids))
 
 
 def nearby(rows: pd.DataFrame, images: Tensor) -> None:
     """Points between the image and what broke it, near to the first, where the model answers rightly."""
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    x0 = open_dataset("digits").test.pixels(ids)
+    x0 = open_dataset("digits").drawn("balanced").pixels(ids)
     _stands(rows, images, x0 + 0.02 * (images - x0))
 
 

@@ -113,7 +113,7 @@ def test_the_excuse_is_that_of_its_shard(tmp_path: Path) -> None:
 
 
 def test_a_model_that_looks_around_is_found_although_nothing_was_forged(tmp_path: Path) -> None:
-    forger = Forger.of(tmp_path, "looking")
+    forger = Forger.of(tmp_path, "looking", count=200)
     for name in ("sealed.json", "sealed.parquet"):  # as if nobody had taken the second verdict
         (forger.folder.path / name).unlink()
     forger.folder.finish(forger.folder.summarised("robust accuracy"))
@@ -123,6 +123,6 @@ def test_a_model_that_looks_around_is_found_although_nothing_was_forged(tmp_path
 
 
 def test_a_second_verdict_that_was_noted_is_no_fault(tmp_path: Path) -> None:
-    forger = Forger.of(tmp_path, "looking")
+    forger = Forger.of(tmp_path, "looking", count=200)
     assert "answers differ when sealed" in forger.folder.result.flags
     assert forger.verify().holds
