@@ -147,12 +147,17 @@ class Dataset:
         names = list(self._source.names)
         return names if len(names) == self.classes else []
 
+    @property
+    def asked_way(self) -> str | None:
+        """The draw that the name asks for, None where it leaves that to `way`."""
+        return check_way(self._parsed.settings.get("draw"))
+
     def way(self, count: int | None) -> str | None:
         """How `count` test images are drawn (None: all of them): "balanced" where the test images are ordered, by class
         or by what they look like, or the name says so, None for the first ones."""
         if count is None or count >= len(self.test):
             return None
-        asked = self._parsed.settings.get("draw")
+        asked = self.asked_way
         return "balanced" if (not self._mixed if asked is None else asked == "balanced") else None
 
     @cached_property
@@ -168,9 +173,17 @@ class Dataset:
         """The test split in the order in which images are drawn, see `way`; an example's id is its place there."""
         return self._balanced if check_way(way) == "balanced" else self.test
 
+    def places(self, way: str | None) -> Tensor:
+        """Where the images of `drawn` stand in the test split's own order, int64 [N]."""
+        return self._order if check_way(way) == "balanced" else torch.arange(len(self.test))
+
+    @cached_property
+    def _order(self) -> Tensor:
+        return torch.from_numpy(balanced(self.test.labels.numpy()))
+
     @cached_property
     def _balanced(self) -> Split:
-        return self.test.reordered(balanced(self.test.labels.numpy()))
+        return self.test.reordered(self._order.numpy())
 
     @cached_property
     def chance(self) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,6 +17,9 @@ from robench.device import check_device, choose_device
 from robench.errors import BadInput
 from robench.ranges import hold
 from robench.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from robench.data.dataset import Dataset
 
 # images per batch and per shard where nothing else is said
 SIZE = 250
@@ -74,9 +77,9 @@ class Address:
     classes: how many the data have, None for what their labels and the model say. search_precision: what gradients are
     taken in where the attack allows it, "fp32" or "bf16", wherever it is computed. max_passes: what an image may cost
     in forward passes, None for what the attack takes. imported: the digest of images that were made elsewhere, which
-    the attack stands for, of the examples from start on. surrogate: the model that the images are crafted on instead.
-    guide: the model whose gradients are followed. guard: the detector that is attacked with the model, its own options
-    among it; None for the model alone.
+    the attack stands for, of the examples from start on, in the test images' own order or in that of a draw.
+    surrogate: the model that the images are crafted on instead. guide: the model whose gradients are followed. guard:
+    the detector that is attacked with the model, its own options among it; None for the model alone.
     """
 
     model: str | nn.Module
@@ -98,6 +101,7 @@ class Address:
     max_passes: int | None = None
     start: int = 0
     imported: str | None = None
+    draw: str | None = None
     how: How = field(default_factory=How)
 
     def __post_init__(self) -> None:
@@ -107,6 +111,10 @@ class Address:
     def behind(self) -> bool:
         """Whether a detector is attacked too."""
         return self.guard is not None
+
+    def way(self, dataset: Dataset) -> str | None:
+        """How its images are drawn: those that were made elsewhere are of what their file says, else of the data's."""
+        return self.draw if self.imported else dataset.way(self.count)
 
     @property
     def models(self) -> tuple[str | nn.Module, ...]:

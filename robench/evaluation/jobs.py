@@ -211,7 +211,7 @@ def make_job(
     does not fit the target.
     """
     model, watch = target.model, target.watch
-    draw = None if address.imported else target.dataset.way(address.count)  # those are of the images as they come
+    draw = address.way(target.dataset)
     split = target.dataset.drawn(draw)
     count = len(split) if address.count is None else address.count
     if address.start + count > len(split):

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from robench.attack.classifier import Classifier
 from robench.attack.inspection import clean_logits, predictions
+from robench.data.dataset import open_dataset
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput
 from robench.evaluation.recorded_command import command_of
 from robench.exchange.rounding import rounded_inside
 from robench.exchange.writers import FORMS, Array, check_place, writing
 from robench.norms import NORMS
-from robench.progress import bar
+from robench.progress import bar, say
 from robench.ranges import whole
 from robench.results.accuracy import Figure, Measure, attack_figure
 from robench.results.rows import SEALED, succeeded, success_of
@@ -95,11 +96,14 @@ def export(
     if folder.result is None:
         raise BadInput(f"The evaluation {folder.job_id} is not complete; run its command again, then export it.")
     rows, metric = folder.rows(), folder.about.metric
+    places = _places(folder, how or How())
     judge = _Rounding(open_evaluation(store, folder, _checked(how or How()))) if uint8 else None
     kind, done = "uint8" if uint8 else "float32", 0
     shape = (len(rows), *folder.images(*folder.ranges()[0]).shape[1:])
     with bar(f"Exporting {folder.job_id}") as shown, writing(out, form, shape, kind, _about(folder, kind)) as add:
         for part, images in _parts(folder, rows):
+            if places is not None:
+                part = part.assign(index=places[part["example_id"].to_numpy()])
             add(*(judge.judged(part, images) if judge else (part, images.numpy())))
             done += len(part)
             shown.update(done / len(rows), f"{done:,} images")
@@ -118,6 +122,22 @@ def _parts(folder: EvaluationFolder, rows: pd.DataFrame) -> Iterator[tuple[pd.Da
     for start, stop in folder.ranges():
         yield rows.iloc[at : at + stop - start].reset_index(drop=True), folder.images(start, stop)
         at += stop - start
+
+
+def _places(folder: EvaluationFolder, how: How) -> Array | None:
+    """Where the images of a draw stand in the data's own order, int64 [N]; None where they are in it, or the data are
+    not at hand."""
+    spec, about = folder.spec, folder.about
+    if not spec.get("draw"):
+        return None
+    try:
+        data = open_dataset(about.at_hand(about.dataset), how.data)
+        if data.drawn(spec["draw"]).digest == spec["data_digest"]:
+            return data.places(spec["draw"]).numpy()
+    except BadInput:
+        pass
+    say(f"The data {about.dataset} are not at hand, so the export cannot say which of them its images are of (--data).")
+    return None
 
 
 def _about(folder: EvaluationFolder, kind: str) -> dict[str, Any]:

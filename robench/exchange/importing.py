@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robench.data.dataset import Split
+from robench.data.dataset import Dataset, Split
+from robench.data.draw import WAYS
 from robench.errors import BadInput, shown
 from robench.evaluation.address import Address, How
 from robench.evaluation.attacks import attack_at, label_of
@@ -89,19 +90,21 @@ def import_images(source: Source, store: Store, how: How | None = None) -> Impor
     name = _name(source)
     target = Bench(store).target(source.model, source.dataset, how.data_root, source.classes)
     target.dataset.tell()
-    split = target.dataset.test
     reading = read(source.file, target.shape)
     for sentence in reading.told:
         say(sentence)
     threat = _threat(source, reading)
     threat.check_shape(target.shape)
+    draw = _draw(reading, target.dataset)
+    split = target.dataset.drawn(draw)
     start, order = _matched(reading, split, target.dataset.name)
     chunk = _ordered(reading, order)
     outside = _distances(reading, chunk, split, start, threat)
     digest = content_digest(start, reading.shape, chunk)
     address = Address(
         model=source.model, attack=f"{PREFIX}{name}", options={}, threat=threat, dataset=source.dataset,
-        count=len(reading), classes=source.classes, start=start, imported=digest, how=how,
+        count=len(reading), classes=source.classes, start=start, imported=digest,
+        draw=draw, how=how,
     )  # fmt: skip
     attack_at(address)
     _check_free(store, address, target.digest, split.digest)
@@ -135,11 +138,17 @@ def _threat(source: Source, reading: Reading) -> ThreatModel:
     return ThreatModel.of(norm, eps)
 
 
+def _draw(reading: Reading, dataset: Dataset) -> str | None:
+    """Of which order of the test images the file's ids are: an export of a draw says so, or the name of the data."""
+    said = reading.about.get("draw", dataset.asked_way)
+    if said not in (None, *WAYS):
+        raise BadInput(f"{reading.path} says that its images are drawn {shown(said)}, but there are {', '.join(WAYS)}.")
+    return None if said in (None, "first") else str(said)
+
+
 def _matched(reading: Reading, split: Split, dataset: str) -> tuple[int, Tensor]:
     """The first test image, and the order in which the file's images follow the test images. Raises BadInput."""
     said, count = reading.about, len(reading)
-    if said.get("draw"):
-        raise BadInput(f"{reading.path} has images of a draw, not the first test images; import those of a list.")
     if said.get("data_digest") not in (None, split.digest):
         raise BadInput(
             f"{reading.path} was exported from {shown(said.get('dataset'))}, whose test images are not those of "
@@ -207,7 +216,8 @@ def _distances(reading: Reading, chunk: Any, split: Split, start: int, threat: T
     if inside == 0 and outside.nearest > 2 * threat.radius:
         raise BadInput(
             f"None of the {len(far):,} images of {reading.path} is within {threat} of the test image it is taken for "
-            f"(the nearest is {outside.nearest:.4g} away); check their order, --dataset and --eps."
+            f"(the nearest is {outside.nearest:.4g} away); check their order, --eps and --dataset, whose name with "
+            "?draw=balanced says that places are those of a draw."
         )
     if outside.count:
         say(

@@ -247,7 +247,7 @@ def _find(kept: Kept, address: Address, store: Store, name: str) -> str:
 def _same_evaluation(kept: Kept, address: Address, target: Target, store: Store, name: str) -> None:
     """Raise BadInput unless the address is that of the evaluation that was kept, but for the model."""
     spec, data = kept.spec, target.dataset
-    way = data.way(spec.count)
+    way = address.way(data)
     if way != spec.draw and data.drawn(spec.draw).digest == spec.data_digest:
         raise BadInput(
             f"The {spec.count:,} images of {kept.label} in {name} are drawn {way or 'first'} today and were "

@@ -66,7 +66,9 @@ class Board:
         """Data, threat model and examples in words."""
         last = self.start + self.count - 1
         absent = f", {self.absent}" if self.absent else ""
-        images = f"test images {self.start}-{last} (n = {self.count:,}{self.drawn}{absent})"
+        whose = "drawn" if "balanced" in self.drawn else "test"
+        drawn = f", {self.drawn.strip(' ()')}" if self.drawn else ""
+        images = f"{whose} images {self.start}-{last} (n = {self.count:,}{drawn}{absent})"
         attacks = f", under {self.attacks}" if self.attacks else ""
         return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
 

@@ -99,7 +99,7 @@ def test_a_defense_lost_in_a_helper_fails(baseline: str, robench: Run) -> None:
 
 def test_the_clean_line_is_of_today(baseline: str, robench: Run) -> None:
     """One image is enough."""
-    brightest = float(open_dataset("digits").test.pixels(slice(0, 200)).sum((1, 2, 3)).max())
+    brightest = float(open_dataset("digits").drawn("balanced").pixels(slice(0, 200)).sum((1, 2, 3)).max())
     Path("helper.py").write_text(INVERTS.format(limit=brightest - 0.01))
     clean = lines(robench("check", baseline, "--json"))["clean"]
     assert (clean["fell"], clean["stayed"] + 1) == (1, round(200 * clean["then"]))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from robench.data.dataset import open_dataset
 from robench.results.accuracy import standing
 from robench.store.runs import Store
 from tests.integration.conftest import Run, assert_refused
@@ -27,6 +28,21 @@ def arrays(evaluation: Path, robench: Run) -> dict[str, np.ndarray]:  # type: ig
     assert robench("export", evaluation.name, "--to", "npz", "--out", "made.npz").code == 0
     with np.load("made.npz") as file:
         return dict(file)
+
+
+def test_an_export_of_a_draw_says_where_its_images_stand(evaluation: Path, robench: Run) -> None:
+    """Which is no place of theirs in the first of the data, and comes back as it was."""
+    assert Store(evaluation.parents[1]).evaluation(evaluation.name).spec["draw"] == "balanced"
+    assert robench("export", evaluation.name, "--to", "npz", "--out", "made.npz").code == 0
+    data = open_dataset("digits")
+    with np.load("made.npz") as file:
+        assert file["label"].tolist() == data.test.labels[file["index"]].tolist()
+        near = torch.from_numpy(file["adversarial"]) - data.test.pixels(torch.from_numpy(file["index"]))
+        assert float(near.abs().max()) < 0.1 + 1e-6
+        assert file["index"].tolist() != list(range(20))
+    assert robench("import", "made.npz", "--model", "plain").code == 0
+    spec = imported_of(Path("runs"), "imported:made").spec
+    assert (spec["draw"], spec["start"], spec["count"]) == ("balanced", 0, 20)
 
 
 @pytest.mark.parametrize("form", ["made.npz", "made.pt", "made"])
@@ -62,7 +78,10 @@ def test_images_of_some_enter_the_worst_case_of_those_alone(
         x = file["adversarial"]
     order = np.arange(10, 20)[::-1]
     np.savez("mine.npz", x_adv=x[order], ids=order)
-    found = robench("import", "mine.npz", "--model", "plain", "--eps", "0.1", "--name", "theirs", "--json").json
+    places = ("--dataset", "digits?draw=balanced")
+    mine = ("import", "mine.npz", "--model", "plain", "--eps", "0.1", "--name", "theirs")
+    assert_refused(robench(*mine), ("None of the 10 images", "?draw=balanced"))
+    found = robench(*mine, *places, "--json").json
     mine = imported_of(Path("runs"), "imported:theirs")
     assert mine.rows()["example_id"].tolist() == list(range(10, 20))
     assert torch.equal(mine.span(10, 20), other.span(10, 20))
@@ -70,7 +89,8 @@ def test_images_of_some_enter_the_worst_case_of_those_alone(
     tables = [f.rows().iloc[10:].reset_index(drop=True) for f in (fgsm, other)]
     assert found["together"]["n"] == 10
     assert found["together"]["robust_accuracy"] == pytest.approx(standing(tables).mean())
-    assert "test images 10-19 (n = 10)" in robench("leaderboard").out
+    told = " ".join(robench("leaderboard").out.split())
+    assert "drawn images 10-19 (n = 10, balanced over classes, of 500)" in told
 
 
 def test_what_lies_outside_is_projected_counted_and_flagged(
@@ -80,7 +100,8 @@ def test_what_lies_outside_is_projected_counted_and_flagged(
     x = arrays["adversarial"].copy()
     x[:5] = np.clip(x[:5] + 0.3, 0, 1)
     np.savez("far.npz", adversarial=x, example_id=arrays["example_id"])
-    done = robench("import", "far.npz", "--model", "plain", "--eps", "0.1", "--json")
+    far = ("import", "far.npz", "--model", "plain", "--dataset", "digits?draw=balanced", "--eps", "0.1")
+    done = robench(*far, "--json")
     assert done.json["outside"] == 5
     assert "5 of 20 images of far.npz lie outside linf eps 0.1" in done.err
     assert any(flag.startswith("outside-eps") for flag in done.json["rows"][0]["flags"])
@@ -88,7 +109,7 @@ def test_what_lies_outside_is_projected_counted_and_flagged(
     assert rows["linf"].max() <= 0.1 + 1e-6
     x[7] += 0.001
     np.savez("far.npz", adversarial=x, example_id=arrays["example_id"])
-    again = robench("import", "far.npz", "--model", "plain", "--eps", "0.1")
+    again = robench(*far)
     assert_refused_last(again.err, "imported:far stands for other images")
 
 

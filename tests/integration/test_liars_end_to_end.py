@@ -72,7 +72,9 @@ class Diagnosis:
 def diagnosed(module: nn.Module, folder: Path, norm: str = "linf") -> Diagnosis:
     """What the command finds out about a module in memory."""
     store, threat = Store(folder), ThreatModel.of(norm, EPS[norm])
-    results, findings = battery(Request([module], ["diagnosis"], threat, dataset="digits", count=COUNT), store)
+    results, findings = battery(
+        Request([module], ["diagnosis"], threat, dataset="digits?draw=first", count=COUNT), store
+    )
     assert {result.summary.status for result in results} == {"complete"}
     at_eps = [result for result in results if result.about.eps == EPS[norm]]
     worst = Report.of(Evaluated(at_eps), store).worst[0]["robust_accuracy"]

@@ -227,7 +227,7 @@ def test_a_figure_is_the_one_by_hand(
     words, (whose, view) = KINDS[kind]
     model = model_of(files[whose])
     export(kind, model)
-    data = f"npz:{two_classes(tmp_path)}" if whose == "two" else "digits"
+    data = f"npz:{two_classes(tmp_path)}?draw=first" if whose == "two" else "digits?draw=first"
     found = robench("evaluate", *words, "--dataset", data, *ATTACK, "--json").json["rows"][0]
     assert found["clean_accuracy"] == pytest.approx(hand(lambda x: model(VIEWS[view](x)), 2 if whose == "two" else 10))
     assert found["clean_accuracy"] > 0.75
@@ -358,7 +358,13 @@ def test_python_takes_the_same(files: dict[str, dict[str, Tensor]], tmp_path: Pa
     import robench as package
 
     model = model_of(files["normed"])
-    shared: dict[str, Any] = {"dataset": "digits", "attacks": "fgsm", "eps": "0.2", "count": N, "device": "cpu"}
+    shared: dict[str, Any] = {
+        "dataset": "digits?draw=first",
+        "attacks": "fgsm",
+        "eps": "0.2",
+        "count": N,
+        "device": "cpu",
+    }
     expected = hand(lambda x: model(VIEWS["normed"](x)))
     handed = package.evaluate(model, mean=[0.3], std=0.05, **shared)
     named_ = package.evaluate("m.py:Net", weights=Path("normed.pt"), mean=0.3, std=0.05, **shared)

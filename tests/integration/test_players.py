@@ -72,8 +72,9 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def judged(module: nn.Module, folder: Path, attacks: str) -> tuple[float, set[str]]:
     """The worst case of a module in memory, and what is said of it: flags, without shares and details, and gates."""
-    request = Request([module], attacks.split(), ThreatModel.of("linf", EPS), "digits", count=COUNT, device="cpu",
-        options={"queries": 150} if "square" in attacks else {})  # fmt: skip
+    options = {"queries": 150} if "square" in attacks else {}
+    threat, data = ThreatModel.of("linf", EPS), "digits?draw=first"
+    request = Request([module], attacks.split(), threat, data, count=COUNT, device="cpu", options=options)
     done = evaluate(request, Store(folder))
     assert done.complete
     flags = {flag for result in done.results for flag in result.summary.flags}

@@ -99,7 +99,8 @@ def test_workers_load_each_file_by_itself_and_anew(robench: Run, tmp_path: Path,
         (tmp_path / name / "helper.py").write_text(f"SIGN = {helper}\n")
         return f"{name}/model.py:load"
 
-    options = ("-a", "fgsm", "--dataset", "digits", "--eps", "0.05", "-n", "60", "--shard-size", "30", "--json")
+    data = ("--dataset", "digits?draw=first", "-n", "60", "--shard-size", "30")
+    options = ("-a", "fgsm", *data, "--eps", "0.05", "--json")
     place = ("--executor", "ray", "--address", ray_cluster.address, "--runs", "there")
     seen = []
     for sign in (1, -1):
