@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.conftest import Run, assert_refused
 
-EVALUATE = ("evaluate", "my_model.py:load", "--dataset", "digits", "-a", "fgsm", "--eps", "0.1", "-n", "40")
+EVALUATE = ("evaluate", "my_model.py:load", "--dataset", "digits?draw=first", "-a", "fgsm", "--eps", "0.1", "-n", "40")
 
 
 @pytest.fixture

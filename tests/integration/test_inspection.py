@@ -29,7 +29,7 @@ def test_evaluations_are_listed_a_line_each(two: tuple[str, str], robench: Run) 
     }
     assert set(lines) == set(two)
     *what, figure, status = lines[two[1]]
-    assert what == ["plain", "pgd (steps=3) [eot 2]", "linf 0.2", "n 20"]
+    assert what == ["plain", "pgd (steps=3) [eot 2]", "linf 0.2", "n 20, balanced"]
     assert re.fullmatch(r"\d+\.\d% \[\d+\.\d, \d+\.\d\]", figure)
     assert status == "complete"
     items = {item["name"]: item for item in robench("list", "evaluations", "--json").json["evaluations"]}
