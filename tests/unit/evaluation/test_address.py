@@ -53,7 +53,7 @@ DECIDES: dict[str, tuple[Any, str]] = {
 # a second value of what is only checked: the number of classes, which data and model have already
 CHECKED: dict[str, Any] = {"classes": 10}
 # a second value of what names images that must be in the store: tests/integration/test_import.py has some
-STORED: dict[str, Any] = {"imported": "0123456789abcdef"}
+STORED: dict[str, Any] = {"imported": "0123456789abcdef", "draw": "balanced"}
 # a second value of everything that is speed
 SPEED: dict[str, Any] = {
     "batch_size": 7,
@@ -178,7 +178,6 @@ def test_every_field_is_known_to_decide_or_to_be_speed() -> None:
         "batch_size",
         "shard_size",  # these two: of libraries
         "sources",
-        "draw",  # of the data
     }
     shown = {field for _, field in DECIDES.values()} | {"norm", *STORED}
     assert shown == EvalSpec.model_fields.keys() - of_the_code

@@ -53,7 +53,7 @@ class ByHand:
     """A linear model in numpy: x float64 [n, 64], labels int64 [n] of the first test images of digits."""
 
     def __init__(self, model: Linear, n: int) -> None:
-        test = open_dataset("digits").test
+        test = open_dataset("digits").drawn("balanced")
         self.weight = model.weight.detach().double().numpy()
         self.x = test.pixels(slice(0, n)).double().flatten(1).numpy()
         self.y = test.labels[:n].numpy()

@@ -156,7 +156,8 @@ def test_a_column_has_its_own_count_and_guide(suite: ScaledSuite, tmp_path: Path
         assert folder.about.guide == "standard-digits-e2-s1"
         white = store.evaluation(entries[row, "w"].evaluations[0]).spec
         assert "guide" not in white
-    assert done.table.settings()[1] == "g: min-fgsm, linf eps 0.1, guided by Source, another reading of b, n = 20"
+    told = "g: min-fgsm, linf eps 0.1, guided by Source, another reading of b, n = 20 (balanced over classes, of 500)"
+    assert done.table.settings()[1] == told
     assert all(finding.model for finding in done.findings)
     again = reproduce(plan(suite, Setup(device="cpu"), store), Bench(store))
     assert [entry.evaluations for entry in again.table.entries] == [entry.evaluations for entry in done.table.entries]
