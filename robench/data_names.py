@@ -110,6 +110,13 @@ def with_settings(name: str | None, **settings: str | None) -> str | None:
     return str(parse(name or "").having(**settings))
 
 
+def apart(name: str) -> tuple[str, str | None]:
+    """A name without the draw that it asks for, which is no matter of training, and that draw as a setting alone."""
+    whole = parse(name)
+    kept = {key: value for key, value in whole.settings.items() if key != "draw"}
+    return str(replace(whole, settings=kept)), with_settings(None, draw=whole.settings.get("draw"))
+
+
 def completed(name: str | None, own: str | None) -> str | None:
     """The data's name where only settings were given for those that the model was trained on, `own`."""
     if not name:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from robench.attack.base import Cost
 from robench.data.dataset import Dataset, open_dataset
+from robench.data_names import apart
 from robench.detector.request import DetectorRequest
 from robench.device import check_device
 from robench.errors import BadInput
@@ -106,8 +107,8 @@ def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
     for row in suite.rows:
         for seed in () if row.brought else row.seeds:
             request = TrainRequest(
-                row.defense, row.dataset, row.recipe, row.options, row.epochs, row.batch_size, seed, setup.device,
-                data_root=setup.data_root,
+                row.defense, apart(row.dataset)[0], row.recipe, row.options, row.epochs, row.batch_size, seed,
+                setup.device, data_root=setup.data_root,
             )  # fmt: skip
             job = plan_training(request)
             suite = suite.of(len(job.dataset.test))
@@ -158,7 +159,7 @@ def _place(
     alone = guard is None and not surrogate and not guide and column.combine == "worst case"
     request = Request(
         models=[training.name],
-        dataset=suite.dataset if isinstance(training, Brought) else None,
+        dataset=suite.dataset if isinstance(training, Brought) else apart(suite.dataset)[1],
         attacks=column.attacks,
         threat=ThreatModel.of(column.norm, column.eps),
         count=suite.images(column),

@@ -161,3 +161,17 @@ def test_a_column_has_its_own_count_and_guide(suite: ScaledSuite, tmp_path: Path
     assert all(finding.model for finding in done.findings)
     again = reproduce(plan(suite, Setup(device="cpu"), store), Bench(store))
     assert [entry.evaluations for entry in again.table.entries] == [entry.evaluations for entry in done.table.entries]
+
+
+def test_a_draw_is_no_matter_of_training(suite: ScaledSuite, tmp_path: Path) -> None:
+    """The first images of the same models: nothing is trained anew, and no row is of other data."""
+    store = Store(tmp_path / "runs")
+    first = suite.on({"digits": "digits?draw=first"})
+    before = plan(suite, Setup(device="cpu"), store)
+    done = reproduce(plan(first, Setup(device="cpu"), store), Bench(store))
+    assert [t.name for t in before.trainings] == [t.name for t in plan(first, Setup(device="cpu"), store).trainings]
+    specs = [store.evaluation(name).spec for entry in done.table.entries for name in entry.evaluations]
+    assert specs
+    assert all("draw" not in spec for spec in specs)
+    assert done.table.settings()[1].endswith("n = 20 (the first of 500)")
+    assert all(t.done for t in plan(suite, Setup(device="cpu"), store).trainings)
