@@ -59,10 +59,11 @@ def add(
     flags: tuple[str, ...] = (),
     options: dict[str, Any] | None = None,
     kind: str = "iterative",
+    count: int = N,
 ) -> EvaluationFolder:
     """An evaluation of the first images of digits; one corner of each is moved by eps."""
     spec = EvalSpec(
-        model_digest=digest, data_digest="d" * 16, count=N, norm="linf", eps=eps, attack=attack, attack_version=1,
+        model_digest=digest, data_digest="d" * 16, count=count, norm="linf", eps=eps, attack=attack, attack_version=1,
         attack_options={"steps": 3}, seed=0,
     )  # fmt: skip
     about = About(
@@ -70,13 +71,13 @@ def add(
         access="white-box", command=f"robench evaluate {model} -a {attack}", environment=ENVIRONMENT, kind=kind,
         classes=10, device="cpu", names=[f"digit {i}" for i in range(9)] + [HOSTILE],
     )  # fmt: skip
-    split = open_dataset("digits").test.subset(slice(0, N))
+    split = open_dataset("digits").test.subset(slice(0, count))
     images, change = split.pixels(slice(None)), float(eps)
     images[:, :, 0, 0] += change
     folder = store.evaluation(spec.job_id)
     folder.begin(spec.model_dump(mode="json"), about)
     rows = rows_of(split.labels.tolist(), fallen, change)
-    folder.save_shard(0, N, rows, images.to(torch.float32), {"flags": list(flags), "seconds": 1.5})
+    folder.save_shard(0, count, rows, images.to(torch.float32), {"flags": list(flags), "seconds": 1.5})
     folder.save_second(None, {"flags": [], "counts": False, "passes": 0, "seconds": 0.0})
     folder.finish(folder.summarised(about.metric))
     return folder

@@ -308,3 +308,18 @@ def test_a_flagged_model_is_passed_over_and_told(tmp_path: Path, browser: Browse
     expect(page.locator(".answer")).to_contain_text("Above it stands masked, right on 100.0 %")
     expect(page.locator(".answer")).to_contain_text("explained: wrong-gradients")
     page.close()
+
+
+def test_a_model_that_fell_in_another_board_is_passed_over(tmp_path: Path, browser: Browser) -> None:
+    """On other images, by another attack, within the same eps: its figure here is no worst case."""
+    store = Store(tmp_path / "runs")
+    add(store, "vain", "a" * 64, "0.3", [])
+    add(store, "honest", "b" * 64, "0.3", [0, 1, 2])
+    add(store, "vain", "a" * 64, "0.3", list(range(20)), attack="cw", count=20)
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    said = page.locator("[id='board-digits-linf-0.3-n40'] .answer")
+    expect(said).to_contain_text("Most robust: honest")
+    expect(said).to_contain_text("Above it stands vain, right on 100.0 %")
+    expect(said).to_contain_text("explained: 0.0 % of 20 images in another board of this eps")
+    page.close()

@@ -1,8 +1,19 @@
 // A board: its answer in a sentence, its table, and two of its models compared.
 
-// why a row's figure is not to be trusted as it stands: its flags, and the gates that fired about its model
+// what else was measured of the same model within the same eps, on other images or by other attacks, and is clearly less
+function lessElsewhere(contents, board, row) {
+  const here = row.cells[1];
+  const others = contents.boards.filter((other) => other !== board && ["dataset", "norm", "eps"].every((name) => other[name] === board[name]))
+    .flatMap((other) => other.rows).filter((other) => row.digest && other.digest === row.digest && !other.damaged).map((other) => other.cells[1])
+    .filter((cell) => cell.value !== null && here.value !== null && cell.interval[1] < here.interval[0]);
+  const [least] = others.sort((a, b) => a.value - b.value);
+  return least ? [`${percent(least.value)} % of ${whole(least.n)} images in another board of this eps`] : [];
+}
+
+// why a row's figure is not to be trusted as it stands: its flags, the gates that fired about its model, and other boards
 function doubts(contents, board, row) {
-  return [...new Set([...row.cells[1].flags, ...findingsOf(contents, board, row).filter((finding) => finding.fired).map((finding) => finding.gate)])];
+  const fired = findingsOf(contents, board, row).filter((finding) => finding.fired).map((finding) => finding.gate);
+  return [...new Set([...row.cells[1].flags, ...fired, ...lessElsewhere(contents, board, row)])];
 }
 
 // models whose figure counts, from the top; what only single steps tried counts for none

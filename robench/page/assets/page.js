@@ -37,7 +37,7 @@ function overview(contents) {
       some("norm").length > 1 ? choice(of, "norm", "norm", some("norm")) : null),
     of.told, of.node,
     el("p", { class: "hint" }, "A line per board: the same images, norm and eps for all its models. Worst case: image by image over the white-box attacks, ",
-      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. Models that a flag or a gate speaks against are passed over: open a board for what stands above."));
+      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. Models that a flag, a gate or another board of the same eps speaks against are passed over: open a board for what stands above."));
 }
 
 function themeButton() {
