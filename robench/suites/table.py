@@ -15,7 +15,7 @@ from robench.suites.readings import Readings, readings_of, way
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
 from robench.tables.rendering import Grid, grid
-from robench.trust.gates import Finding
+from robench.trust.gates import Finding, together
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
@@ -63,7 +63,7 @@ class SuiteTable:
     @classmethod
     def of(cls, suite: ScaledSuite, entries: Sequence[Entry], findings: Sequence[Finding]) -> SuiteTable:
         """The table of all entries, with those findings that fired."""
-        return cls(suite, tuple(entries), tuple(finding for finding in findings if finding.fired))
+        return cls(suite, tuple(entries), tuple(together(findings)))
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -111,6 +111,15 @@ def diagnose(runs: Sequence[AttackRun]) -> list[Finding]:
     return sorted(findings, key=lambda finding: not finding.fired)
 
 
+def together(findings: Iterable[Finding]) -> list[Finding]:
+    """Those findings that fired, what one gate says of one model in several places as one, with all of its evidence."""
+    found: dict[Finding, list[str]] = {}
+    for finding in findings:
+        if finding.fired:
+            found.setdefault(replace(finding, evidence=""), []).append(finding.evidence)
+    return [replace(finding, evidence="; ".join(dict.fromkeys(each))) for finding, each in found.items()]
+
+
 # --- gates on single runs --------------------------------------------------------------------------------------------
 
 
@@ -120,7 +129,9 @@ def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[AttackRun]
     def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         marked = [run.name for run in runs if any(f.startswith(flag) for f in run.flags)]
         if runs:
-            yield Finding(gate, bool(marked), f"seen in {len(marked)} of {len(runs)} runs", "0 runs", advice)
+            where = f"on {len(runs[0].rows):,} images in {runs[0].threat.norm}"
+            evidence = f"seen in {len(marked)} of {len(runs)} runs {where}"
+            yield Finding(gate, bool(marked), evidence, "0 runs", advice)
 
     return found
 

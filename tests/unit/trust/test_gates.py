@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from robench import ThreatModel
 from robench.norms import NORMS
 from robench.trust.diagnosis import wider
-from robench.trust.gates import GATES, AttackRun, diagnose
+from robench.trust.gates import GATES, AttackRun, diagnose, together
 from tests.unit.trust.attack_runs import CLASSES, N, fired, found, honest, rows_of, run, walk
 
 LEAST = 3
@@ -66,7 +67,17 @@ def test_what_fired_comes_first() -> None:
 )
 def test_flags_of_one_run_are_enough(flag: str, gate: str) -> None:
     assert fired(*honest(), run([], "noise", flags=("borderline 2%", flag))) == {gate}
-    assert "1 of 10 runs" in found(gate, *honest(), run([], "noise", flags=(flag,)))[0].evidence
+    assert f"1 of 10 runs on {N} images in linf" in found(gate, *honest(), run([], "noise", flags=(flag,)))[0].evidence
+
+
+def test_one_gate_on_one_model_is_one_warning() -> None:
+    one = replace(found("squashed outputs", run([], "noise", flags=("squashed-outputs",)))[0], model="mine")
+    other = replace(one, evidence="seen in 2 of 2 runs on 50 images in l2")
+    theirs, quiet = replace(other, model="theirs"), replace(one, evidence="seen in none", fired=False)
+    merged = together([one, theirs, quiet, other, one])
+    assert [(each.model, each.evidence) for each in merged] == [
+        ("mine", f"{one.evidence}; {other.evidence}"), ("theirs", other.evidence),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("images", "fires"), [(10, False), (11, True)])
