@@ -34,6 +34,7 @@ class Board:
     attacks: str = ""
     absent: str = ""
     drawn: str = ""
+    kind: str = "test"
     shared: tuple[str, ...] = ()
 
     template = "leaderboard"
@@ -66,9 +67,8 @@ class Board:
         """Data, threat model and examples in words."""
         last = self.start + self.count - 1
         absent = f", {self.absent}" if self.absent else ""
-        whose = "drawn" if "balanced" in self.drawn else "test"
         drawn = f", {self.drawn.strip(' ()')}" if self.drawn else ""
-        images = f"{whose} images {self.start}-{last} (n = {self.count:,}{drawn}{absent})"
+        images = f"{self.kind} images {self.start}-{last} (n = {self.count:,}{drawn}{absent})"
         attacks = f", under {self.attacks}" if self.attacks else ""
         return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
 
