@@ -80,7 +80,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Shown:
-    """A board with all that the page shows of it; radius: its eps as a number."""
+    """A board with all that the page shows of it; radius: its eps as a number; attacks: those that its models share and
+    other boards of the same images lack, in words."""
 
     name: str
     title: str
@@ -90,6 +91,7 @@ class Shown:
     radius: float
     start: int
     count: int
+    attacks: str
     note: str
     columns: list[Heading]
     rows: list[Row]
@@ -103,7 +105,7 @@ def shown(board: Board, store: Store, data: Path | None, count: int) -> Shown:
     rows = [_row(board, line, each, store) for line, each in zip(board.rows, attacked, strict=True)]
     return Shown(
         board.name, board.title, board.dataset, board.norm, board.eps, ThreatModel.of(board.norm, board.eps).radius,
-        board.start, board.count, board.note, [_heading(column) for column in board.columns], rows,
+        board.start, board.count, board.attacks, board.note, [_heading(column) for column in board.columns], rows,
         _pairs(board, attacked), sheet_of(attacked, data, count),
     )  # fmt: skip
 

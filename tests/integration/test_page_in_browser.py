@@ -323,3 +323,13 @@ def test_a_model_that_fell_in_another_board_is_passed_over(tmp_path: Path, brows
     expect(said).to_contain_text("Above it stands vain, right on 100.0 %")
     expect(said).to_contain_text("explained: 0.0 % of 20 images in another board of this eps")
     page.close()
+
+
+def test_boards_that_differ_in_their_attacks_say_so_at_the_top(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "one", "a" * 64, "0.3", [0])
+    add(store, "other", "b" * 64, "0.3", [0, 1], attack="cw")
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards td.top")).to_have_text(["otherunder cw", "oneunder pgd"])
+    page.close()
