@@ -333,3 +333,14 @@ def test_boards_that_differ_in_their_attacks_say_so_at_the_top(tmp_path: Path, b
     page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
     expect(page.locator("#boards td.top")).to_have_text(["otherunder cw", "oneunder pgd"])
     page.close()
+
+
+def test_long_names_at_the_top_are_broken_and_hide_no_column(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "a_public_model_trained_with_certification/model.py:load", "a" * 64, "0.3", [0])
+    add(store, "another_public_model_trained_with_certification/model.py:load", "b" * 64, "0.3", [0, 1])
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    table = page.locator("#boards table")
+    assert table.evaluate("(table) => table.offsetWidth <= table.parentElement.clientWidth")
+    page.close()
