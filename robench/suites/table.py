@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from robench.results.accuracy import Figure
@@ -63,7 +63,8 @@ class SuiteTable:
     @classmethod
     def of(cls, suite: ScaledSuite, entries: Sequence[Entry], findings: Sequence[Finding]) -> SuiteTable:
         """The table of all entries, with those findings that fired."""
-        return cls(suite, tuple(entries), tuple(together(findings)))
+        fired = (replace(finding, evidence="; ".join(lines)) for finding, lines in together(findings).items())
+        return cls(suite, tuple(entries), tuple(fired))
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ class Board:
     attacks: str = ""
     absent: str = ""
     drawn: str = ""
-    kind: str = "test"
+    draw: str | None = None
     shared: tuple[str, ...] = ()
 
     template = "leaderboard"
@@ -68,7 +68,7 @@ class Board:
         last = self.start + self.count - 1
         absent = f", {self.absent}" if self.absent else ""
         drawn = f", {self.drawn.strip(' ()')}" if self.drawn else ""
-        images = f"{self.kind} images {self.start}-{last} (n = {self.count:,}{drawn}{absent})"
+        images = f"{'drawn' if self.draw else 'test'} images {self.start}-{last} (n = {self.count:,}{drawn}{absent})"
         attacks = f", under {self.attacks}" if self.attacks else ""
         return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
 

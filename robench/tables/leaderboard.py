@@ -161,7 +161,7 @@ def _board(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]] = ()
         _name(dataset, spec, eps), dataset, spec["norm"], eps, spec["start"], spec["count"], (CLEAN, WORST, *order),
         tuple(rows), tuple(sorted(settings, key=lambda s: (s.model, s.column))),
         absent=_absent(newest), drawn=draw_told(spec, newest[-1].about.images),
-        kind="drawn" if spec.get("draw") else "test",
+        draw=spec.get("draw"),
         shared=tuple(common) if lacking else (),
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from robench.tables.own_eps import own_eps, own_eps_table
 from robench.tables.rendering import Grid, grid, lines, percent
 from robench.tables.worst import WorstCase as WorstCase
 from robench.tables.worst import transfers, worst_cases
-from robench.trust.gates import Finding
+from robench.trust.gates import Finding, together
 from robench.trust.verification import Verified
 
 if TYPE_CHECKING:
@@ -180,27 +180,14 @@ def transfer_table(found: Sequence[WorstCase]) -> Grid:
 def findings_text(findings: Sequence[Finding], title: str) -> Text:
     """The gates that fired, each once with its evidence, threshold and what to do; then those that did not, by name."""
     told: list[str | tuple[str, str]] = [(title, "bold")]
-    fired: dict[tuple[str, str, str, str], list[Finding]] = {}
-    for finding in findings:
-        if finding.fired:
-            fired.setdefault((finding.model, finding.gate, finding.threshold, finding.advice), []).append(finding)
-    for (model, gate, threshold, advice), group in fired.items():
-        told += ["", (f"! {model}: {gate}", "bold"), *(f"  {line}" for line in _evidence(group))]
-        told += [f"  fires above: {threshold}", f"  do: {advice}"]
+    for finding, evidence in together(findings).items():
+        told += ["", (f"! {finding.model}: {finding.gate}", "bold"), *(f"  {line}" for line in evidence)]
+        told += [f"  fires above: {finding.threshold}", f"  do: {finding.advice}"]
     quiet = Counter(finding.gate for finding in findings if not finding.fired)
     if quiet:
         told += ["", "Did not fire, with the comparisons behind each:"]
         told += [f"  {gate} ({count})" for gate, count in quiet.items()]
     return lines(*told, "")
-
-
-def _evidence(group: Sequence[Finding]) -> list[str]:
-    """What a gate saw, a line each; what it saw alike in several runs, "RUN: ...", in one line with all of them."""
-    runs: dict[str, list[str]] = {}
-    for finding in group:
-        run, colon, seen = finding.evidence.partition(": ")
-        runs.setdefault(seen if colon else finding.evidence, []).extend([run] if colon else [])
-    return [f"{'; '.join(dict.fromkeys(names))}: {seen}" if names else seen for seen, names in runs.items()]
 
 
 DETECTION_NOTE = (

@@ -111,13 +111,19 @@ def diagnose(runs: Sequence[AttackRun]) -> list[Finding]:
     return sorted(findings, key=lambda finding: not finding.fired)
 
 
-def together(findings: Iterable[Finding]) -> list[Finding]:
-    """Those findings that fired, what one gate says of one model in several places as one, with all of its evidence."""
-    found: dict[Finding, list[str]] = {}
+def together(findings: Iterable[Finding]) -> dict[Finding, list[str]]:
+    """Those findings that fired, what one gate says of one model in several places as one, without evidence: that is a
+    line each; what it saw alike in several runs, "RUN: ...", is one line with all of them."""
+    found: dict[Finding, dict[str, dict[str, None]]] = {}
     for finding in findings:
         if finding.fired:
-            found.setdefault(replace(finding, evidence=""), []).append(finding.evidence)
-    return [replace(finding, evidence="; ".join(dict.fromkeys(each))) for finding, each in found.items()]
+            run, colon, seen = finding.evidence.partition(": ")
+            names = found.setdefault(replace(finding, evidence=""), {}).setdefault(seen if colon else run, {})
+            names |= {run: None} if colon else {}
+    return {
+        finding: [f"{'; '.join(names)}: {seen}" if names else seen for seen, names in lines.items()]
+        for finding, lines in found.items()
+    }
 
 
 # --- gates on single runs --------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def test_one_gate_on_one_model_is_one_warning() -> None:
     other = replace(one, evidence="seen in 2 of 2 runs on 50 images in l2")
     theirs, quiet = replace(other, model="theirs"), replace(one, evidence="seen in none", fired=False)
     merged = together([one, theirs, quiet, other, one])
-    assert [(each.model, each.evidence) for each in merged] == [
-        ("mine", f"{one.evidence}; {other.evidence}"), ("theirs", other.evidence),
+    assert [(each.model, lines) for each, lines in merged.items()] == [
+        ("mine", [one.evidence, other.evidence]), ("theirs", [other.evidence]),
     ]  # fmt: skip
 
 
