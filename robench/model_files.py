@@ -80,9 +80,11 @@ class Space:
         if self._before is not None:
             yield
             return
-        aside = {name: module for name, module in list(sys.modules.items()) if self.owns(name)}
+        own = set(filter(self.owns, {name.partition(".")[0] for name in sys.modules}))
+        aside = {name: module for name, module in sys.modules.items() if own and name.partition(".")[0] in own}
         for name in aside:
             del sys.modules[name]
+        before = dict(sys.modules)
         finder, folder = _Aliases(self), str(self.file.parent)
         self._before = [*sys.path]
         sys.path.insert(0, folder)
@@ -94,8 +96,9 @@ class Space:
             self._places = self.places
             added = [place for place in sys.path if place not in self._before and not _private([place])]
             sys.path[:], self._before = [*added, *self._before], None
-            for name, module in list(sys.modules.items()):
-                if not name.startswith(PREFIX) and str(getattr(module, "__name__", "")).startswith(f"{self.name}."):
+            for name in [name for name, module in sys.modules.items() if before.get(name) is not module]:
+                whose = str(getattr(sys.modules[name], "__name__", ""))
+                if not name.startswith(PREFIX) and whose.startswith(f"{self.name}."):
                     del sys.modules[name]
             sys.modules.update(aside)
 

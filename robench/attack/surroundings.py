@@ -40,6 +40,9 @@ THEIRS = (
     "torch.linalg", "torch.nn", "torch.random", "torch.special", "numpy", "numpy.random", "numpy.linalg", "random",
     "math", "copy", "hashlib", "time", "os", "sys", "warnings", "pandas",
 )  # fmt: skip
+# where torch has its layers, and how all those names begin, which of thousands of modules leaves few to look at
+LAYERS = "torch.nn.modules."
+BEGINNINGS = (*OURS, *THEIRS, LAYERS)
 # variables that decide what the harness computes, or where
 DECISIVE = ("ROBENCH_", "OMP_", "MKL_", "CUDA_")
 # what an import may change for its own ends
@@ -115,20 +118,25 @@ class Functions:
 
 def _loaded() -> list[Owner]:
     """The modules that the harness and the libraries of attacks compute with, and their classes; looked for where other
-    modules are loaded than at the last time, as that takes longer than to look after them."""
+    modules of theirs are loaded than at the last time, as that takes longer than to look after them."""
     global _owners
-    names, modules = list(sys.modules), list(sys.modules.values())
+    names = [name for name in list(sys.modules) if name.startswith(BEGINNINGS) and _concerns(name)]
+    modules = [sys.modules[name] for name in names]
     if names == _owners[0] and all(map(is_, modules, _owners[1])):
         return _owners[2]
     found: list[Owner] = []
     for name, module in zip(names, modules, strict=True):
-        ours = name.partition(".")[0] in OURS
-        if isinstance(module, ModuleType) and (ours or name in THEIRS or name.startswith("torch.nn.modules.")):
+        if isinstance(module, ModuleType):
             found.append(module)
             if name not in THEIRS:
                 found += [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name]
     _owners = names, modules, found
     return found
+
+
+def _concerns(name: str) -> bool:
+    """Whether the harness or the libraries of attacks compute with a module of this name."""
+    return name.partition(".")[0] in OURS or name in THEIRS or name.startswith(LAYERS)
 
 
 _owners: tuple[list[str], list[ModuleType], list[Owner]] = [], [], []
