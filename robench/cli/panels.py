@@ -35,7 +35,7 @@ PANELS = {
     "What is kept and printed": (
         "runs", "to", "out", "uint8", "force", "stored", "fresh", "dry_run", "as_json", "probes", "log_to", "config",
         "save_config", "trust", "junit",
-        "markdown", "claims", "open_", "page",
+        "markdown", "claims", "keep", "open_", "page",
     ),
 }  # fmt: skip
 HEADING = {name: heading for heading, names in PANELS.items() for name in names}

@@ -17,6 +17,7 @@ from robench.text.terminal import show, tell, tell_json
 if TYPE_CHECKING:
     from robench.evaluation.bench import Bench
     from robench.evaluation.wanted import Wanted
+    from robench.suites.claims import Claim
     from robench.suites.estimate import Step
     from robench.suites.plan import Setup
     from robench.suites.reproduce import Reproduced
@@ -65,6 +66,12 @@ def reproduce(
     stored: Annotated[
         bool, typer.Option("--stored", help="Tabulate what is in the store; train and attack nothing.")
     ] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep", metavar="CLAIMS.csv", help="With --all: claims of another store, kept where this one tests none."
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Attack anew; trained models stay as they are.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, then stop.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the table into.")] = Path("leaderboards"),
@@ -91,19 +98,22 @@ def reproduce(
     scaled = _on(scaled, copies or ())  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
+    from robench.page.claims import read
     from robench.store.runs import Store, runs_root
     from robench.suites.plan import Setup
     from robench.suites.precheck import check
 
     for each in scaled:
         check(each)
+    if keep is not None and not every:
+        raise BadInput(f"--keep {keep} is about the claims of all tables; give --all with it.")
     if beside and every:
         raise BadInput("--beside adds your models to one suite; name it instead of --all.")
     scaled = [each.beside(_named("--beside", beside or (), "mine=model.py:load")) for each in scaled]
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
-    run = _Run(
-        Setup(data, device, batch_size, shard_size, who, fresh), Bench(Store(runs_root(runs))), out, stored, as_json
-    )
+    setup = Setup(data, device, batch_size, shard_size, who, fresh)
+    earlier = [claim.measured() for claim in read(keep, "--keep")] if keep is not None else []
+    run = _Run(setup, Bench(Store(runs_root(runs))), out, stored, as_json, earlier)
     if dry_run:
         return run.plan(scaled)
     return run.all(scaled) if every else _print(run.done(scaled[0]), out, as_json)
@@ -168,13 +178,15 @@ def _named(option: str, texts: Sequence[str], such: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Run:
-    """How suites are run: on what, into which folder of tables, whether from the store alone, and how they are told."""
+    """How suites are run: on what, into which folder of tables, whether from the store alone, and how they are told;
+    `earlier`: claims of another store, which are kept where this one tests none."""
 
     setup: Setup
     bench: Bench
     out: Path
     stored: bool
     as_json: bool
+    earlier: Sequence[Claim]
 
     def plan(self, scaled: Sequence[ScaledSuite]) -> int:
         """Show what is to be done; returns the exit code."""
@@ -233,7 +245,7 @@ class _Run:
                 codes.append(_code(done))
             else:
                 codes.append(_print(done, self.out, False))
-        claims = Claims.of(tables)
+        claims = Claims.of(tables).keeping(self.earlier)
         paths = write(claims, self.out)
         if self.as_json:
             tell_json({"suites": told, "claims": claims.records()})

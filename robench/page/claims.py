@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robench.errors import BadInput, shown
+from robench.suites import claims as measured
 from robench.suites.claims import Verdict
 
 NAME = "claims.csv"
@@ -33,14 +34,31 @@ class Claim:
     scale: str = ""
     why: str = ""
 
+    def measured(self) -> measured.Claim:
+        """The claim as `suites.claims` has it. Raises BadInput where a number of it is none."""
+        try:
+            ends = (float(self.low), float(self.high)) if self.low and self.high else None
+            hours = float(self.hours or 0)
+        except ValueError:
+            raise BadInput(
+                f"The claim {shown(self.claim)} of {shown(self.suite)} has low {shown(self.low)}, high "
+                f"{shown(self.high)} and hours {shown(self.hours)}, which must be numbers or empty; give the "
+                "claims.csv as robench wrote it."
+            ) from None
+        return measured.Claim(
+            self.suite, self.scale, self.claim, self.printed, self.ours, ends, Verdict(self.verdict), self.why,
+            self.command, tuple(self.commit.split()), hours,
+        )  # fmt: skip
 
-def read(path: Path) -> list[Claim]:
-    """The claims in a csv file. Raises BadInput where it cannot be read, or lacks a column or a verdict."""
+
+def read(path: Path, option: str = "--claims") -> list[Claim]:
+    """The claims in a csv file that an option named. Raises BadInput where it cannot be read, or lacks a column or a
+    verdict."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"The table of claims {path} cannot be read ({error}); give another with --claims.") from error
+        raise BadInput(f"The table of claims {path} cannot be read ({error}); give another with {option}.") from error
     missing = [name for name in COLUMNS if lines and name not in lines[0]]
     if missing:
         raise BadInput(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +20,8 @@ from robench.suites.table import Entry, SuiteTable
 from robench.tables.rendering import Grid, grid
 
 LEVEL = 0.05
+# what is said of a verdict that another store gave
+KEPT = "; kept, not of this store"
 RULE = (
     "A printed value is reproduced where it lies inside our 95% Wilson interval, widened on both sides by the "
     "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). An "
@@ -61,6 +63,11 @@ class Claim:
     hours: float
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is about, whichever way its column is read: the table, the claim, and what is printed."""
+        return self.suite, self.claim.partition(", read as ")[0], self.printed
+
+    @property
     def ends(self) -> str:
         """The interval as text."""
         return "-" if self.interval is None else f"[{self.interval[0]:.1f}, {self.interval[1]:.1f}]"
@@ -80,11 +87,30 @@ class Claims:
     def of(cls, tables: Iterable[SuiteTable]) -> Claims:
         """The claims of papers' tables, in their order; tables of nobody's but ours have none. Of one table at several
         scales a claim is there for each that tests it, and once where none does."""
-        found: dict[tuple[str, str], list[Claim]] = {}
+        found: dict[tuple[str, str, str], list[Claim]] = {}
         for claim in (claim for table in tables for claim in claims_of(table)):
-            found.setdefault((claim.suite, claim.claim.partition(", read as ")[0]), []).append(claim)
+            found.setdefault(claim.key, []).append(claim)
         kept = [[c for c in claims if c.verdict is not Verdict.UNTESTED] or claims[:1] for claims in found.values()]
         return cls(tuple(claim for claims in kept for claim in claims))
+
+    def keeping(self, earlier: Iterable[Claim]) -> Claims:
+        """With the verdicts of another store where these have none at the same scale, which say that they are kept.
+
+        What no table claims any more, or prints otherwise, is not kept.
+        """
+        tested: dict[tuple[str, str, str], list[Claim]] = {}
+        for claim in earlier:
+            if claim.verdict is not Verdict.UNTESTED:
+                why = claim.why if claim.why.endswith(KEPT) else f"{claim.why}{KEPT}"
+                tested.setdefault(claim.key, []).append(replace(claim, why=why))
+        found: dict[tuple[str, str, str], list[Claim]] = {}
+        for claim in self.claims:
+            found.setdefault(claim.key, []).append(claim)
+        for key, claims in found.items():
+            own = [claim for claim in claims if claim.verdict is not Verdict.UNTESTED]
+            more = [claim for claim in tested.get(key, ()) if claim.scale not in {each.scale for each in own}]
+            found[key] = own + more or claims
+        return replace(self, claims=tuple(claim for claims in found.values() for claim in claims))
 
     @property
     def title(self) -> str:

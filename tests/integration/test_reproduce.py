@@ -377,6 +377,18 @@ def test_all_makes_every_table_and_the_claims(
     assert nothing.code == 3
     assert "nothing of two [smoke]" in nothing.err
     assert [path.stem for path in Path("empty").glob("*.md")] == ["claims"]
+    keep = ("--keep", "out/claims.csv")
+    again = robench("reproduce", "--all", "--scale", "smoke", "--stored", "--runs", "none", "--out", "kept", *keep)
+    assert again.code == 3
+    kept = list(csv.DictReader(io.StringIO(Path("kept", "claims.csv").read_text())))
+    assert [line.pop("why") for line in kept] == [f"{line.pop('why')}; kept, not of this store" for line in lines]
+    assert kept == lines
+    assert_refused(robench("reproduce", "two", "--scale", "smoke", *keep), ("--keep", "--all"))
+    wrong = ("reproduce", "--all", "--scale", "smoke", "--keep")
+    assert_refused(robench(*wrong, "gone.csv"), ("gone.csv", "--keep"))
+    rows = Path("out", "claims.csv").read_text().splitlines()
+    Path("wrong.csv").write_text("\n".join([rows[0], rows[1].rpartition(",")[0] + ",long"]) + "\n")
+    assert_refused(robench(*wrong, "wrong.csv"), ("hours 'long'", "numbers"))
 
 
 def test_one_suite_or_all_of_them(robench: Run) -> None:
