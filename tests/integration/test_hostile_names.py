@@ -42,6 +42,7 @@ FILES = [name for name in NAMES if name and not set(name) & {"/", "\0", "\ud800"
 FACTORIES = [name for i, name in enumerate(NAMES) if name and ":" not in name and (i % 3 == 0 or name not in FILES)]
 # of messages and folders, where one function does it for all: what cannot be printed, and some of the rest
 LOUD = [name for place, name in enumerate(NAMES) if not name.isprintable() or place % 5 == 0]
+LOUD_FILES = [name for name in LOUD if name in FILES]
 SMALL = ("-a", "fgsm", "-n", "2", "--eps", "0.1", "--dataset", "digits")
 
 
@@ -75,12 +76,12 @@ def factories(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """References to a factory in files by every name, in folders by every name."""
-    for place, name in enumerate(FILES):
+    """References to a factory in files by every loud name, in folders by every loud name."""
+    for place, name in enumerate(LOUD_FILES):
         folder = tmp_path / "models" / name
         folder.mkdir(parents=True)
         (folder / f"{name}.py").write_text(MODEL + f"load = partial(_make, {place})\n")
-    return [f"models/{name}/{name}.py:load" for name in FILES]
+    return [f"models/{name}/{name}.py:load" for name in LOUD_FILES]
 
 
 def check_everything(robench: Run, models: list[str]) -> None:
@@ -160,7 +161,7 @@ def test_factories_by_every_name(robench: Run, factories: list[str]) -> None:
 
 
 def test_files_and_folders_by_every_name(robench: Run, files: list[str]) -> None:
-    names = [f"{name}.py:load" for name in FILES]
+    names = [f"{name}.py:load" for name in LOUD_FILES]
     clean(robench("evaluate", *files, *SMALL))
     rows = robench("evaluate", *files, *SMALL, "--json").json["rows"]
     assert [row["model"] for row in rows] == names
@@ -186,7 +187,7 @@ def load():
 
 def test_folders_of_data_by_every_name(robench: Run, tmp_path: Path) -> None:
     (tmp_path / "flat.py").write_text(FLAT.replace("CLASSES", "2"))
-    names = [name for name in LOUD if name in FILES]
+    names = LOUD_FILES
     for place, name in enumerate(names):
         for part in ("train", "test"):
             for level, label in enumerate("ab"):
@@ -269,7 +270,7 @@ def test_every_argument_that_names_nothing_is_refused_in_one_visible_line(robenc
         assert outcome.err.startswith("robench: "), command
 
 
-@pytest.mark.parametrize("name", [name for name in LOUD if name in FILES], ids=ascii)
+@pytest.mark.parametrize("name", LOUD_FILES, ids=ascii)
 def test_runs_folders_and_reports_by_every_name(robench: Run, store: Path, name: str) -> None:
     """Whatever the folders of runs, tables and reports are called; a runs folder of no UTF-8 is refused."""
     store.rename(name)
