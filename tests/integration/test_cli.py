@@ -268,7 +268,7 @@ def test_an_absurd_learning_rate_is_a_sentence(
 
 # --- killed and interrupted processes --------------------------------------------------------------------------------
 
-LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2")
+LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2", "-o", "steps=60")
 
 
 @pytest.fixture(params=[signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])

@@ -39,7 +39,7 @@ def _make(seed=0):
 # names that a file can have
 FILES = [name for name in NAMES if name and not set(name) & {"/", "\0", "\ud800"} and len(os.fsencode(name)) < 200]
 # names that a reference can end in: a factory's name has no colon
-FACTORIES = [name for i, name in enumerate(NAMES) if name and ":" not in name and (i % 3 == 0 or name not in FILES)]
+FACTORIES = [name for i, name in enumerate(NAMES) if name and ":" not in name and (i % 6 == 0 or name not in FILES)]
 # of messages and folders, where one function does it for all: what cannot be printed, and some of the rest
 LOUD = [name for place, name in enumerate(NAMES) if not name.isprintable() or place % 5 == 0]
 LOUD_FILES = [name for name in LOUD if name in FILES]
