@@ -100,10 +100,10 @@ def _datasets() -> list[dict[str, Any]]:
 
 
 def _suites() -> list[dict[str, Any]]:
-    from robench.suites.suite import names
+    from robench.suites.suite import titles
 
     own = {OWN_SUITE: "your own table: its rows, columns and scales in a file, see docs/suites.md"}
-    return [{"name": name, "summary": title} for name, title in (names() | own).items()]
+    return [{"name": name, "summary": title} for name, title in (titles() | own).items()]
 
 
 def _sources() -> list[dict[str, Any]]:

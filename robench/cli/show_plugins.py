@@ -26,7 +26,7 @@ def names_of(kind: str) -> list[str]:
     """Every name of a kind."""
     from robench.suites.suite import names
 
-    return sorted(names()) if kind == "suite" else registry.names(kind)
+    return names() if kind == "suite" else registry.names(kind)
 
 
 def found_of(kind: str, name: str) -> dict[str, Any]:

@@ -150,9 +150,14 @@ class Suite:
         return self.scales[scale]
 
 
-def names() -> dict[str, str]:
+def names() -> list[str]:
+    """The bundled suites."""
+    return sorted(path.stem for path in BUNDLED.glob("*.toml"))
+
+
+def titles() -> dict[str, str]:
     """The bundled suites and their titles."""
-    return {path.stem: str(parsed(path).get("title", "")) for path in sorted(BUNDLED.glob("*.toml"))}
+    return {name: str(parsed(BUNDLED / f"{name}.toml").get("title", "")) for name in names()}
 
 
 def load(reference: str) -> Suite:

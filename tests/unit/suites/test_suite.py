@@ -14,7 +14,7 @@ import pytest
 
 from robench import BadInput, registry
 from robench.suites.precheck import check
-from robench.suites.suite import load, names
+from robench.suites.suite import load, names, titles
 
 GOOD = """
 title = "A table"
@@ -354,7 +354,7 @@ def test_every_bundled_suite_can_be_run(name: str, scale: str) -> None:
     for values in suite.printed.values():
         assert values.keys() <= {column.name for column in suite.columns}
         assert all(0 <= value <= 100 for value in values.values())
-    assert suite.title == names()[name]
+    assert suite.title == titles()[name]
     assert not suite.title.endswith(".")
     assert suite.source.endswith(".")
     assert suite.metric
