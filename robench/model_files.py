@@ -80,8 +80,8 @@ class Space:
         if self._before is not None:
             yield
             return
-        own = set(filter(self.owns, {name.partition(".")[0] for name in sys.modules}))
-        aside = {name: module for name, module in sys.modules.items() if own and name.partition(".")[0] in own}
+        own = set(filter(self.owns, {name.partition(".")[0] for name in list(sys.modules)}))
+        aside = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in own}
         for name in aside:
             del sys.modules[name]
         before = dict(sys.modules)
@@ -96,9 +96,10 @@ class Space:
             self._places = self.places
             added = [place for place in sys.path if place not in self._before and not _private([place])]
             sys.path[:], self._before = [*added, *self._before], None
-            for name in [name for name, module in sys.modules.items() if before.get(name) is not module]:
-                whose = str(getattr(sys.modules[name], "__name__", ""))
-                if not name.startswith(PREFIX) and whose.startswith(f"{self.name}."):
+            for name, module in list(sys.modules.items()):
+                if before.get(name) is module or name.startswith(PREFIX):
+                    continue
+                if str(getattr(module, "__name__", "")).startswith(f"{self.name}."):
                     del sys.modules[name]
             sys.modules.update(aside)
 

@@ -25,8 +25,8 @@ pytest_plugins = ["pytester"]
 
 
 def pytest_collection_finish() -> None:
-    """What all the tests import stays; the garbage collector looked through its million objects for a quarter of the
-    time that tests took."""
+    """What all the tests import stays; the garbage collector would look through its million objects for half a second
+    at a time."""
     gc.collect()
     gc.freeze()
 

@@ -90,6 +90,9 @@ def reproduce(
     """Train, attack and tabulate all that a suite asks for; what is in the store already is not done again."""
     if stored and fresh:
         raise BadInput("--stored computes nothing and --fresh everything anew; leave one of them out.")
+    if keep is not None and not every:
+        raise BadInput(f"--keep {keep} is about the claims of all tables; give --all with it.")
+    earlier = _claims(keep) if keep is not None else []
     scaled = _scaled(suite, every, [part.strip() for part in scale.split(",")])
     names = [each.name for each in scaled]
     trained = _numbers("--seeds", seeds, names, "1 or 1,mnist-linf=3")
@@ -98,21 +101,17 @@ def reproduce(
     scaled = _on(scaled, copies or ())  # before the seconds it takes to import what trains
     from robench.evaluation.bench import Bench
     from robench.executors.workers import Workers
-    from robench.page.claims import read
     from robench.store.runs import Store, runs_root
     from robench.suites.plan import Setup
     from robench.suites.precheck import check
 
     for each in scaled:
         check(each)
-    if keep is not None and not every:
-        raise BadInput(f"--keep {keep} is about the claims of all tables; give --all with it.")
     if beside and every:
         raise BadInput("--beside adds your models to one suite; name it instead of --all.")
     scaled = [each.beside(_named("--beside", beside or (), "mine=model.py:load")) for each in scaled]
     who = Workers(executor, workers, cpus_per_task, gpus_per_task, address)
     setup = Setup(data, device, batch_size, shard_size, who, fresh)
-    earlier = [claim.measured() for claim in read(keep, "--keep")] if keep is not None else []
     run = _Run(setup, Bench(Store(runs_root(runs))), out, stored, as_json, earlier)
     if dry_run:
         return run.plan(scaled)
@@ -163,6 +162,13 @@ def _on(scaled: Sequence[ScaledSuite], copies: Sequence[str]) -> list[ScaledSuit
         if name not in (known := {each.dataset for each in scaled}):
             raise unknown("dataset of what is to be reproduced", name, known)
     return [each.on(found) for each in scaled]
+
+
+def _claims(path: Path) -> list[Claim]:
+    """The claims of another store. Raises BadInput where they cannot be read."""
+    from robench.page.claims import read
+
+    return [claim.measured() for claim in read(path, "--keep")]
 
 
 def _named(option: str, texts: Sequence[str], such: str) -> dict[str, str]:

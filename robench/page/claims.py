@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robench.errors import BadInput, shown
-from robench.suites import claims as measured
+from robench.suites.claims import Claim as Measured
 from robench.suites.claims import Verdict
 
 NAME = "claims.csv"
@@ -34,7 +34,7 @@ class Claim:
     scale: str = ""
     why: str = ""
 
-    def measured(self) -> measured.Claim:
+    def measured(self) -> Measured:
         """The claim as `suites.claims` has it. Raises BadInput where a number of it is none."""
         try:
             ends = (float(self.low), float(self.high)) if self.low and self.high else None
@@ -45,7 +45,7 @@ class Claim:
                 f"{shown(self.high)} and hours {shown(self.hours)}, which must be numbers or empty; give the "
                 "claims.csv as robench wrote it."
             ) from None
-        return measured.Claim(
+        return Measured(
             self.suite, self.scale, self.claim, self.printed, self.ours, ends, Verdict(self.verdict), self.why,
             self.command, tuple(self.commit.split()), hours,
         )  # fmt: skip

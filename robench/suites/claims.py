@@ -87,9 +87,7 @@ class Claims:
     def of(cls, tables: Iterable[SuiteTable]) -> Claims:
         """The claims of papers' tables, in their order; tables of nobody's but ours have none. Of one table at several
         scales a claim is there for each that tests it, and once where none does."""
-        found: dict[tuple[str, str, str], list[Claim]] = {}
-        for claim in (claim for table in tables for claim in claims_of(table)):
-            found.setdefault(claim.key, []).append(claim)
+        found = _by_key(claim for table in tables for claim in claims_of(table))
         kept = [[c for c in claims if c.verdict is not Verdict.UNTESTED] or claims[:1] for claims in found.values()]
         return cls(tuple(claim for claims in kept for claim in claims))
 
@@ -98,14 +96,11 @@ class Claims:
 
         What no table claims any more, or prints otherwise, is not kept.
         """
-        tested: dict[tuple[str, str, str], list[Claim]] = {}
-        for claim in earlier:
-            if claim.verdict is not Verdict.UNTESTED:
-                why = claim.why if claim.why.endswith(KEPT) else f"{claim.why}{KEPT}"
-                tested.setdefault(claim.key, []).append(replace(claim, why=why))
-        found: dict[tuple[str, str, str], list[Claim]] = {}
-        for claim in self.claims:
-            found.setdefault(claim.key, []).append(claim)
+        tested = _by_key(
+            replace(claim, why=claim.why.removesuffix(KEPT) + KEPT)
+            for claim in earlier if claim.verdict is not Verdict.UNTESTED
+        )  # fmt: skip
+        found = _by_key(self.claims)
         for key, claims in found.items():
             own = [claim for claim in claims if claim.verdict is not Verdict.UNTESTED]
             more = [claim for claim in tested.get(key, ()) if claim.scale not in {each.scale for each in own}]
@@ -147,6 +142,13 @@ class Claims:
             }
             for claim in self.claims
         ]  # fmt: skip
+
+
+def _by_key(claims: Iterable[Claim]) -> dict[tuple[str, str, str], list[Claim]]:
+    found: dict[tuple[str, str, str], list[Claim]] = {}
+    for claim in claims:
+        found.setdefault(claim.key, []).append(claim)
+    return found
 
 
 def claims_of(table: SuiteTable) -> Iterator[Claim]:

@@ -251,22 +251,19 @@ def test_an_address_is_asked_even_where_all_is_in_the_store(store: Path, robench
     assert_refused(outcome, ("127.0.0.1:1", "ray start --head"))
 
 
-TRAIN, EVALUATE = "train standard --epochs 1 --name fresh", "evaluate {} -a pgd -n 10 -o steps=2 --eps 0.1"
-# where a training writes nothing that an evaluation does not, one of the two will do
-CLOSED = [(">&-", (EVALUATE,)), ("2>&-", (TRAIN,)), ("<&- >&- 2>&-", (TRAIN, EVALUATE)), ("2>/dev/full", (EVALUATE,))]
+CLOSED = [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"]
 
 
-@pytest.mark.parametrize(("streams", "commands"), CLOSED, ids=[streams for streams, _ in CLOSED])
-def test_closed_streams_do_not_hinder(streams: str, commands: tuple[str, ...], store: Path, robench: Run) -> None:
+@pytest.mark.parametrize("streams", CLOSED)
+def test_closed_streams_do_not_hinder(streams: str, store: Path, robench: Run) -> None:
     """Nor does what is printed get into a file that has the number of one."""
-    for command in commands:
-        told = command.format("fresh" if TRAIN in commands else "plain")
-        whole = f"{sys.executable} -m robench {told} {streams}"
-        done = subprocess.run(["bash", "-c", whole], capture_output=True, text=True, timeout=600, check=False)
+    train = f"{sys.executable} -m robench train standard --epochs 1 --name fresh {streams}"
+    evaluate = f"{sys.executable} -m robench evaluate fresh -a pgd -n 10 -o steps=2 --eps 0.1 {streams}"
+    for command in (train, evaluate):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-    assert (store / "models" / "fresh" / "DONE").is_file() == (TRAIN in commands)
-    assert len(list(store.glob("evaluations/*/result.json"))) == 1 + (EVALUATE in commands)
+    assert (store / "models" / "fresh" / "DONE").is_file()
     assert robench("verify").code == 0
 
 
