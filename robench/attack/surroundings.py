@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from operator import is_
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,35 @@ DECISIVE = ("ROBENCH_", "OMP_", "MKL_", "CUDA_")
 LOOSE = ("warnings", "sys.path", "environment")
 
 
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """What a module or a class held, by name, and the code of its functions where that is looked after."""
+
+    owner: Owner
+    space: Mapping[str, Any]
+    names: tuple[str, ...]
+    values: tuple[object, ...]
+    codes: tuple[tuple[FunctionType, CodeType], ...] = ()
+
+    @classmethod
+    def now(cls, owner: Owner, deep: bool) -> _Space:
+        """What it holds; `deep`: with the code of its functions."""
+        space = vars(owner)
+        names, values = tuple(space), tuple(space.values())
+        functions = [value for value in values if type(value) is FunctionType] if deep else []
+        return cls(owner, space, names, values, tuple((function, function.__code__) for function in functions))
+
+    def intact(self, deep: bool) -> bool:
+        """Whether it holds the same objects; of a few, in C, those too that only say that they are equal."""
+        if not deep:
+            return tuple(self.space.values()) == self.values
+        return tuple(self.space) == self.names and all(map(is_, self.space.values(), self.values))
+
+    def current(self) -> bool:
+        """Whether a look at it now would find the same."""
+        return self.intact(deep=True) and all(function.__code__ is code for function, code in self.codes)
+
+
 class Functions:
     """The functions of some modules and classes as they were.
 
@@ -56,13 +86,12 @@ class Functions:
     """
 
     def __init__(self, owners: list[Owner], deep: bool) -> None:
-        self.kept = [(owner, vars(owner), tuple(vars(owner)), tuple(vars(owner).values())) for owner in owners]
+        self.kept = [_known(owner) if deep else _Space.now(owner, deep) for owner in owners]
         self.deep = deep
         # what was looked through at such a number needs no second look; all of it does, once per shard
-        self.tags = [None if deep else tag_of(space) for _, space, _, _ in self.kept]
+        self.tags = [None if deep else tag_of(space.space) for space in self.kept]
         self.seen: list[int | None] = [None] * len(self.tags)
-        functions = [f for _, _, _, values in self.kept for f in values if deep and type(f) is FunctionType]
-        self.codes = [(function, function.__code__) for function in functions]
+        self.codes = [pair for space in self.kept for pair in space.codes]
         self.modules = {owner.__name__: owner for owner in owners if isinstance(owner, ModuleType)} if deep else {}
 
     @classmethod
@@ -82,8 +111,7 @@ class Functions:
         for place, tag in enumerate(self.tags):
             number = tag() if tag else None
             if number is None or number != self.seen[place]:
-                _, space, _, values = self.kept[place]
-                found += [] if self._intact(space, values) else self._mend(place)
+                found += [] if self.kept[place].intact(self.deep) else self._mend(place)
                 self.seen[place] = number
         for function, code in self.codes:
             if function.__code__ is not code:
@@ -95,25 +123,31 @@ class Functions:
                 found.append(f"sys.modules[{name}]")
         return found
 
-    def _intact(self, space: Any, values: tuple[object, ...]) -> bool:
-        """Whether a name space holds the same objects; of a few, in C, those too that only say that they are equal."""
-        if not self.deep:
-            return tuple(space.values()) == values
-        return len(space) == len(values) and all(map(is_, space.values(), values))
-
     def _mend(self, place: int) -> list[str]:
-        owner, space, names, values = self.kept[place]
-        then, now, found = dict(zip(names, values, strict=True)), dict(space), []
+        kept = self.kept[place]
+        then, now, found = dict(zip(kept.names, kept.values, strict=True)), dict(kept.space), []
         for name, value in then.items():
             if now.get(name) is not value and _matters(name, value):
-                setattr(owner, name, value)
-                found.append(f"{owner.__name__}.{name}")
+                setattr(kept.owner, name, value)
+                found.append(f"{kept.owner.__name__}.{name}")
         for name in now.keys() - then.keys():
-            if _hides(owner, name, now[name]):
-                delattr(owner, name)
-                found.append(f"{owner.__name__}.{name}")
-        self.kept[place] = owner, space, tuple(space), tuple(space.values())
+            if _hides(kept.owner, name, now[name]):
+                delattr(kept.owner, name)
+                found.append(f"{kept.owner.__name__}.{name}")
+        self.kept[place] = replace(kept, names=tuple(kept.space), values=tuple(kept.space.values()))
         return found
+
+
+# what was found at the last deep look, by the number of the module or class, which is held here; where nothing has
+# changed since, comparing takes a fifth of the time of a new look
+_looked: dict[int, _Space] = {}
+
+
+def _known(owner: Owner) -> _Space:
+    known = _looked.get(id(owner))
+    if known is None or not known.current():
+        known = _looked[id(owner)] = _Space.now(owner, deep=True)
+    return known
 
 
 def _loaded() -> list[Owner]:

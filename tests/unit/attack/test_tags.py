@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -71,3 +72,31 @@ def test_functions_are_compared_where_changes_have_no_number(monkeypatch: pytest
     module.act = len  # type: ignore[attr-defined]
     assert functions.restore() == ["somebody.act"]
     assert module.act is abs
+
+
+def test_what_changes_between_two_deep_looks_is_part_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last look found is used again only where a new one would find the same."""
+    module = _module()
+    monkeypatch.setitem(sys.modules, "somebody", module)
+
+    def act() -> int:
+        return 1
+
+    module.act = act  # type: ignore[attr-defined]
+    assert Functions([module], deep=True).restore() == []
+    act.__code__ = (lambda: 2).__code__  # by whom nobody watches
+    second = Functions([module], deep=True)
+    act.__code__ = (lambda: 3).__code__
+    assert second.restore() == [f"{__name__}.{act.__qualname__}"]
+    assert act() == 2
+    module.act = abs  # type: ignore[attr-defined]
+    third = Functions([module], deep=True)
+    module.act = len  # type: ignore[attr-defined]
+    assert third.restore() == ["somebody.act"]
+    assert module.act is abs
+    vars(module)["other"] = vars(module).pop("act")  # the same value, under another name
+    fourth = Functions([module], deep=True)
+    vars(module)["max"] = vars(module).pop("other")
+    assert fourth.restore() == ["somebody.other", "somebody.max"]
+    assert "max" not in vars(module)
+    assert module.other is abs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -179,11 +180,11 @@ def test_parts_are_cut_out_of_the_whole_image(tmp_path: Path, monkeypatch: pytes
         assert train.files is not None
         seen: list[tuple[int, int]] = []
 
-        def left_end(height: int, width: int, seen: list[tuple[int, int]] = seen) -> images.Region:
-            seen.append((height, width))
-            return (1.0, 0.0, 14.0, 14.0), len(seen) > 1
+        def left_end(flipped: bool, height: int, width: int, seen: list[tuple[int, int]] = seen) -> images.Region:
+            seen.append((height, width))  # in either order, as files are read side by side
+            return (1.0, 0.0, 14.0, 14.0), flipped
 
-        found = train.parts(train.files, [place, place], [left_end, left_end]).numpy()
+        found = train.parts(train.files, [place, place], [partial(left_end, False), partial(left_end, True)]).numpy()
         expected = np.asarray(whole.crop((0, 1, 14, 15))).transpose(2, 0, 1)
         assert seen == [(16, 48)] * 2
         assert np.array_equal(found[0], expected)
