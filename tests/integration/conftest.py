@@ -21,6 +21,7 @@ import torch
 from robench.cli.app import main
 from robench.models import load_model
 from robench.store.runs import Store
+from tests.integration import forked
 from tests.plain_net import tensors_of
 
 ROOT = Path(__file__).parents[2]
@@ -57,8 +58,13 @@ def run_module(*arguments: str | Path, **settings: Any) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+def run_forked(*arguments: str | Path, **settings: Any) -> Outcome:
+    """The same, forked from a process that has the libraries loaded, see `forked`."""
+    return Outcome(*forked.run(*arguments, **settings))
+
+
 def start_module(*arguments: str | Path) -> subprocess.Popen[str]:
-    """The same, left running."""
+    """`python -m robench ...` in a process of its own, left running."""
     command = [sys.executable, "-m", "robench", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

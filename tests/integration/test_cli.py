@@ -25,7 +25,7 @@ from robench.cli import quickstart
 from robench.evaluation import tasks
 from robench.store.runs import EvaluationFolder
 from robench.training.fit import _Watch
-from tests.integration.conftest import Run, finished, start_module, wait_for
+from tests.integration.conftest import Run, finished, run_module, start_module, wait_for
 from tests.same import assert_same_rows, assert_same_shards, assert_same_weights
 
 ROW_KEYS = {
@@ -268,7 +268,7 @@ def test_an_absurd_learning_rate_is_a_sentence(
 
 # --- killed and interrupted processes --------------------------------------------------------------------------------
 
-LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2", "-o", "steps=60")
+LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2", "-o", "steps=30")
 
 
 @pytest.fixture(params=[signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
@@ -287,8 +287,19 @@ def stopped(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[int, 
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(_store: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationFolder:
+    """The same evaluation, of a process that nobody stopped."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    (runs / "models").mkdir()
+    (runs / "models" / "plain").symlink_to(_store / "models" / "plain")
+    done = run_module(*LONG, "--runs", runs)
+    assert done.code == 0, done.err
+    return EvaluationFolder(runs / "evaluations" / done.json["rows"][0]["evaluation"])
+
+
 def test_a_stopped_evaluation_goes_on(
-    stopped: tuple[int, subprocess.Popen[str], Path], store: Path, tmp_path: Path, robench: Run
+    stopped: tuple[int, subprocess.Popen[str], Path], undisturbed: EvaluationFolder, robench: Run
 ) -> None:
     """Nothing finished is lost, and rows and tensors equal those of a run that nobody disturbed."""
     sent, process, path = stopped
@@ -305,14 +316,10 @@ def test_a_stopped_evaluation_goes_on(
 
     assert robench(*LONG).json["rows"][0]["status"] == "complete"
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    (tmp_path / "other" / "models").mkdir(parents=True)
-    (tmp_path / "other" / "models" / "plain").symlink_to(store / "models" / "plain")
-    undisturbed = robench(*LONG, "--runs", "other").json
-    once = EvaluationFolder(tmp_path / "other" / "evaluations" / undisturbed["rows"][0]["evaluation"])
     again = EvaluationFolder(path)
-    assert once.job_id == again.job_id
-    assert len(once.ranges()) == 20
-    assert_same_shards(again, once)
+    assert undisturbed.job_id == again.job_id
+    assert len(undisturbed.ranges()) == 20
+    assert_same_shards(again, undisturbed)
 
 
 def test_ctrl_c_while_training(tmp_path: Path, robench: Run) -> None:

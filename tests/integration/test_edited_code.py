@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Outcome, run_module
+from tests.integration.conftest import Outcome, run_forked
 
 ROOT = Path(__file__).parents[2]
 ENTRY_POINTS = """\
@@ -112,8 +112,8 @@ class Place:
 
     def run(self, *arguments: str) -> Outcome:
         """A command."""
-        settings = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = run_module(*arguments, "--runs", "runs", cwd=self.folder, env={**os.environ, **settings})
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = run_forked(*arguments, "--runs", "runs", folder=self.folder, environment=environment)
         assert done.code == 0, done.err
         return done
 

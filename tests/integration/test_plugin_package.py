@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import robench
-from tests.integration.conftest import Outcome, assert_refused, run_module
+from tests.integration.conftest import Outcome, assert_refused, run_forked
 
 PAGES = [Path(robench.__file__).parents[1] / "docs" / f"{name}.md" for name in ("attack", "defense", "plugins")]
 DOCS = "".join(page.read_text() for page in PAGES)
@@ -290,7 +290,7 @@ def environment(site: Path) -> dict[str, str]:
 
 
 def rules_of(site: Path, *arguments: str) -> Outcome:
-    return run_module("test-plugin", *arguments, env=environment(site), cwd=site)
+    return run_forked("test-plugin", *arguments, environment=environment(site), folder=site)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def answers(site: Path) -> dict[str, tuple[int, dict[str, Any]]]:
 
 
 def test_the_package_of_the_docs_is_known_by_name_and_keeps_every_rule(site: Path) -> None:
-    listed = run_module("list", "attacks", env=environment(site))
+    listed = run_forked("list", "attacks", environment=environment(site))
     assert re.search(r"^blur +Mix every image with its own mean\.$", listed.out, re.MULTILINE)
     done = rules_of(site, "blur")
     assert done.code == 0, done.out + done.err
@@ -364,8 +364,8 @@ def test_names_and_kinds_that_there_are_not(site: Path) -> None:
 def test_a_name_of_two_kinds_wants_its_kind(site: Path, tmp_path: Path) -> None:
     install(tmp_path, "twice", {"attack": {"twice": "robench_blur:Blur"}, "detector": {"twice": "broken:Blind"}})
     both = {**environment(site), "PYTHONPATH": f"{tmp_path}{os.pathsep}{site}"}
-    assert_refused(run_module("test-plugin", "twice", env=both), ("attack, detector", "--kind attack"))
-    done = run_module("test-plugin", "twice", "--kind", "attack", "-o", "share=0.8", "--json", env=both)
+    assert_refused(run_forked("test-plugin", "twice", environment=both), ("attack, detector", "--kind attack"))
+    done = run_forked("test-plugin", "twice", "--kind", "attack", "-o", "share=0.8", "--json", environment=both)
     assert done.json["kind"] == "attack"
 
 
