@@ -169,7 +169,8 @@ def claims_of(table: SuiteTable) -> Iterator[Claim]:
         for column in dict.fromkeys(printed_as[each] for each in order.columns):
             own = read.get(column, column)
             said = f"{order.claim} ({column})" + (f", read as {own}" if own != column else "")
-            yield _order(suite, order, said, own, _entries(table, order.rows, own))
+            entries = _entries(table, order.rows, own)
+            yield _order(suite, order, said, own, entries, _in_print(suite, order.rows, column))
 
 
 def _read(table: SuiteTable) -> dict[str, str]:
@@ -234,7 +235,15 @@ def _in_order(shares: Mapping[str, float]) -> str:
     return told
 
 
-def _order(suite: ScaledSuite, order: Order, text: str, column: str, entries: Sequence[Entry]) -> Claim:
+def _in_print(suite: ScaledSuite, rows: Sequence[str], column: str) -> str:
+    """The printed values of an order's rows, to be seen beside ours: one of the same order may be far from print."""
+    printed = [f"{row} {value:g}" for row in rows if (value := suite.printed.get(row, {}).get(column)) is not None]
+    return f"; printed: {', '.join(printed)}" if printed else ""
+
+
+def _order(
+    suite: ScaledSuite, order: Order, text: str, column: str, entries: Sequence[Entry], in_print: str
+) -> Claim:  # fmt: skip
     """An order of rows, by pairs of neighbours on the same images under the same seeds; text: what is claimed."""
     said = text, " < ".join(order.rows)
     stood = {(entry.row, entry.seed): entry.stood for entry in entries if entry.stood is not None}
@@ -260,4 +269,4 @@ def _order(suite: ScaledSuite, order: Order, text: str, column: str, entries: Se
     why = f"fails in {len(against)} of {len(pairs)} pairs: {'; '.join(against[:3])}" if against else (
         f"all {len(pairs)} pairs of neighbours and seeds, largest adjusted p {max(ps):.2g}"
     )  # fmt: skip
-    return _claim(suite, (*said, ours), (None, verdict, why), entries)
+    return _claim(suite, (*said, ours), (None, verdict, why + in_print), entries)

@@ -63,9 +63,9 @@ def entry(row: str, stood: Sequence[bool], seed: int = 0) -> Entry:
 
 
 def judged(scaled: ScaledSuite, stood: Mapping[str, Sequence[Sequence[bool]]]) -> tuple[Claim, Claim]:
-    """The claims about the value and about the order, from which images stood by row and seed."""
+    """The claims about the first value and about the order, from which images stood by row and seed."""
     entries = [entry(row, marks, seed) for row, seeds in stood.items() for seed, marks in enumerate(seeds)]
-    value, order = claims_of(SuiteTable.of(scaled, entries, []))
+    value, *_, order = claims_of(SuiteTable.of(scaled, entries, []))
     return value, order
 
 
@@ -112,6 +112,16 @@ def test_an_order_holds_by_the_exact_test_on_the_same_images(tmp_path: Path) -> 
     _, order = judged(suite(tmp_path), {"Weak": [first(36)], "Firm": [first(30)]})
     assert order.verdict is Verdict.NOT
     assert "Weak < Firm: -6.0" in order.why
+
+
+def test_an_order_is_told_beside_the_printed_values(tmp_path: Path) -> None:
+    """Rows may stand in the printed order and nowhere near print."""
+    marks = {"Weak": [first(0)], "Firm": [first(6)]}
+    _, order = judged(suite(tmp_path), marks)
+    assert (order.verdict, order.ours) == (Verdict.REPRODUCED, "Weak 0.0 < Firm 6.0")
+    assert order.why.endswith("; printed: Weak 30")
+    _, order = judged(suite(tmp_path, text=f"{SUITE}[printed.Firm]\nPGD = 70.5\n"), marks)
+    assert order.why.endswith("; printed: Weak 30, Firm 70.5")
 
 
 def test_an_order_must_hold_in_every_seed_after_adjustment(tmp_path: Path) -> None:
