@@ -14,13 +14,13 @@ from robench.suites.provenance import HEADERS, Made, Provenance, command
 from robench.suites.readings import Readings, readings_of, way
 from robench.suites.schema import Column
 from robench.suites.suite import ScaledSuite
+from robench.tables.cells import UNWALKED, UPPER
 from robench.tables.rendering import Grid, grid
 from robench.trust.gates import Finding, together
 
 NOTE = (
     "Percent with 95% Wilson intervals; over several seeds the mean and, after ±, the standard deviation. In round "
-    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below. Upper "
-    "bound: no boundary attack (FAB) tried it."
+    "brackets what the paper prints, for its own data, network and settings. * flags or warnings: see below."
 )
 
 
@@ -57,7 +57,6 @@ class SuiteTable:
     warnings: tuple[Finding, ...] = field(default=())
 
     template = "suite"
-    note = NOTE
     made_headers = HEADERS
 
     @classmethod
@@ -65,6 +64,11 @@ class SuiteTable:
         """The table of all entries, with those findings that fired."""
         fired = (replace(finding, evidence="; ".join(lines)) for finding, lines in together(findings).items())
         return cls(suite, tuple(entries), tuple(fired))
+
+    @property
+    def note(self) -> str:
+        """What is to be known of the figures."""
+        return NOTE + (f" {UNWALKED}" if any(UPPER in entry.note for entry in self.entries) else "")
 
     @property
     def name(self) -> str:
@@ -159,7 +163,7 @@ class SuiteTable:
 
     def table(self) -> Grid:
         """The table for a terminal."""
-        shown = grid(self.title, (NOTE, *map(str, self.readings()), *self.settings()))
+        shown = grid(self.title, (self.note, *map(str, self.readings()), *self.settings()))
         shown.add_column(self.headers[0], overflow="fold")
         for name in self.headers[1:]:
             shown.add_column(name, justify="right", overflow="fold", min_width=min(12, len(name)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from robench.tables.cells import UPPER, Column, Line, Setting
+from robench.tables.cells import UNWALKED, UPPER, Column, Line, Setting
 from robench.tables.rendering import Grid, grid
 
 NOTE = (
@@ -47,7 +47,7 @@ class Board:
     @property
     def _said(self) -> str:
         cells = [column.cell(row) for row in self.rows for column in self.columns]
-        found = " Upper bound: no boundary attack (FAB) tried it." if any(UPPER in cell.note for cell in cells) else ""
+        found = f" {UNWALKED}" if any(UPPER in cell.note for cell in cells) else ""
         if not all(row.searched for row in self.rows):
             found += (
                 " One step: no attack took a second one, so that the figure can say that a model is weak, not that it "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # takes its time to load, and few tables need it
 ABSENT = "absent"
 # behind a figure that no attack along the decision boundary tried, where that makes it one
 UPPER = "upper bound"
+UNWALKED = "Upper bound: no boundary attack (FAB) tried it."
 # behind a worst case of attacks that all take one step
 ONE_STEP = "one step"
 

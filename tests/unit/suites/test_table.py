@@ -1,0 +1,36 @@
+"""What a suite's table says of its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robench.norms import NORMS
+from robench.results.accuracy import Figure, Measure
+from robench.suites.suite import load
+from robench.suites.table import Entry, SuiteTable
+from robench.trust.bounds import upper_bound
+from tests.unit.suites.test_readings import TWO
+from tests.unit.suites.test_suite import written
+
+
+@pytest.mark.parametrize(
+    ("norm", "metric", "boundary", "said"),
+    [
+        (next(name for name, norm in NORMS.items() if norm.bounded_above), Measure.ROBUST, False, True),
+        (next(name for name, norm in NORMS.items() if norm.bounded_above), Measure.ROBUST, True, False),
+        (next(name for name, norm in NORMS.items() if norm.bounded_above), Measure.SUCCESS, False, False),
+        ("linf", Measure.ROBUST, False, False),
+    ],
+)
+def test_a_table_explains_upper_bounds_where_it_has_them(
+    tmp_path: Path, norm: str, metric: str, boundary: bool, said: bool
+) -> None:
+    """Neither a success rate nor a figure of an attack along the boundary is called one, or explained as one."""
+    note = upper_bound(norm, metric, boundary)
+    entry = Entry("A", 0, "A", "w", Figure(5, 10), "complete", metric=metric, note=note)
+    table = SuiteTable.of(load(written(tmp_path, TWO)).at("small"), [entry], [])
+    cell = table.lines()[0][table.headers.index("w")]
+    assert ("(upper bound)" in cell) is said
+    assert ("no boundary attack" in table.note) is said
