@@ -21,6 +21,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 # a shell starts background jobs with Ctrl-C ignored, and so would every process here that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# what is written need not outlast the machine, and waiting for a disk is a fifth of some tests
+os.fsync = lambda fd: None
+
 pytest_plugins = ["pytester"]
 
 

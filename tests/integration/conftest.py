@@ -21,7 +21,7 @@ import torch
 from robench.cli.app import main
 from robench.models import load_model
 from robench.store.runs import Store
-from tests.integration import forked
+from tests import forked
 from tests.plain_net import tensors_of
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,7 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+Process = subprocess.Popen[str] | forked.Forked
 
 
 def run_module(*arguments: str | Path, **settings: Any) -> Outcome:
@@ -63,13 +64,18 @@ def run_forked(*arguments: str | Path, **settings: Any) -> Outcome:
     return Outcome(*forked.run(*arguments, **settings))
 
 
+def start_forked(*arguments: str | Path) -> forked.Forked:
+    """The same, left running."""
+    return forked.Forked(*arguments)
+
+
 def start_module(*arguments: str | Path) -> subprocess.Popen[str]:
     """`python -m robench ...` in a process of its own, left running."""
     command = [sys.executable, "-m", "robench", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], process: Process, seconds: float = 90) -> None:
     """Wait until `condition` holds; it must do so while the process is still running."""
     end = time.monotonic() + seconds
     while not condition():

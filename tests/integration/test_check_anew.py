@@ -19,7 +19,7 @@ from robench.regression.own_store import finish, own_store
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder, Store
 from tests import plain_net
-from tests.integration.conftest import Outcome, Run, assert_refused, run_module, start_module, wait_for
+from tests.integration.conftest import Outcome, Process, Run, assert_refused, run_forked, start_forked, wait_for
 
 # a model whose defense is in another file, which the model's digest does not see
 DEFENDED = """
@@ -65,7 +65,7 @@ def defend(x):
 """
 INVERTS = "def defend(x):\n    return x.where(x.sum((1, 2, 3), keepdim=True) < {limit}, 1 - x)\n"
 EVALUATE = ("evaluate", "defended.py:load", "-a", "fgsm", "--eps", "0.1", "-n", "200", "--dataset", "digits")
-SLOW = ("plain", "-a", "pgd", "--eps", "0.1", "-n", "120", "-o", "restarts=2")
+SLOW = ("plain", "-a", "pgd", "--eps", "0.1", "-n", "120")
 
 
 @pytest.fixture
@@ -130,14 +130,14 @@ def test_a_check_survives_being_stopped(sent: int, store: Path, robench: Run) ->
     stop(check, store, sent)
     before = shards(store)
     assert 0 < len(before) < 20
-    again = run_module(*check)
+    again = run_forked(*check)
     assert again.code == 0, again.err
     assert "Going on with the check of b.json that was interrupted." in again.err
     assert before.items() <= shards(store).items()
     stop(check, store, sent)
     before = shards(store)
     Path("helper.py").write_text("CHANGED = True\n")
-    anew = run_module(*check)
+    anew = run_forked(*check)
     assert anew.code == 0, anew.err
     assert "Going on" not in anew.err
     assert not before.items() & shards(store).items()
@@ -146,20 +146,20 @@ def test_a_check_survives_being_stopped(sent: int, store: Path, robench: Run) ->
 def test_a_check_that_could_not_be_finished_goes_on(baseline: str, robench: Run) -> None:
     Path("helper.py").write_text(FAILS)
     Path("broken").touch()
-    first = run_module("check", baseline)
+    first = run_forked("check", baseline)
     assert first.code == 3, first.err
     Path("broken").unlink()
     told = "Going on with the check of b.json that was interrupted."
-    again = run_module("check", baseline)
+    again = run_forked("check", baseline)
     assert (again.code, told in again.err) == (0, True), again.err
-    once_more = run_module("check", baseline)
+    once_more = run_forked("check", baseline)
     assert (once_more.code, told in once_more.err) == (0, False), once_more.err
 
 
 def stop(check: tuple[str, ...], store: Path, sent: int) -> None:
     """Begin a check and send it a signal after the first shards of its own."""
     shutil.rmtree(store / "checks", ignore_errors=True)
-    process = start_module(*check)
+    process = start_forked(*check)
     try:
         wait_for(lambda: len(shards(store)) > 2, process)
         process.send_signal(sent)
@@ -181,13 +181,13 @@ def test_a_check_of_the_same_waits_its_turn(baseline: str, store: Path, robench:
     (folder,) = (store / "checks").iterdir()
     with claim(store, f"check-{folder.name}") as mine:
         assert mine
-        process = start_module("check", baseline)
+        process = start_forked("check", baseline)
         wait_for(lambda: "Another process checks b.json" in said(process), process)
     assert process.wait(60) == 0
     process.communicate()
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def said(process: Process) -> str:
     """A line of its stderr, if there is one now."""
     assert process.stderr is not None
     ready, _, _ = select.select([process.stderr], [], [], 0)

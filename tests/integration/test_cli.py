@@ -25,7 +25,7 @@ from robench.cli import quickstart
 from robench.evaluation import tasks
 from robench.store.runs import EvaluationFolder
 from robench.training.fit import _Watch
-from tests.integration.conftest import Run, finished, run_module, start_module, wait_for
+from tests.integration.conftest import Process, Run, finished, run_forked, start_forked, start_module, wait_for
 from tests.same import assert_same_rows, assert_same_shards, assert_same_weights
 
 ROW_KEYS = {
@@ -272,11 +272,11 @@ LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2", "-o", "st
 
 
 @pytest.fixture(params=[signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
-def stopped(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[int, subprocess.Popen[str], Path]]:
+def stopped(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[int, Process, Path]]:
     """An evaluation stopped by a signal after its first shards, and its folder."""
     for folder in (store / "evaluations").iterdir():
         folder.rename(store.parent / folder.name)
-    process = start_module(*LONG)
+    process = (start_module if request.param == signal.SIGINT else start_forked)(*LONG)
     try:
         wait_for(lambda: list(store.glob("evaluations/*/shard-*.json")), process)
         process.send_signal(request.param)
@@ -293,13 +293,13 @@ def undisturbed(_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     runs = tmp_path_factory.mktemp("undisturbed")
     (runs / "models").mkdir()
     (runs / "models" / "plain").symlink_to(_store / "models" / "plain")
-    done = run_module(*LONG, "--runs", runs)
+    done = run_forked(*LONG, "--runs", runs)
     assert done.code == 0, done.err
     return EvaluationFolder(runs / "evaluations" / done.json["rows"][0]["evaluation"])
 
 
 def test_a_stopped_evaluation_goes_on(
-    stopped: tuple[int, subprocess.Popen[str], Path], undisturbed: EvaluationFolder, robench: Run
+    stopped: tuple[int, Process, Path], undisturbed: EvaluationFolder, robench: Run
 ) -> None:
     """Nothing finished is lost, and rows and tensors equal those of a run that nobody disturbed."""
     sent, process, path = stopped

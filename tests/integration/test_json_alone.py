@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Outcome, Run, run_module
+from tests.integration.conftest import Outcome, Run, run_forked, run_module
 
 NOISY = """
 import atexit, ctypes, os, subprocess, sys
@@ -72,10 +72,10 @@ def test_a_noisy_model_under_every_command_in_a_process_of_its_own() -> None:
     for kind in ("at import", "in the factory", "in forward", "through a name kept", "through the first stream",
                  "to the number", "of C", "of a process", "at the end", "of C at the end"):  # fmt: skip
         assert f"noise {kind}" in found.err
-    assert run_module("baseline", "loud.py:load", "-o", "b.json").code == 0
+    assert run_forked("baseline", "loud.py:load", "-o", "b.json").code == 0
     for command in (("verify",), ("check", "b.json"), ("diagnose", "loud.py:load", "--dataset", "digits", "-n", "2")):
         eps = ("--eps", "0.1", "--attack", "fgsm") if command[0] == "diagnose" else ()
-        outcome = run_module(*command, *eps, "--json")
+        outcome = run_forked(*command, *eps, "--json")
         assert alone(outcome, outcome.code)
         assert outcome.code in (0, 1)
 

@@ -297,12 +297,9 @@ def rules_of(site: Path, *arguments: str) -> Outcome:
 def answers(site: Path) -> dict[str, tuple[int, dict[str, Any]]]:
     """The exit code and the JSON of `robench test-plugin` for every plugin but the package's own."""
     names = [*BROKEN, *SOUND]
-    command = [sys.executable, "-c", ALL, *names]
-    done = subprocess.run(
-        command, env=environment(site), cwd=site, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return {name: (code, json.loads(out)) for name, (code, out) in json.loads(done.stdout).items()}
+    done = run_forked(*names, program=ALL, environment=environment(site), folder=site)
+    assert done.code == 0, done.err
+    return {name: (code, json.loads(out)) for name, (code, out) in json.loads(done.out).items()}
 
 
 def test_the_package_of_the_docs_is_known_by_name_and_keeps_every_rule(site: Path) -> None:

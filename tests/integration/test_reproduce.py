@@ -22,7 +22,7 @@ import pytest
 from robench.cli.app import main
 from robench.evaluation import tasks
 from robench.store.claims import journal
-from tests.integration.conftest import Run, assert_refused, start_module, wait_for
+from tests.integration.conftest import Run, assert_refused, start_forked, start_module, wait_for
 from tests.same import assert_same_rows
 
 SUITE = """
@@ -212,11 +212,11 @@ def test_killed_at_any_moment_it_goes_on(made: Path, tmp_path: Path) -> None:
     """Killed once while training and then after every few finished pieces of work."""
     runs = tmp_path / "runs"
     for pieces in (1, 9, 29):
-        process = start_module(*COMMAND, "--out", "tables")
+        process = start_forked(*COMMAND, "--out", "tables")
         wait_for(lambda least=pieces: sum(computed(runs).values()) >= least, process)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
-    process = start_module(*COMMAND, "--out", "tables")
+    process = start_forked(*COMMAND, "--out", "tables")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert_same(tmp_path, made)
@@ -284,7 +284,7 @@ def test_a_full_disk_stops_it_and_loses_nothing(made: Path, tmp_path: Path) -> N
 
 def test_two_at_once_share_the_work(made: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    both = [start_module(*COMMAND, "--out", "tables") for _ in range(2)]
+    both = [start_forked(*COMMAND, "--out", "tables") for _ in range(2)]
     wait_for(lambda: journal(runs), both[0])
     (first, *_) = (process for process in both if process.pid == journal(runs)[0]["process"])
     first.send_signal(signal.SIGSTOP)  # on a busy machine all could be done before the other one has started
