@@ -251,23 +251,27 @@ def test_an_address_is_asked_even_where_all_is_in_the_store(store: Path, robench
     assert_refused(outcome, ("127.0.0.1:1", "ray start --head"))
 
 
-TRAIN, EVALUATE = "train standard --epochs 1 --name fresh", "evaluate plain -a pgd -n 10 -o steps=2 --eps 0.1"
+TRAINS, ATTACKS = (
+    "train standard --epochs 1 --name fresh",
+    "evaluate my_model.py:load -a pgd -n 10 -o steps=2 --eps 0.1 --dataset digits",
+)
 # every way with one command, and those where most is closed, or cannot be written to, with the other one too
 CLOSED = [
-    (">&-", EVALUATE), ("2>&-", EVALUATE), ("<&- >&- 2>&-", EVALUATE), ("2>/dev/full", EVALUATE),
-    ("<&- >&- 2>&-", TRAIN), ("2>/dev/full", TRAIN),
+    (">&-", ATTACKS), ("2>&-", ATTACKS), ("<&- >&- 2>&-", ATTACKS), ("2>/dev/full", ATTACKS),
+    ("<&- >&- 2>&-", TRAINS), ("2>/dev/full", TRAINS),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("streams", "words"), CLOSED)
+@pytest.mark.usefixtures("model_file")
 def test_closed_streams_do_not_hinder(streams: str, words: str, store: Path, robench: Run) -> None:
     """Nor does what is printed get into a file that has the number of one."""
     command = f"{sys.executable} -m robench {words} {streams}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert (store / "models" / "fresh" / "DONE").is_file() == (words == TRAIN)
-    assert len(list((store / "evaluations").glob("*/result.json"))) == 1 + (words == EVALUATE)
+    assert (store / "models" / "fresh" / "DONE").is_file() == (words == TRAINS)
+    assert len(list((store / "evaluations").glob("*/result.json"))) == 1 + (words == ATTACKS)
     assert robench("verify").code == 0
 
 
