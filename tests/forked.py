@@ -40,9 +40,9 @@ def _context() -> ForkServerContext:
 
 
 class Forked:
-    """`python -m robench ...` in a folder, the working folder by default, as subprocess.Popen has one.
+    """A running `python -m robench ...`, or `python -c` with the text of a program, that is asked as a Popen is.
 
-    Or `python -c` with the text of a program.
+    In the working folder, unless another is given.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Forked:
         program: str | None = None,
     ) -> None:
         self.args = [str(each) for each in arguments]
-        # of the parent's, read while they are written
+        # files, so that nobody has to read for it to go on
         self.stdout, self.stderr = (tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in range(2))  # noqa: SIM115
         where = folder or Path.cwd(), dict(environment or os.environ), self.stdout.name, self.stderr.name
         self._process = _context().Process(target=_command, args=(program, self.args, *where))
@@ -66,7 +66,9 @@ class Forked:
         """The exit code, a signal's number below 0, or None while it runs."""
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
 
     def send_signal(self, sent: int) -> None:
         """Send it a signal, unless it has ended."""
