@@ -24,12 +24,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # what is written need not outlast the machine, and waiting for a disk is a fifth of some tests
 os.fsync = lambda fd: None
 
+# nor is there anything to collect while all tests are imported
+gc.disable()
+
 pytest_plugins = ["pytester"]
 
 
 def pytest_collection_finish() -> None:
     """What all the tests import stays; the garbage collector would look through its million objects for half a second
     at a time."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

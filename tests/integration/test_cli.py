@@ -268,7 +268,7 @@ def test_an_absurd_learning_rate_is_a_sentence(
 
 # --- killed and interrupted processes --------------------------------------------------------------------------------
 
-LONG = (*ATTACK, "-n", "120", "--shard-size", "6", "-o", "restarts=2", "-o", "steps=30")
+LONG = (*ATTACK, "-n", "60", "--shard-size", "3", "-o", "restarts=2", "-o", "steps=30")
 
 
 @pytest.fixture(params=[signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])

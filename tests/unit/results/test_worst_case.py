@@ -117,7 +117,7 @@ def in_a_check(store: Store, folders: list[EvaluationFolder]) -> Figure | None:
     return None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(clean=answers, found=attacks)
 def test_the_same_worst_case_everywhere(
     clean: list[int], found: list[tuple[tuple[str, Measure], list[int], list[int]]]
