@@ -204,6 +204,6 @@ if __name__ == "__main__":
     gc.disable()  # which takes a fifth of the time that libraries take to load
     for library in sys.argv[2:]:
         importlib.import_module(library)
-    gc.freeze()  # and would copy in each process that is forked what all of them share
+    gc.freeze()  # what all that are forked share is not looked through, and so copied, in each of them
     gc.enable()
     main(socket.socket(fileno=int(sys.argv[1])))
