@@ -29,7 +29,7 @@ smoke: $(READY)  ## make every table small, on data that come along; tables in r
 	$(BIN)/robench reproduce --all --scale smoke --runs runs/smoke --out runs/smoke/tables
 
 unit: $(DEV_READY)  ## run the unit tests only
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
 fuzz: $(DEV_READY)  ## try thousands of random examples, artifacts and names; ROBENCH_FUZZ=N of them
 	ROBENCH_FUZZ=$${ROBENCH_FUZZ:-20000} $(BIN)/python -m pytest -m fuzz
