@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -137,9 +138,10 @@ class Linear(nn.Module):
         return (x.flatten(1) - 0.5) @ self.weight.T
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Evaluations of one model: fgsm and min-fgsm in linf, fgsm in l2, and a rate of success."""
+    root = tmp_path_factory.mktemp("curves") / "runs"
     asked = [("fgsm", "linf", "0.05"), ("min-fgsm", "linf", "1"), ("fgsm", "l2", "0.5"),
              ("random-targeted", "linf", "0.05")]  # fmt: skip
     for attack, norm, eps in asked:
@@ -147,8 +149,14 @@ def runs(tmp_path: Path) -> Path:
         request = Request(
             [Linear()], [attack], ThreatModel.of(norm, eps), dataset="digits", count=30, shard_size=20, options=options
         )
-        evaluate(request, Store(tmp_path / "runs"))
-    return tmp_path / "runs"
+        evaluate(request, Store(root))
+    return root
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> Path:
+    """The same, the test's own."""
+    return Path(shutil.copytree(made, tmp_path / "runs"))
 
 
 def id_of(runs: Path, attack: str, norm: str = "linf") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -74,18 +75,26 @@ def test_three_channels_are_drawn_in_colour_and_summed() -> None:
     assert float(gradients.clipped(grads[0]).max()) <= 1
 
 
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runs folder with a model's card, an evaluation, and net.py in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/, which has a model's card and an evaluation, and net.py."""
+    folder = tmp_path_factory.mktemp("drawing")
+    (folder / "net.py").write_text(
         "import torch\n\n\ndef load():\n    torch.manual_seed(0)\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()\n"
     )
-    store = Store(tmp_path / "runs")
+    store = Store(folder / "runs")
     store.finish_model("m", card(history=HISTORY))
     evaluated(store, Linear(), "fgsm", n=20)
-    return store.root
+    return folder
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its runs/, the test's own, in the working folder, which is a copy of it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
 
 
 def test_commands_write_and_tell(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
