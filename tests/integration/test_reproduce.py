@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,7 @@ import pytest
 from robench.cli.app import main
 from robench.evaluation import tasks
 from robench.store.claims import journal
-from tests.integration.conftest import Run, assert_refused, start_forked, start_module, wait_for
+from tests.integration.conftest import Process, Run, assert_refused, start_forked, start_module, wait_for
 from tests.same import assert_same_rows
 
 SUITE = """
@@ -225,10 +225,12 @@ def test_killed_at_any_moment_it_goes_on(made: Path, tmp_path: Path) -> None:
     assert sum(begun.values()) - len(begun) <= 3, "more than what was under way was begun again"
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.03, 0.3])
-def test_ctrl_c_twice(pause: float, made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("start", "pause"), [(start_module, 0.0), (start_forked, 0.03), (start_forked, 0.3)], ids=["0.0", "0.03", "0.3"]
+)
+def test_ctrl_c_twice(start: Callable[..., Process], pause: float, made: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    process = start_module(*COMMAND, "--out", "tables")
+    process = start(*COMMAND, "--out", "tables")
     wait_for(lambda: sum(computed(runs).values()) >= 6, process)
     process.send_signal(signal.SIGINT)
     time.sleep(pause)
