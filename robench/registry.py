@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,13 @@ def expand(wanted: Iterable[str], norm: str) -> list[tuple[str, Mapping[str, Any
 def bundled(kind: str, name: str) -> bool:
     """Whether a plugin comes with robench."""
     distribution = _entry(kind, name)[0].dist
-    return distribution is not None and distribution.name == "robench"
+    return distribution is not None and _named(distribution) == "robench"
+
+
+@cache
+def _named(distribution: Distribution) -> str:
+    """An installed package's name, which is looked for in its file of metadata."""
+    return distribution.name
 
 
 def classes(package: str) -> list[type]:

@@ -14,6 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from robench.store import files
 from tests.forked import LIBRARIES
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +26,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # what is written need not outlast the machine, and waiting for a disk is a fifth of some tests
 os.fsync = lambda fd: None
+
+# disks here tell times apart by far less than the coarsest, for whose sake a file is read again for two seconds
+files.SETTLED = 5 * 10**7
 
 # nor is there anything to collect while all tests are imported
 gc.disable()
