@@ -15,7 +15,6 @@ import cloudpickle
 import pytest
 
 from robench.store import files
-from tests.forked import LIBRARIES
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # nothing is noted of the tests in the user's own state folder
@@ -55,18 +54,6 @@ def _classes_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
     cloudpickle.register_pickle_by_value(request.module)
     yield
     cloudpickle.unregister_pickle_by_value(request.module)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _libraries_loaded_once() -> Iterator[None]:
-    """The processes that answer for models are forked from one that has what trained ones and tests' own bring along,
-    which each of them would load for itself."""
-    from robench.trust import seal
-
-    server = seal._server
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seal, "_server", lambda libraries: server(LIBRARIES))
-        yield
 
 
 @pytest.fixture(scope="session")

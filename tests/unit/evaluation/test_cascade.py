@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from torch import Tensor, nn
 
 from robench.attack.judge import TAKEN_OVER
@@ -22,34 +21,9 @@ from robench.store.runs import Store
 from robench.tables.leaderboard import build
 from robench.threat import ThreatModel
 from robench.trust.verification import verify_all
+from tests.unit.evaluation.small_net import SMALL, Small, small
 
-SMALL = "tests.unit.evaluation.test_cascade:small"
 ATTACKS = ("fgsm", "r-fgsm", "step-rand")
-
-
-class Small(nn.Module):
-    """A net that no single attack of the three breaks everywhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.first = nn.Parameter(torch.randn(64, 32, generator=generator) / 4)
-        self.second = nn.Parameter(torch.randn(32, 10, generator=generator))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x.flatten(1) @ self.first) @ self.second
-
-
-def small() -> nn.Module:
-    """The net, fitted to the first digits by least squares on its features."""
-    from robench import open_dataset
-
-    model, train = Small(), open_dataset("digits").train
-    with torch.no_grad():
-        features = torch.relu(train.pixels(slice(None)).flatten(1) @ model.first)
-        targets = nn.functional.one_hot(train.labels, 10).float()
-        model.second.copy_(torch.linalg.lstsq(features, targets).solution)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

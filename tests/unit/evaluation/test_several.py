@@ -29,7 +29,7 @@ from robench.tables.report import Report
 from robench.threat import ThreatModel
 from robench.trust.rungs import unsupported
 from robench.trust.verification import verify_all
-from tests.unit.evaluation.test_cascade import SMALL, small
+from tests.unit.evaluation.small_net import SMALL, small
 
 EPS = ("0.02", "0.04", "0.06")
 

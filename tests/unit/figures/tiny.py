@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +19,9 @@ from robench.evaluation.scheduler import evaluate
 from robench.figures.drawing import Drawing, write
 from robench.figures.subjects import Subjects, Wanted, open_subjects
 from robench.store.runs import Store
-from tests.made import means_of_digits
+
+# as a test's own classes are, see conftest
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Linear(nn.Module):
@@ -25,6 +29,8 @@ class Linear(nn.Module):
 
     def __init__(self, seed: int = 0, noise: float = 0.3) -> None:
         super().__init__()
+        from tests.made import means_of_digits  # with much else, which who only asks for answers need not load
+
         means = means_of_digits()
         drawn = torch.randn(10, 64, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(2 * (means - means.mean(0)) + noise * drawn)
