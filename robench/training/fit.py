@@ -6,7 +6,6 @@ import logging
 import math
 import time
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
@@ -27,11 +25,9 @@ from robench.defense.recipe import Recipe
 from robench.device import full_precision
 from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
-from robench.store.files import write_file
+from robench.training.checkpoints import CHECKPOINT, WholeFiles
 from robench.training.parts import Parts, parts_of
 from robench.training.watching import stands
-
-CHECKPOINT = "last.ckpt"
 
 # a model that gives one class to this share of the validation set has collapsed
 ONE_CLASS = 0.99
@@ -57,7 +53,10 @@ class Fit:
 
 @dataclass
 class Trained:
-    """What training measured: accuracies as fractions, the last epoch's mean loss terms, seconds of this process."""
+    """What training measured: accuracies as fractions, the last epoch's mean loss terms, and the seconds it took.
+
+    A training that was interrupted took those until its checkpoint, too, but not what was lost.
+    """
 
     val_accuracy: float
     test_accuracy: float
@@ -92,7 +91,6 @@ def fit(defense: Defense, plan: Fit) -> Trained:
     ]
     if plan.recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=plan.recipe.ema))
-    began = time.monotonic()
     with _quiet(), bar(plan.title) as shown:
         watch.bar = shown
         trainer = pl.Trainer(
@@ -107,7 +105,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
             inference_mode=not plan.watched,
             precision="bf16-mixed" if plan.recipe.precision == "bfloat16" else "32-true",
             gradient_clip_val=(plan.recipe.clip or None) if defense.automatic_optimization else None,
-            plugins=[_WholeFiles()],
+            plugins=[WholeFiles(_Watch.__qualname__)],
         )
         _run(trainer, defense, plan, loader, _Loader(val, 1000, plan.seed, training=False), resume, watch)
     defense.eval().cpu()
@@ -117,7 +115,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
         test_accuracy=accuracy(defense, test, plan.device),
         test_count=len(test),
         terms=watch.last_terms,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(watch.seconds, 1),
         resumed_from_epoch=watch.first_epoch or 0,
         history=watch.history,
     )
@@ -211,51 +209,6 @@ def _whole(batch: Any) -> Any:
 REMEMBERED = ("first_loss", "peaks", "history", "best", "at_chance")
 
 
-# what a checkpoint has that a training goes on from, and of which type; without some of it Lightning would begin anew,
-# with the optimizer of before
-PARTS = {
-    "epoch": int, "global_step": int, "state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list,
-    "lr_schedulers": list,
-}  # fmt: skip
-
-
-def _lacking(checkpoint: Any) -> str:
-    """What a checkpoint lacks, "" where it is one."""
-    if not isinstance(checkpoint, dict):
-        return f"it holds a {type(checkpoint).__name__}"
-    wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint.get(name), kind)]
-    if wrong:
-        return f"no usable {wrong[0]!r}"
-    return "" if _Watch.__qualname__ in checkpoint["callbacks"] else "no record of what it is of"
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Checkpoints written beside the old one, then moved over it: a kill or a full disk leaves the old one.
-
-    Read, they are checked against the checksums in them, which torch.load is built without.
-    """
-
-    def load_checkpoint(self, path: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
-        """Read a checkpoint; raises BadInput where it is damaged."""
-        try:
-            with zipfile.ZipFile(path) as parts:
-                damaged = parts.testzip()
-            if damaged is None:
-                found: Any = super().load_checkpoint(path, *arguments, **settings)
-                reason = _lacking(found)
-                if not reason:
-                    return dict(found)
-            else:
-                reason = f"the checksum of {damaged} is wrong"
-        except Exception as error:  # whatever the readers make of a damaged file
-            reason = first_line(error, 120)
-        raise BadInput(f"The checkpoint {path} cannot be read ({reason}); delete it and train again.")
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint in one step."""
-        write_file(Path(path), lambda aside: torch.save(checkpoint, aside))
-
-
 class _Watch(Callback):
     """Shows progress, seeds every epoch, and stops training that diverges or collapses."""
 
@@ -273,17 +226,24 @@ class _Watch(Callback):
         self.monitors: Counter[str] = Counter()
         self.best, self.at_chance = 0.0, 0
         self.images, self.began = 0, time.monotonic()
+        self.before, self.opened = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What the training took up to now, in this process and in those that it goes on from."""
+        return self.before + time.monotonic() - self.opened
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training goes on from."""
         return {
             "spec": self.plan.spec,
+            "seconds": self.seconds,
             **{name: getattr(self, name) for name in REMEMBERED},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the interrupted training; raises BadInput where it was another one."""
-        if not {*REMEMBERED} <= state_dict.keys():
+        if not {"seconds", *REMEMBERED} <= state_dict.keys():
             raise BadInput(f"The checkpoint in {self.plan.folder} is damaged; delete it and train again.")
         if state_dict.get("spec", "") not in ("", self.plan.spec):
             raise BadInput(
@@ -291,6 +251,7 @@ class _Watch(Callback):
             )
         for name in REMEMBERED:
             setattr(self, name, state_dict[name])
+        self.before = float(state_dict["seconds"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make an epoch's noise a function of the seed and the epoch; remember where training went on from."""

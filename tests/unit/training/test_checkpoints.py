@@ -59,6 +59,12 @@ def _without(path: Path, key: str) -> None:
     torch.save({name: item for name, item in kept.items() if name != key}, path)
 
 
+def _with_seconds(path: Path, seconds: Any) -> None:
+    """What the training had taken until this checkpoint."""
+    callbacks = torch.load(path, weights_only=True)["callbacks"]
+    _with(path, "callbacks", {**callbacks, "_Watch": {**callbacks["_Watch"], "seconds": seconds}})
+
+
 CHECKPOINT_DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -78,6 +84,7 @@ CHECKPOINT_DAMAGE: dict[str, Callable[[Path], object]] = {
     "optimizers of another kind": lambda path: _with(path, "optimizer_states", [{"state": 3}]),
     "a version of another kind": lambda path: _with(path, "pytorch-lightning_version", ["2"]),
     "an epoch of another kind": lambda path: _with(path, "epoch", "one"),
+    "seconds of another kind": lambda path: _with_seconds(path, "long"),
 }
 
 
@@ -96,6 +103,15 @@ def test_a_damaged_checkpoint_is_refused(kind: str, halfway: Path, tmp_path: Pat
 def test_an_undamaged_checkpoint_is_not(halfway: Path, tmp_path: Path) -> None:
     shutil.copytree(halfway, tmp_path / "runs")
     assert train(HALF, Store(tmp_path / "runs"))["resumed_from_epoch"] == 1
+
+
+def test_a_resumed_training_took_what_it_had_taken_before_too(halfway: Path, tmp_path: Path) -> None:
+    shutil.copytree(halfway, tmp_path / "runs")
+    path = tmp_path / "runs" / "models" / "half" / "training" / "last.ckpt"
+    before = torch.load(path, weights_only=True)["callbacks"]["_Watch"]["seconds"]
+    assert 0 < before < 1000
+    _with_seconds(path, 1000 + before)
+    assert 1000 + before <= train(HALF, Store(tmp_path / "runs"))["seconds"] < 2000
 
 
 SETTINGS_DAMAGE: dict[str, Callable[[Path], object]] = {
