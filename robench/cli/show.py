@@ -116,12 +116,14 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:
     """The same for a reader: what it is, the figures, how they came about, then everything recorded."""
+    from robench.data.draw import images_told
     from robench.results.accuracy import Measure
     from robench.results.summary import label
     from robench.store.specs import draw_told
 
     spec, about, result, rows = found["spec"], found["about"], found["result"], found["rows"]
     last = spec["start"] + spec["count"] - 1
+    images = images_told(spec["start"], last, spec["count"], spec.get("draw"), draw_told(spec, about.get("images")))
     figure = Measure(about["metric"]).key
     figures = {
         "clean accuracy": _share(result.get("clean_accuracy"), result.get("clean_interval")),
@@ -133,8 +135,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "evaluation": found["evaluation"],
         "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
         "model": about["model"],
-        "data": f"{about['dataset']}, {spec['split']} images {spec['start']}-{last} "
-        f"(n = {spec['count']:,}){draw_told(spec, about.get('images'))}",
+        "data": f"{about['dataset']}, {images}",
         "threat model": f"{spec['norm']} eps {about['eps']}",
         "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),
         "code": found.get("code"),

@@ -198,3 +198,12 @@ def check_way(way: Any) -> str | None:
     """A draw by its name. Raises BadInput for any other."""
     require(way is None or way in WAYS, "draw", way, f"one of {', '.join(WAYS)}")
     return None if way is None else str(way)
+
+
+def images_told(first: int, last: int, count: int, way: str | None, *notes: str) -> str:
+    """Which test images these are, from place `first` to `last`, in words: in their own order, or in that of a draw.
+
+    notes: what more is said of their number, in brackets or not; an empty one says nothing.
+    """
+    told = [f"n = {count:,}", *(note.strip(" ()") for note in notes if note)]
+    return f"{'drawn' if way else 'test'} images {first}-{last} ({', '.join(told)})"

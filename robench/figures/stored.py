@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from robench.attack.base import check_count
 from robench.data.dataset import open_dataset
+from robench.data.draw import images_told
 from robench.errors import BadInput, require
 from robench.evaluation.attacks import label_of
 from robench.figures.drawing import Drawing, as_is, numbers
 from robench.norms import NORMS
 from robench.results.rows import correct, succeeded
 from robench.store.runs import EvaluationFolder, Store
+from robench.store.specs import draw_told
 from robench.tables.model_names import told_apart
 from robench.threat import ThreatModel
 
@@ -55,11 +57,8 @@ class Stored:
         """All that a caption says of it."""
         spec, about = self.folder.spec, self.folder.about
         last = spec["start"] + spec["count"] - 1
-        drawn = f", {spec['draw']} draw" if spec.get("draw") else ""
-        return (
-            f"{self.title}; {about.dataset}, test images {spec['start']}-{last} (n = {len(self.rows):,}){drawn}; "
-            f"evaluation {self.folder.job_id}"
-        )
+        which = images_told(spec["start"], last, len(self.rows), spec.get("draw"), draw_told(spec, about.images))
+        return f"{self.title}; {about.dataset}, {which}; evaluation {self.folder.job_id}"
 
     def classes(self) -> list[str]:
         """What the classes are called: their names, or their numbers."""

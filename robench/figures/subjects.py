@@ -18,6 +18,7 @@ from robench.attack.guard import plain_tensor, staying
 from robench.attack.inspection import first_answers, inspect
 from robench.attack.modes import check_gradients
 from robench.attack.objectives import cross_entropy
+from robench.data.draw import images_told
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput
 from robench.evaluation.jobs import Target, open_target
@@ -30,14 +31,14 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Images:
     """The first `n` test images: x float32 [n, C, H, W] in [0, 1]; y, ids int64 [n]; the data's name, and that of every
-    class, which is its number where it has none; drawn: how they were drawn, in words."""
+    class, which is its number where it has none; way: of the draw that they are the first of, None of none."""
 
     x: Tensor
     y: Tensor
     ids: Tensor
     data: str
     classes: tuple[str, ...]
-    drawn: str = ""
+    way: str | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -45,11 +46,12 @@ class Images:
     @property
     def told(self) -> str:
         """The data and the images in words."""
-        return f"{self.data}, test images {int(self.ids.min())}-{int(self.ids.max())} (n = {len(self):,}){self.drawn}"
+        drawn = f"{self.way} over classes" if self.way else ""
+        return f"{self.data}, {images_told(int(self.ids.min()), int(self.ids.max()), len(self), self.way, drawn)}"
 
     def at(self, places: Tensor) -> Images:
         """Some of them, by their places."""
-        return Images(self.x[places], self.y[places], self.ids[places], self.data, self.classes, self.drawn)
+        return Images(self.x[places], self.y[places], self.ids[places], self.data, self.classes, self.way)
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,7 @@ def open_subjects(store: Store, references: Sequence[str | nn.Module], wanted: W
         raise BadInput(f"-n is {count}, but {dataset.name} has {len(split):,} test images; give at most that.")
     part = slice(0, count)
     classes = tuple(dataset.names or map(str, range(dataset.classes)))
-    drawn = f", {way} draw" if way else ""
-    images = Images(split.pixels(part), split.labels[part], split.ids[part], dataset.name, classes, drawn)
+    images = Images(split.pixels(part), split.labels[part], split.ids[part], dataset.name, classes, way)
     return Subjects(tuple(targets), images, wanted.seed, device)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from robench.data.draw import images_told
 from robench.tables.cells import UNWALKED, UPPER, Column, Line, Setting
 from robench.tables.rendering import Grid, grid
 
@@ -66,9 +67,7 @@ class Board:
     def title(self) -> str:
         """Data, threat model and examples in words."""
         last = self.start + self.count - 1
-        absent = f", {self.absent}" if self.absent else ""
-        drawn = f", {self.drawn.strip(' ()')}" if self.drawn else ""
-        images = f"{'drawn' if self.draw else 'test'} images {self.start}-{last} (n = {self.count:,}{drawn}{absent})"
+        images = images_told(self.start, last, self.count, self.draw, self.drawn, self.absent)
         attacks = f", under {self.attacks}" if self.attacks else ""
         return f"{self.dataset}, {self.norm} eps {self.eps}, {images}{attacks}"
 

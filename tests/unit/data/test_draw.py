@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robench.data.dataset import Dataset, open_dataset
-from robench.data.draw import SHIFTED, balanced, looks, order_of, ordered, shift_of, shifted
+from robench.data.draw import SHIFTED, balanced, images_told, looks, order_of, ordered, shift_of, shifted
 from robench.errors import BadInput
 
 RNG = np.random.default_rng(5)
@@ -195,3 +195,13 @@ def test_a_list_of_file_names(tmp_path: Path) -> None:
         (tmp_path / "ids.txt").write_text(word)
         with pytest.raises(BadInput, match=told):
             open_dataset(f"folder:{tmp_path}?ids={tmp_path / 'ids.txt'}", tmp_path / "data").test  # noqa: B018
+
+
+def test_images_of_a_draw_are_not_called_the_test_images_of_their_places() -> None:
+    assert images_told(0, 99, 100, None) == "test images 0-99 (n = 100)"
+    assert (
+        images_told(0, 999, 1000, None, " (the first of 10,000)")
+        == "test images 0-999 (n = 1,000, the first of 10,000)"
+    )
+    told = images_told(7, 1006, 1000, "balanced", " (balanced over classes, of 10,000)", "", "2 absent")
+    assert told == "drawn images 7-1006 (n = 1,000, balanced over classes, of 10,000, 2 absent)"
