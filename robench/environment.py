@@ -17,6 +17,8 @@ from typing import Any
 PACKAGES = ("robench", "torch", "torchvision", "pytorch-lightning", "numpy")
 # variables that decide in which order kernels sum
 KERNELS = ("MKL_CBWR", "OMP_NUM_THREADS")
+# what of a checkout computes, and with which versions: without changes there, figures are those of its commit
+CODE = ("robench", "attacks", "defenses", "pyproject.toml", "constraints.txt")
 
 
 def environment() -> dict[str, Any]:
@@ -35,7 +37,7 @@ def _environment() -> dict[str, Any]:
     return {
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).resolve().parent.parent),
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -84,17 +86,19 @@ def command() -> str:
     return shlex.join([*([name] if name != "__main__.py" else ["python", "-m", "robench"]), *sys.argv[1:]])
 
 
-def _commit() -> str:
-    folder = Path(__file__).resolve().parent.parent
+def _commit(folder: Path) -> str:
+    """The commit of the checkout in a folder, with -dirty where what computes was changed; "" where it is none."""
     if not (folder / ".git").exists():
         return ""
+    here = _git(folder, "describe", "--always")
+    return f"{here}-dirty" if here and _git(folder, "status", "--porcelain", "--", *CODE) else here
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says of a checkout, "" where it says nothing."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
