@@ -55,6 +55,12 @@ class CheckFailed(RobenchError):
     exit_code = 1
 
 
+class Misbehaved(ValueError):
+    """What somebody's plugin answered breaks its contract. No line of code raised it, so that none is told."""
+
+    place = ""
+
+
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise `BadInput` naming an option, its value and what is allowed, unless `condition` holds."""
     if not condition:
@@ -85,6 +91,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
         alike = difflib.get_close_matches(name.lower(), folded, n=NEAREST, cutoff=0.3)
         few = [folded[each] for each in alike] or names[:NEAREST]
         listing = f"{', '.join(few)} and {len(names) - len(few)} more"
+    if not name.strip():
+        return BadInput(
+            f"There is no {kind} without a name; write a list with commas and no spaces: a,b. Known: {listing}."
+        )
     return BadInput(f"There is no {kind} named {name!r}; {hint}Known: {listing}.".replace("; Known", "; known"))
 
 
@@ -172,5 +182,14 @@ def disk_error(error: OSError, path: object) -> DiskError:
     """A failed write in one sentence: no space, no permission, or what the system said."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskError(f"No space left to write {path}; free some space and run the same command again.")
-    reason = (error.strerror or str(error)).lower()
-    return DiskError(f"Cannot write {path} ({reason}); check the folder, or choose another with --runs.")
+    reason = reason_of(error).lower()
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        reason = "what should be its folder is a file"
+    return DiskError(
+        f"Cannot write {path} ({reason}); check the folder, or choose another with --runs or --out, whichever named it."
+    )
+
+
+def reason_of(error: BaseException, limit: int = 120) -> str:
+    """Why a file cannot be had, as part of a sentence that names it: what the system says, or else the first line."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, limit)

@@ -349,11 +349,13 @@ def needs(kind: str) -> dict[str, list[extras.Need]]:
 def _summary(entry: EntryPoint) -> str:
     try:
         spec = importlib.util.find_spec(entry.module)
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        if spec is None:
+            raise ImportError(entry.module)
+        if spec.origin is None or not spec.origin.endswith(".py"):
             return ""
         body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
     except (ImportError, SyntaxError, ValueError, OSError):
-        return ""  # a broken plugin says so when it is used
+        return f"cannot be read; 'robench test-plugin {entry.name}' says why"
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
             return (ast.get_docstring(node) or "").partition("\n")[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robench import randomness
 from robench.attack.classifier import BatchModel
+from robench.errors import BadInput
 from robench.ranges import INT64, Range, whole
 from robench.results.rows import passes
 from robench.threat import ThreatModel
@@ -175,6 +176,13 @@ class Attack(ABC):
     @abstractmethod
     def perturb(self, model: BatchModel, batch: Batch) -> Tensor | Proposal:
         """Propose images [B, C, H, W] for the rows of `batch`. They are projected and judged by the harness."""
+
+
+def check_norm(attack: Attack, title: str, norm: str) -> None:
+    """Raise BadInput where an attack, of that title, does not support a norm."""
+    if norm not in attack.norms:
+        known = ", ".join(attack.norms)
+        raise BadInput(f"The attack {title} does not support norm {norm}; it supports {known}: name that with --norm.")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

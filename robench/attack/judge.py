@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robench.attack.base import Attack, Batch, Trials
+from robench.attack.base import Attack, Batch, Trials, check_norm
 from robench.attack.before import Before
 from robench.attack.budget import Budget
 from robench.attack.classifier import Classifier
@@ -40,7 +40,7 @@ from robench.attack.slopes import misleading
 from robench.attack.waves import Work, pulse, waves
 from robench.attack.witness import WRONG, Witness
 from robench.device import full_precision, keep_freed
-from robench.errors import BadInput
+from robench.errors import Misbehaved
 from robench.norms import NORMS
 from robench.results.accuracy import Measure
 from robench.results.rows import FELL, FLAT_GUIDE, STOOD, passes, success_of
@@ -67,10 +67,7 @@ def attack_shard(
     model in train mode, one that returns probabilities, NaN or the wrong number of classes, and for a threat model the
     attack does not know.
     """
-    if threat.norm not in attack.norms:
-        raise BadInput(
-            f"The attack {type(attack).__name__} does not support norm {threat.norm}; it supports {attack.norms}."
-        )
+    check_norm(attack, type(attack).__name__, threat.norm)
     threat.check_shape(tuple(examples.x.shape[1:]))
     settings = settings or Settings()
     check_gradients(module)
@@ -307,7 +304,7 @@ class _Judge:
     def _valid(self, x0: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         """The proposals inside the threat model; one with NaN pixels is replaced by the original image and flagged."""
         if x.shape != x0.shape:
-            raise ValueError(f"{type(self.attack).__name__} proposed shape {tuple(x.shape)} for {tuple(x0.shape)}")
+            raise Misbehaved(f"{type(self.attack).__name__} proposed shape {tuple(x.shape)} for {tuple(x0.shape)}")
         broken = ~x.flatten(1).isfinite().all(1)
         self.invalid[rows[broken]] = True
         projected = self.threat.project(x0, torch.where(broken.reshape(-1, 1, 1, 1), x0, x))

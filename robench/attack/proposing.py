@@ -8,6 +8,7 @@ from torch import Tensor
 from robench.attack.base import Attack, Batch, Proposal
 from robench.attack.budget import Asked, Exhausted
 from robench.attack.classifier import Classifier
+from robench.errors import Misbehaved
 
 
 def propose(
@@ -40,7 +41,7 @@ def _checked(attack: Attack, answer: Tensor | Proposal, step: Tensor) -> Proposa
     if answer.stages is None:
         return answer
     if int(answer.stages.min()) < 0 or int(answer.stages.max()) >> len(attack.stages):
-        raise ValueError(f"{type(attack).__name__} tells of stages beside {attack.stages}")
+        raise Misbehaved(f"{type(attack).__name__} tells of stages beside {attack.stages}")
     return Proposal(answer.x, answer.step, answer.stages.cpu())
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robench.errors import BadInput, first_line, shown, unknown
+from robench.errors import BadInput, reason_of, shown, unknown
 
 # never in a file: they are about the command at hand
 APART = ("config", "save_config", "as_json", "help")
@@ -59,7 +59,7 @@ def _defaults(path: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 120)
+        reason = reason_of(error)
         raise BadInput(f"The file {path} of --config cannot be read ({reason}); give a TOML file.") from error
     names = {alias: name for name, each in known.items() for alias in _aliases(name, each)}
     values: dict[str, Any] = {}

@@ -88,8 +88,8 @@ def _plugin(name: str, summary: str, needs: Sequence[Need]) -> dict[str, Any]:
     if not needs:
         return {"name": name, "summary": summary}
     packages, missing = [need.package for need in needs], [need for need in needs if need.fault]
-    install = f"; missing, {missing[0].command}" if missing else ""
-    item = {"name": name, "summary": f"{summary} (needs {', '.join(packages)}{install})", "needs": packages}
+    install = f"missing, {missing[0].command}" if missing else "installed"
+    item = {"name": name, "summary": f"{summary} (needs {', '.join(packages)}; {install})", "needs": packages}
     return item | ({"install": missing[0].command} if missing else {})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from robench import registry
-from robench.attack.base import Attack
+from robench.attack.base import Attack, check_norm
 from robench.detector.request import DetectorRequest
 from robench.errors import BadInput
 from robench.evaluation.address import Address, After
@@ -48,10 +48,7 @@ class NamedAttack:
         Raises BadInput for an option that it does not have or that is out of range, and for a norm it does not support.
         """
         attack, options = plugin.build(given), plugin.options(given)
-        if threat.norm not in attack.norms:
-            raise BadInput(
-                f"The attack {plugin.name!r} does not support norm {threat.norm}; it supports {attack.norms}."
-            )
+        check_norm(attack, repr(plugin.name), threat.norm)
         return cls(plugin.name, attack, unusual(plugin, {k: options[k] for k in given if k in options}), options)
 
 

@@ -70,7 +70,12 @@ def _tell_of_older(job: Job, title: str) -> None:
         return
     wanted = _but_code(job.spec.to_json())
     for folder in Store(job.folder.root).intact()[0]:
-        if folder.job_id != job.spec.job_id and _but_code(folder.spec) == wanted and (old := aged(folder)):
+        if (
+            folder.job_id != job.spec.job_id
+            and _but_code(folder.spec) == wanted
+            and folder.complete
+            and (old := aged(folder))
+        ):
             say(f"{title} is computed anew; the stored figure {folder.job_id} was made by {old}, and stays its figure.")
 
 

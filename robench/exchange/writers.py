@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robench.errors import BadInput, DiskError, disk_error
+from robench.errors import BadInput, disk_error
 from robench.store.parts import aside_of
 from robench.text import escaping
 
@@ -286,5 +286,5 @@ def writing(
                 writer.abandon()
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise DiskError(str(disk_error(error, place)).replace("--runs", "--out")) from error
+            raise disk_error(error, place) from error
         raise

@@ -11,11 +11,12 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from torch import nn
 
-from robench.errors import BadInput, RobenchError, crash, first_line, shown, unknown
+from robench.errors import BadInput, RobenchError, crash, first_line, of_others, shown, unknown
 from robench.model_files import Space
 from robench.ranges import read_number
 from robench.references import Reference
@@ -87,9 +88,9 @@ def _made(
             raise
         except BaseException as error:  # whatever a user's code does
             called = "with these arguments" if arguments else "without arguments, or with -m NAME=VALUE"
+            said = crash(error) if of_others(error) else f"{type(error).__name__}: {first_line(error, 200, end='.:')}"
             raise BadInput(
-                f"The factory {reference.loading!r} failed with {crash(error)}; it must "
-                f"return the model when called {called}."
+                f"The factory {reference.loading!r} failed with {said}; it must return the model when called {called}."
             ) from error
     if not isinstance(module, nn.Module):
         raise BadInput(
@@ -99,17 +100,21 @@ def _made(
 
 
 def _makers(imported: Any) -> list[str]:
-    """The names of a module that a model may be had by: what can be called, and models."""
-    return [n for n, v in vars(imported).items() if callable(v) and not n.startswith("_")]
+    """The names of a module that a model may be had by: what can be called, and models; its own where it has some."""
+    known = {name: value for name, value in vars(imported).items() if callable(value) and not name.startswith("_")}
+    own = [name for name, value in known.items() if not _from_elsewhere(value, imported.__name__)]
+    return own or list(known)
+
+
+def _from_elsewhere(value: object, module: str) -> bool:
+    """Whether a class or a function was made in another package than that of `module`; of other things nobody knows."""
+    where = str(value.__module__) if isinstance(value, (type, FunctionType, BuiltinFunctionType)) else module
+    return where.partition(".")[0] != module.partition(".")[0]
 
 
 def _listing(imported: Any, reference: Reference) -> BadInput:
     """Why a file alone is no model: with the factories and models that are defined in it."""
-    here = imported.__name__
-    own = [
-        name for name, value in vars(imported).items() if not name.startswith("_")
-        and (isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", "") == here))
-    ]  # fmt: skip
+    own = [name for name in _makers(imported) if not _from_elsewhere(getattr(imported, name), imported.__name__)]
     place = reference.place
     if not own:
         return BadInput(

@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from robench.errors import BadInput, shown
+from robench.errors import BadInput, reason_of, shown
 from robench.suites.claims import Claim as Measured
 from robench.suites.claims import Verdict
 
@@ -58,7 +58,9 @@ def read(path: Path, option: str = "--claims") -> list[Claim]:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"The table of claims {path} cannot be read ({error}); give another with {option}.") from error
+        raise BadInput(
+            f"The table of claims {path} cannot be read ({reason_of(error)}); give another with {option}."
+        ) from error
     missing = [name for name in COLUMNS if lines and name not in lines[0]]
     if missing:
         raise BadInput(

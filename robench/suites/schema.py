@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from robench import norms
-from robench.errors import BadInput, unknown
+from robench.errors import BadInput, reason_of, unknown
 from robench.ranges import text_of
 from robench.store.files import plain_file
 
@@ -192,7 +192,7 @@ def parsed(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"There is no file {path}; check the path, or name a bundled suite.") from None
     except (OSError, ValueError) as error:  # also for what no path can hold
-        raise BadInput(f"The suite {path} cannot be read ({error}); mend the file.") from error
+        raise BadInput(f"The suite {path} cannot be read ({reason_of(error)}); mend the file.") from error
 
 
 @contextmanager

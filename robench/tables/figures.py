@@ -50,7 +50,7 @@ def _title(results: Sequence[Result], seeds: Sequence[int]) -> str:
     told = dict.fromkeys(
         f"{r.about.dataset}, {r.norm} eps {r.about.eps}, n = {r.summary.n:,}{r.drawn}"
         f"{f', {r.absent}' if r.absent else ''}{over}"
-        for r in results
+        for r in [each for each in results if each.summary.n] or results
     )
     return "; ".join(told)
 

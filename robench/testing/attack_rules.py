@@ -49,12 +49,18 @@ class Asked:
         return images.detach()
 
 
+def planned(attack: Attack, data: DataInfo, count: int = COUNT, seed: int = 0) -> Trials:
+    """Ask for the trials of random images, as the judge does."""
+    x, y = random_images(data, count)
+    classifier = Classifier(SmallModel.of(data), data.classes, count)
+    return attack.trials(y, classifier.logits(x), torch.arange(100, 100 + count), seed)
+
+
 def ask(attack: Attack, threat: ThreatModel, data: DataInfo, count: int = COUNT, seed: int = 0) -> Asked:
     """Ask for proposals for random images, as the judge does."""
     x, y = random_images(data, count)
     ids, module = torch.arange(100, 100 + count), SmallModel.of(data)
-    classifier = Classifier(module, data.classes, count)
-    plan = attack.trials(y, classifier.logits(x), ids, seed)
+    classifier, plan = Classifier(module, data.classes, count), planned(attack, data, count, seed)
     rows = torch.arange(count).repeat_interleave(len(plan))
     given = Batch(x[rows], y[rows], plan.goal.flatten(), ids[rows], plan.key.flatten(), rows, threat, seed)
     before = replace(given, **{name: getattr(given, name).clone() for name in TENSORS})
@@ -93,9 +99,10 @@ def norms(subject: Subject) -> None:
 
 def trials(subject: Subject) -> None:
     """Its plan has a key and a goal for every trial: keys differ, a goal is another class than the label or -1."""
-    for asked in _asked(subject):
-        plan, count, classes = asked.plan, COUNT, asked.module.classes
-        y = random_images(GREY if classes == GREY.classes else COLOUR, count)[1]
+    attack = subject.build()
+    for data in (GREY, COLOUR):
+        plan, count, classes = planned(attack, data), COUNT, data.classes
+        y = random_images(data, count)[1]
         shapes = f"key {described(plan.key)} and goal {described(plan.goal)} for {count} images"
         expect(plan.key.shape == plan.goal.shape == (count, len(plan)) and len(plan) > 0, shapes)
         repeated = any(len(set(keys)) < len(plan) for keys in plan.key.tolist())

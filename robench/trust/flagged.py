@@ -60,6 +60,7 @@ FLAGGED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "moved-nothing", "an attack that moves nothing",
-        "the attack left every image as it was: look whether it gets gradients at all, and use another",
+        "the attack left every image as it was: look whether it gets gradients at all and proposes finite pixels, or "
+        "use another",
     ),
 )  # fmt: skip

@@ -82,6 +82,11 @@ class Undefined(Attack):
     def perturb(self, model, batch):
         return batch.x * (batch.x - batch.x) / 0
 """),
+    "raises": ("attack", "shape", "AttributeError", """
+class Raises(Attack):
+    def perturb(self, model, batch):
+        return batch.nothing
+"""),
     "divides": ("attack", "no perturbation at eps 0", "not finite", """
 class Divides(Attack):
     def perturb(self, model, batch):

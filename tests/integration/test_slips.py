@@ -12,6 +12,7 @@ from tests.integration.conftest import Run, assert_refused
 ON = ("--dataset", "digits", "-a", "pgd", "--eps", "0.1")
 OWN = ("evaluate", "net.py:load")
 NET = """
+from pathlib import Path
 from torch import nn
 
 def load():
@@ -25,7 +26,7 @@ SLIPS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*OWN, "--dataset", "digits", "-a", "pdg", "--eps", "0.1"), ("no attack named 'pdg'", "did you mean 'pgd'?")),
     (("evaluate", "standrd-mnist", *ON), ("'standrd-mnist'", "none is trained in", "'robench list sources'")),
     (("evaluate", "nett.py:load", *ON), ("no model file nett.py", "the path of a Python file")),
-    (("evaluate", "net.py:lod", *ON), ("'lod'", "did you mean 'load'?")),
+    (("evaluate", "net.py:lod", *ON), ("'lod'", "did you mean 'load'? Known: deep, load.")),
     (("evaluate", "net.py", *ON), ("names no factory", "it has load, deep", "give net.py:load")),
     ((*OWN, "-m", "depth=3", *ON), ("'net.py:load' takes no arguments", "leave depth out")),
     (("evaluate", "net.py:deep", "-m", "dept=3", *ON), ("'dept'", "did you mean 'depth'?")),
@@ -42,7 +43,10 @@ SLIPS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*OWN, *ON, "-o", "steps"), ("key=value", "-o steps=100")),
     ((*OWN, "--dataset", "digits", "-a", "pgd", "--eps", "8"), ("eps is 8", "did you mean 8/255?")),
     ((*OWN, "--dataset", "digits", "-a", "pgd", "--eps", "0,1"), ("'0,1'", "give 0.1 with a point", "1,0")),
-    ((*OWN, "--dataset", "digits", "-a", "pgd,,fgsm", "--eps", "0.1"), ("no attack named ''", "known: ")),
+    (
+        (*OWN, "--dataset", "digits", "-a", "pgd,,fgsm", "--eps", "0.1"),
+        ("no attack without a name", "no spaces: a,b", "Known: "),
+    ),
     (("reproduce", "er-ablation", "-n", "5,mnist-linf=3"), ("named 'mnist-linf'", "known: er-ablation.")),
     (("reproduce", "er-ablation", "-n", "5,er-ablation=x"), ("not a whole number", "such as 1000")),
     (("reproduce", "er-ablation", "-n", "5,7"), ("says twice", "one for a suite")),
@@ -53,6 +57,11 @@ SLIPS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("evaluat", "net.py:load", *ON), ("No such command 'evaluat'; did you mean 'evaluate'? See 'robench --help'.",)),
     ((*OWN, *ON, "-n", "all"), ("'all' is not a whole number",)),
     ((*OWN, *ON, "--weights", "nothing.pt"), ("no file nothing.pt",)),
+    (
+        (*OWN, "--dataset", "digits", "-a", "cw", "--norm", "linf", "--eps", "0.1"),
+        ("does not support norm linf", "it supports l2: name that with --norm"),
+    ),
+    (("evaluate", "needy.py:load", *ON), ("TypeError: load() missing 1 required positional argument: 'depth';",)),
     (("show", "pdg"), ("did you mean 'pgd'?", " more")),
 ]
 
@@ -60,6 +69,7 @@ SLIPS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
 @pytest.fixture(autouse=True)
 def files() -> None:
     Path("net.py").write_text(NET)
+    Path("needy.py").write_text("def load(depth):\n    return None\n")
     Path("photos").mkdir()
     x = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 3), dtype=np.uint8)
     last = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)

@@ -134,6 +134,19 @@ def test_what_other_code_began_is_not_gone_on_from(plugins: Plugins, tmp_path: P
     assert len(EvaluationFolder(folder.path).shards()) == 3
 
 
+def test_of_what_other_code_left_without_a_figure_nothing_is_told(
+    plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "runs")
+    folder = folder_of(store, run(store, shard_size=10))
+    for path in [*folder.path.glob("shard-000020*"), folder.path / "result.json"]:
+        path.unlink()
+    plugins.edit(*EDITS["the attack"])
+    capsys.readouterr()
+    run(store, shard_size=10)
+    assert "computed anew" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "edit",
     [

@@ -223,6 +223,8 @@ def test_every_flag_of_a_gate_has_the_gate_s_words() -> None:
 
 def test_claims_are_read_and_what_they_lack_is_told(tmp_path: Path) -> None:
     path = tmp_path / "claims.csv"
+    with pytest.raises(BadInput, match=r"claims\.csv cannot be read \(No such file or directory\); give another"):
+        read(path)
     head = ",".join(COLUMNS)
     path.write_text(f"{head}\n{HOSTILE},s,1,2,0,3,reproduced,robench,abc,1.5\n")
     assert [claim.claim for claim in read(path)] == [HOSTILE]
