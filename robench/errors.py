@@ -185,9 +185,7 @@ def disk_error(error: OSError, path: object) -> DiskError:
     reason = reason_of(error).lower()
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         reason = "what should be its folder is a file"
-    return DiskError(
-        f"Cannot write {path} ({reason}); check the folder, or choose another with --runs or --out, whichever named it."
-    )
+    return DiskError(f"Cannot write {path} ({reason}); check the folder, or name another with --runs, --out or --data.")
 
 
 def reason_of(error: BaseException, limit: int = 120) -> str:

@@ -182,7 +182,7 @@ def check_norm(attack: Attack, title: str, norm: str) -> None:
     """Raise BadInput where an attack, of that title, does not support a norm."""
     if norm not in attack.norms:
         known = ", ".join(attack.norms)
-        raise BadInput(f"The attack {title} does not support norm {norm}; it supports {known}: name that with --norm.")
+        raise BadInput(f"The attack {title} does not support norm {norm}; it supports {known}: give one with --norm.")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

@@ -59,7 +59,7 @@ SLIPS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*OWN, *ON, "--weights", "nothing.pt"), ("no file nothing.pt",)),
     (
         (*OWN, "--dataset", "digits", "-a", "cw", "--norm", "linf", "--eps", "0.1"),
-        ("does not support norm linf", "it supports l2: name that with --norm"),
+        ("does not support norm linf", "it supports l2: give one with --norm"),
     ),
     (("evaluate", "needy.py:load", *ON), ("TypeError: load() missing 1 required positional argument: 'depth';",)),
     (("show", "pdg"), ("did you mean 'pgd'?", " more")),

@@ -280,3 +280,9 @@ def test_a_set_may_have_other_members_in_a_norm() -> None:
     reach = [options for name, options in registry.expand(["er"], "l2") if name == "pgd"]
     assert reach == [{"steps": 40}]  # 40 steps of 0.01 would end 0.4 away, whatever eps is
     assert registry.expand(["paradise"], "l2") == registry.expand(["paradise"], "linf")
+
+
+def test_the_summary_of_a_plugin_that_cannot_be_read_says_who_tells_why() -> None:
+    for module in ("nowhere_at_all", "robench.nothing"):
+        told = registry._summary(EntryPoint("mine", f"{module}:Mine", "robench.attacks"))
+        assert told == "cannot be read; 'robench test-plugin mine' says why"
