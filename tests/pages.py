@@ -23,16 +23,16 @@ MODELS = {"sturdy": (6, 12), "middling": (8, 16), "weak": (20, 39), HOSTILE: (9,
 TRAINED = "sturdy"
 
 
-def card() -> dict[str, Any]:
-    """The card of the only model that was trained in the store."""
+def card(name: str = TRAINED, seed: int = 7, weights: str = "b", steps: int = 5) -> dict[str, Any]:
+    """The card of the only model that was trained in the store, or of another of its training."""
     return {
-        "name": TRAINED, "spec_id": "a" * 12, "defense": "madry", "options": {"eps": "0.3", "steps": 5},
-        "digest": "b" * 64, "seconds": 4000.0,
+        "name": name, "spec_id": "a" * 12, "defense": "madry", "options": {"eps": "0.3", "steps": steps},
+        "digest": weights * 64, "seconds": 4000.0,
         "accuracy": {"test": 0.95, "test_count": 360, "test_digest": "d" * 16, "test_interval": [0.92, 0.97],
                      "validation": 0.94},
         "data": {"name": "digits", "channels": 1, "height": 8, "width": 8, "classes": 10, "mean": [0.3], "std": [0.3],
                  "family": "digits"},
-        "recipe_name": "quick", "recipe": {"epochs": 3, "lr": 0.01}, "seed": 7, "command": "robench train madry",
+        "recipe_name": "quick", "recipe": {"epochs": 3, "lr": 0.01}, "seed": seed, "command": "robench train madry",
         "device": "cpu", "environment": ENVIRONMENT,
         "history": [{"epoch": i, "total": 1.0 / (i + 1), "val_accuracy": 0.9 + i / 50} for i in range(3)],
     }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from robench.tables.rendering import percent
 
 # words of a training's curves that are no terms of its loss
 EPOCH, SHARES = "epoch", "accuracy"
+# what a card says of how its model was trained, besides the seed
+TRAINING = ("defense", "options", "data", "recipe", "train_digest")
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,16 @@ class Curves:
 
 @dataclass(frozen=True)
 class Model:
-    """A model as the page tells of it: facts by their names, the command that trains it, and its curves."""
+    """A model as the page tells of it: facts by their names, the command that trains it, and its curves.
+
+    kin: the same for trainings that differ in their seed alone, empty where the model was not trained here.
+    """
 
     defense: str
     facts: dict[str, str]
     command: str = ""
     curves: Curves | None = None
+    kin: str = ""
 
 
 def model_of(store: Store, digest: str, about: About) -> Model:
@@ -57,7 +65,13 @@ def model_of(store: Store, digest: str, about: About) -> Model:
         "digest": digest,
     }
     told = {name: value for name, value in facts.items() if value}
-    return Model(card["defense"], told, train_command_of(card), _curves(card.get("history") or []))
+    return Model(card["defense"], told, train_command_of(card), _curves(card.get("history") or []), _kin(card))
+
+
+def _kin(card: Mapping[str, Any]) -> str:
+    """12 hex digits over what was trained, on what and how."""
+    told = json.dumps([card.get(name) for name in TRAINING], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

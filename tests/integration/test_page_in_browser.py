@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from robench.page.claims import COLUMNS
 from robench.page.writing import write_page
-from robench.store.runs import Store
+from robench.store.runs import Store, digest_of_card
 from robench.tables.leaderboard import build
-from tests.pages import HOSTILE, MODELS, N, add, page_store
+from tests.pages import HOSTILE, MODELS, N, add, card, page_store
 
 CHROMIUM = Path(os.environ.get("CHROMIUM") or "/usr/bin/chromium")
 CLAIMS = (
@@ -322,6 +322,33 @@ def test_a_model_that_fell_in_another_board_is_passed_over(tmp_path: Path, brows
     expect(said).to_contain_text("Most robust: honest")
     expect(said).to_contain_text("Above it stands vain, right on 100.0 %")
     expect(said).to_contain_text("explained: 0.0 % of 20 images in another board of this eps")
+    page.close()
+
+
+def test_seeds_of_one_training_are_told_together_and_not_held_against_each_other(
+    tmp_path: Path, browser: Browser
+) -> None:
+    store = Store(tmp_path / "runs")
+    lost = {"first": (card("first"), 4), "second": (card("second", seed=8, weights="c"), 8),
+            "longer": (card("longer", weights="e", steps=9), 10)}  # fmt: skip
+    for name, (its, fallen) in lost.items():
+        store.finish_model(name, its)
+        add(store, name, digest_of_card(its), "0.3", list(range(fallen)))
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards .top").last).to_have_text("firstone of 2 seeds: 85.0 ± 7.1 %")
+    expect(page.locator("#boards td.lead")).to_contain_text("over longer")
+    said = page.locator(".answer")
+    expect(said).to_contain_text("It is one of 2 seeds, which are right on 85.0 ± 7.1 % (mean and standard deviation).")
+    expect(said).to_contain_text("first is ahead of longer by 15.0 points")
+    page.get_by_role("button", name="first").click()
+    expect(page.locator(".detail").first).to_contain_text("2 trainings that differ in the seed alone")
+    expect(page.locator(".detail").first).to_contain_text("90.0 (first), 80.0 (second)")
+    page.get_by_role("button", name="longer").click()
+    expect(page.locator(".detail").last).not_to_contain_text("differ in the seed")
+    add(store, "second", digest_of_card(lost["second"][0]), "0.3", [], attack="cw")
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator(".answer")).not_to_contain_text("seeds")  # other attacks: no two figures of one kind
     page.close()
 
 

@@ -21,13 +21,34 @@ function ranked(board) {
   return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged && row.searched);
 }
 
-// the most robust model that nothing speaks against, the next such one, and those above it that something does
+// the models that are trained as this one is, but for the seed, and met the same attacks, itself among them; none if it
+// is alone
+function seedsOf(contents, board, row) {
+  const kin = (of) => contents.models[of.digest]?.kin;
+  const alike = (other) => kin(other) === kin(row) && !other.damaged && row.cells.every((cell, i) => (cell.value === null) === (other.cells[i].value === null));
+  const found = kin(row) && row.cells[1].value !== null ? board.rows.filter(alike) : [];
+  return found.length > 1 ? found : [];
+}
+
+// the worst cases of several seeds: mean and standard deviation
+function overSeeds(rows) {
+  const values = rows.map((row) => row.cells[1].value);
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const spread = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1));
+  return `${percent(mean)} \u00b1 ${percent(spread)} %`;
+}
+
+// the most robust model that nothing speaks against, the next such one that is no other seed of it, and those above it
+// that something does
 function lead(contents, board) {
   const rows = ranked(board);
-  const [first, second] = rows.filter((row) => !doubts(contents, board, row).length);
+  const trusted = rows.filter((row) => !doubts(contents, board, row).length);
+  const [first] = trusted;
+  const seeds = first ? seedsOf(contents, board, first) : [];
+  const second = trusted.slice(1).find((row) => !seeds.includes(row));
   const pair = first && second ? pairOf(board, board.rows.indexOf(first), board.rows.indexOf(second)) : null;
   const above = first ? rows.slice(0, rows.indexOf(first)) : rows;
-  return { first, second, above, paired: pair && pair.shared.length ? pair.paired[1] : null };
+  return { first, second, seeds, above, paired: pair && pair.shared.length ? pair.paired[1] : null };
 }
 
 function rightOn(cell) {
@@ -41,7 +62,7 @@ function doubted(contents, board, row) {
 
 function answer(contents, board) {
   const said = (...text) => el("p", { class: "answer" }, text);
-  const { first, second, above, paired } = lead(contents, board);
+  const { first, second, seeds, above, paired } = lead(contents, board);
   if (!first && above.length) {
     const [top] = above;
     return said("No model here is without a flag. On top stands ", el("b", null, top.model), ", ", rightOn(top.cells[1]),
@@ -57,6 +78,7 @@ function answer(contents, board) {
   if (cell.value === 0) return said(`No model${more.length ? " without a flag" : ""} is right on any of ${whole(cell.n)} images in the worst case, which leaves [0.0, ${percent(cell.interval[1])}] %.`, more);
   const { defense } = contents.models[first.digest] || {};
   const told = ["Most robust: ", el("b", null, first.model), defense && !first.model.startsWith(defense) ? ` (${defense})` : "", ", ", rightOn(cell), ". "];
+  if (seeds.length) told.push(`It is one of ${seeds.length} seeds, which are right on ${overSeeds(seeds)} (mean and standard deviation). `);
   if (paired) told.push(verdict(paired, first.model, second.model));
   else if (second) told.push(`Next is ${second.model}, which shares no attack with it.`);
   return said(told, more);

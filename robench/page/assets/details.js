@@ -87,12 +87,20 @@ function againstEps(contents, board, row) {
     { x: `eps (${board.norm}, pixels of [0, 1])`, y: "accuracy (%)", range: [0, 100], spoken });
 }
 
+// the same training by other seeds
+function seeds(contents, board, row) {
+  const found = seedsOf(contents, board, row);
+  if (!found.length) return null;
+  const each = found.map((other) => `${percent(other.cells[1].value)} (${other.model})`);
+  return el("p", null, `${found.length} trainings that differ in the seed alone are right on ${overSeeds(found)} in the worst case (mean and standard deviation): ${each.join(", ")}.`);
+}
+
 function details(contents, board, row) {
   const model = contents.models[row.digest];
   const commands = [...new Set([model ? model.command : "", ...row.made.map((made) => made.setting.command)])].filter(Boolean);
   const charts = [againstEps(contents, board, row), training(model)].flat().filter(Boolean);
   return [
-    section("Model", model ? facts(model) : null),
+    section("Model", model ? facts(model) : null, seeds(contents, board, row)),
     warnings(contents, board, row),
     charts.length ? section("Curves", el("div", { class: "charts" }, charts)) : null,
     section("Examples", sheetOf(board, row)),

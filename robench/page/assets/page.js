@@ -10,6 +10,10 @@ function overview(contents) {
     if (above.length) return "none without a flag";
     return board.rows.some((row) => !row.searched) ? "single steps alone" : "";
   };
+  const among = (board) => {
+    const { first, seeds } = leading.get(board);
+    return seeds.length && first.cells[1].value !== 0 ? el("span", { class: "note" }, `one of ${seeds.length} seeds: ${overSeeds(seeds)}`) : null;
+  };
   const text = (id, title, value, more) => ({ id, title, value, show: value, class: id, ...more });
   const far = reach([...leading.values()].map((each) => each.paired).filter(Boolean));
   const sure = (board) => {
@@ -24,7 +28,7 @@ function overview(contents) {
       text("dataset", "data", (board) => board.dataset, { show: (board) => el("a", { href: `#board-${board.name}` }, board.dataset) }),
       text("norm", "norm", (board) => board.norm),
       text("eps", "eps", (board) => board.radius, { show: (board) => el("a", { href: `#board-${board.name}` }, board.eps), figure: true }),
-      text("top", "most robust", top, { show: (board) => el("span", null, top(board), board.attacks ? el("span", { class: "note" }, `under ${board.attacks}`) : null) }),
+      text("top", "most robust", top, { show: (board) => el("span", null, top(board), among(board), board.attacks ? el("span", { class: "note" }, `under ${board.attacks}`) : null) }),
       { id: "worst", title: "worst case %", class: "worst", figure: true, descending: true, value: (board) => worst(board)?.value, show: (board) => (worst(board) ? figure(worst(board)) : "") },
       { id: "lead", title: "ahead of the next by, points", class: "lead", figure: true, descending: true, value: (board) => leading.get(board).paired?.difference, show: sure },
       text("count", "images", (board) => board.count, { show: (board) => whole(board.count), figure: true, descending: true }),
