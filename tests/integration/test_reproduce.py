@@ -324,29 +324,6 @@ def test_a_failing_shard_makes_its_cells_incomplete(
     assert robench(*COMMAND, "--out", "tables").code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (("nothing",), ("'nothing'", "mnist")),
-        (("no.toml",), ("no.toml",)),
-        (("two.toml", "--scale", "huge"), ("'huge'", "smoke")),
-        (("two.toml", "--scale", "smoke", "--workers", "3"), ("--workers", "3", "ray")),
-        (("two.toml", "--scale", "smoke", "--executor", "slurm"), ("'slurm'", "inline")),
-        (("two.toml", "--scale", "smoke", "--shard-size", "0"), ("--shard-size", "0")),
-        (("two.toml", "--scale", "smoke", "--device", "tpu"), ("'tpu'",)),
-        (("wrong.toml", "--scale", "smoke"), ("stepz", "'Worst'")),
-        (("many.toml", "--scale", "smoke"), ("5000",)),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    arguments: tuple[str, ...], names: tuple[str, ...], tmp_path: Path, robench: Run
-) -> None:
-    (tmp_path / "wrong.toml").write_text(SUITE.replace("steps = 10", "stepz = 10"))
-    (tmp_path / "many.toml").write_text(SUITE.replace("count = 60", "count = 5000"))
-    assert_refused(robench("reproduce", *arguments), names)
-    assert not (tmp_path / "runs" / "models").exists()
-
-
 def test_stored_tabulates_what_is_there_and_computes_nothing(made: Path, robench: Run) -> None:
     said = robench(*COMMAND, "--stored", "--runs", "empty", "--out", "none", "--json")
     assert said.code == 3
@@ -397,10 +374,3 @@ def test_all_makes_every_table_and_the_claims(
     rows = Path("out", "claims.csv").read_text().splitlines()
     Path("wrong.csv").write_text("\n".join([rows[0], rows[1].rpartition(",")[0] + ",long"]) + "\n")
     assert_refused(robench(*wrong, "wrong.csv"), ("hours 'long'", "numbers"))
-
-
-def test_one_suite_or_all_of_them(robench: Run) -> None:
-    assert_refused(robench("reproduce"), ("no suite", "--all"))
-    assert_refused(robench("reproduce", "two.toml", "--all"), ("two.toml", "--all"))
-    assert_refused(robench("reproduce", "--all", "--scale", "smokey"), ("smokey", "smoke"))
-    assert_refused(robench(*COMMAND, "--stored", "--fresh"), ("--stored", "--fresh"))
