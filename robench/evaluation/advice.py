@@ -25,11 +25,12 @@ from robench.store.runs import Store
 from robench.store.specs import HARNESS, leans
 from robench.text.escaping import command_line
 from robench.threat import ThreatModel, parse_epsilon
+from robench.trust.origins import aged
 
 # what some attacks depend on and others do not: recorded where they do and it is not the usual
 HOW = {"search_precision": "rough", "batch_size": "batched", "shard_size": "batched"}
 # what evaluations of one worst case, run by one command, may differ in; all else of their specs is the same
-OWN = ("attack", "attack_version", "attack_options", "harness", "after", "below", *HOW)
+OWN = ("attack", "attack_version", "attack_options", "harness", "after", "below", "sources", *HOW)
 # what is no worst case of a model alone, or was cut before an attack had spent what it takes
 APART = ("detector", "surrogate", "guide", "max_passes")
 
@@ -173,6 +174,8 @@ def _named(folder: EvaluationFolder, threat: ThreatModel) -> NamedAttack | str:
         return f"{given} ({folder.job_id}) is left out: {error}"
     if (spec["harness"], spec["attack_version"]) != (HARNESS, named.attack.edition):
         return f"{given} ({folder.job_id}) is left out, for another version of it made the evaluation."
+    if old := aged(folder):
+        return f"{given} ({folder.job_id}) is left out, for {old} made the evaluation."
     if not all(isinstance(value, WRITABLE) for value in named.given.values()):
         return f"{given} ({folder.job_id}) is left out, for its options cannot be written in a command."
     return named

@@ -21,13 +21,14 @@ from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import Damaged, write_text
-from robench.store.newest import newest
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables import rendering
 from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid
 from robench.threat import ThreatModel, parse_epsilon
+from robench.trust.newest import newest
+from robench.trust.origins import marked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -66,7 +67,7 @@ class Curve:
         """Raises BadInput for an evaluation that is incomplete or measures a rate of success."""
         spec, about = folder.spec, folder.about
         rows = whole_rows(folder, "accuracy to draw", "draw it")
-        attack = label_of(folder)
+        attack = label_of(folder) + marked(folder)
         return cls(folder.job_id, about.model, about.dataset, attack, ThreatModel.of(spec["norm"], spec["eps"]), rows)
 
     @property

@@ -22,6 +22,7 @@ from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import draw_told
 from robench.tables.model_names import told_apart
 from robench.threat import ThreatModel
+from robench.trust.origins import marked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,7 @@ class Stored:
     @property
     def title(self) -> str:
         """Model, attack and threat model in words."""
-        return f"{self.model}, {label_of(self.folder)}, {self.threat}"
+        return f"{self.model}, {label_of(self.folder)}{marked(self.folder)}, {self.threat}"
 
     @property
     def told(self) -> str:

@@ -20,6 +20,7 @@ from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
 from robench.tables.rendering import Grid, grid, lines
 from robench.threat import ThreatModel
+from robench.trust.origins import marked
 
 # what evaluations share that are compared
 SUBJECT = ("model_digest", "data_digest", "split", "start", "count", "norm", "eps")
@@ -62,7 +63,7 @@ class Spending:
         passes = own + spent_on(chain_of(folder)[:-1], rows["example_id"].tolist())
         told = rows["stages"].fillna("").astype(str) if "stages" in rows else pd.Series([""] * len(rows))
         clean, threat = correct(rows), str(ThreatModel.of(spec["norm"], spec["eps"]))
-        return cls(folder.job_id, about.model, label_of(folder), threat, passes, own, clean,
+        return cls(folder.job_id, about.model, label_of(folder) + marked(folder), threat, passes, own, clean,
                    clean & ~succeeded(rows), tuple(told))  # fmt: skip
 
     def at(self, most: int) -> Figure:

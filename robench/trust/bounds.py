@@ -15,6 +15,9 @@ from robench.store.files import Damaged
 
 UPPER_BOUND = "upper bound: no boundary attack"
 SINGLE_STEP = "upper bound: attacks of a single step alone"
+IMPORTED = "upper bound: images from elsewhere alone"
+# what is said of worst cases that nothing was searched for
+UNSEARCHED = (SINGLE_STEP, IMPORTED)
 
 
 def upper_bound(norm: str, metric: str, boundary: bool) -> str:
@@ -25,7 +28,10 @@ def upper_bound(norm: str, metric: str, boundary: bool) -> str:
 
 def upper_bound_of_all(norm: str, boundary: bool, kinds: Iterable[str]) -> str:
     """What is said beside a worst case: that it is an upper bound, or nothing; kinds: how its attacks search."""
-    return SINGLE_STEP if set(kinds) == {"single-step"} else upper_bound(norm, Measure.ROBUST, boundary)
+    found = set(kinds)
+    if found and found <= {"single-step", "imported"}:
+        return IMPORTED if "imported" in found else SINGLE_STEP
+    return upper_bound(norm, Measure.ROBUST, boundary)
 
 
 def walked(folder: EvaluationFolder) -> bool:

@@ -14,16 +14,16 @@ from robench.errors import BadInput
 from robench.results.accuracy import Measure
 from robench.results.rows import absent_classes
 from robench.results.summary import label
-from robench.store import newest as versions
 from robench.store.files import Damaged, digest, read_sealed, write_sealed
-from robench.store.newest import newest
 from robench.store.records import DiagnosticsRecord
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import leans
 from robench.threat import ThreatModel
 from robench.trust import bounds, flagged, gates
+from robench.trust import newest as versions
 from robench.trust.bounds import walked
 from robench.trust.gates import WHITE, AttackRun, Finding, diagnose
+from robench.trust.newest import newest
 
 # findings of other gates than these, or of runs collected in another way, are not taken from the store
 _SOURCES = [
@@ -105,6 +105,8 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
 
     Kept in the store as JSON, with what it was made from, and read from there as long as that is the same.
     """
+    if folder.spec["start"]:
+        return []  # gates ask about the first images
     path, kept, new = _findings(store, name, folder)
     if new:
         write_sealed(path, kept)
@@ -113,7 +115,7 @@ def record(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
 
 def findings(store: Store, name: str, folder: EvaluationFolder) -> list[Finding]:
     """The same, with nothing written: for who only looks at a store."""
-    return _named(_findings(store, name, folder)[1], name, folder)
+    return [] if folder.spec["start"] else _named(_findings(store, name, folder)[1], name, folder)
 
 
 def _findings(store: Store, name: str, folder: EvaluationFolder) -> tuple[Path, dict[str, Any], bool]:

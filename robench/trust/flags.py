@@ -6,6 +6,8 @@ from robench.results.rows import FELL
 from robench.results.summary import DIFFERS, INCOMPLETE, NOT_SEALED
 from robench.trust.flagged import FLAGGED
 
+# the flag of a figure above what the same images keep within a smaller eps, before that eps
+LESS_WITHIN = "less-within-"
 # flags that no gate asks about, by their beginnings
 OTHERS = (
     ("zero-gradient", "no gradient at all for this share of the attacked images: look for rounding, saturation or a "
@@ -21,6 +23,8 @@ OTHERS = (
      "upper bound, and run 'robench verify'"),
     (FELL, "images that stood within a larger eps fell within this one: the figure at the larger eps is too high, so "
      "give it more steps"),
+    (LESS_WITHIN, "more of the same images fall within this smaller eps, which is a part of the larger one: the figure "
+     "at the larger eps is too high, so give it more steps or a stronger attack"),
     (DIFFERS, "a process that loaded the model anew, and knows nothing of the attack, answers otherwise: the model "
      "remembers, is randomised, or is another whenever it is loaded; the worse answer counts"),
     (NOT_SEALED, "no second process judged the images: run 'robench verify', or the command again"),

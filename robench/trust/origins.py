@@ -31,6 +31,11 @@ def _base(kind: str, name: str) -> type:
     return base
 
 
+def marked(folder: EvaluationFolder) -> str:
+    """What stands behind the label of an evaluation that other code than today's made. Raises Damaged."""
+    return " [other code]" if aged(folder) else ""
+
+
 def aged(folder: EvaluationFolder) -> str:
     """What in an evaluation was made by other code than today's, such as "another source of the attack 'mine'"; ""
     where nothing was, as far as its spec and the notes of its shards tell. Raises Damaged.
