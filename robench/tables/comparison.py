@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from robench.errors import BadInput, unknown
 from robench.evaluation.attacks import label_of
 from robench.results import rows as of
-from robench.results.accuracy import WHITE_BOX, entering, enters, standing
+from robench.results.accuracy import WHITE_BOX, Measure, entering, enters, standing
 from robench.results.paired import Paired
 from robench.results.rows import COUNTED
 from robench.results.summary import UNSTABLE
@@ -19,6 +19,11 @@ from robench.store.runs import Store
 from robench.tables.left_out import digests
 from robench.tables.rendering import Grid, grid, percent
 from robench.threat import ThreatModel
+from robench.trust.bounds import upper_bound_of_all, walked
+from robench.trust.diagnosis import findings
+from robench.trust.flags import advice
+from robench.trust.newest import newest
+from robench.trust.origins import aged
 
 if TYPE_CHECKING:  # takes its time to load
     import pandas as pd
@@ -90,7 +95,7 @@ class Comparison:
         whole = max(len(a.ids()), len(b.ids()))
         told = [f"Only the {len(ids):,} images that both were evaluated on."] if len(ids) < whole else []
         told += [f"{WORST.capitalize()} over: {', '.join(a.labels)}."] if question == WORST else []
-        told += [*notes, *_unstable(a), *_unstable(b)]
+        told += notes
         threat = ThreatModel.of(a.spec["norm"], a.spec["eps"])
         return cls(a, b, a.folders[0].about.dataset, threat, pairs, tuple(told))
 
@@ -153,7 +158,7 @@ def compare(store: Store, a: str, b: str, attack: str | None = None) -> list[Com
             raise BadInput(f"-a {attack!r} is given with two evaluations, which have an attack each; leave it out.")
         _same(*found)
         first, second = (Side(f"{f.about.model} ({f.job_id[:6]})", (f,), (label_of(f),)) for f in found)
-        return [Comparison.of(first, second)]
+        return [Comparison.of(first, second, [*_doubts(store, first), *_doubts(store, second)])]
     other = b if models[0] else a
     if any(job_id.startswith(other) for job_id in store.evaluation_ids()):
         raise BadInput(f"{a!r} and {b!r} are a model and an evaluation; give two models, or two evaluations.")
@@ -202,20 +207,21 @@ class _Entry:
 
 
 def _groups(store: Store, folders: Sequence[EvaluationFolder], model: str, attack: str | None) -> Groups:
-    """The complete evaluations of a model by threat model, then by label; the widest of a label. What was run for the
-    diagnostics alone, mostly on fewer images, counts where there is nothing else. Raises BadInput where there is none,
-    and where the name stands for several models."""
+    """The complete evaluations of a model by threat model, then by label; the widest of a label, and among equals what
+    today's code made. What was run for the diagnostics alone counts where there is nothing else, being of few images.
+    Raises BadInput where there is none, and where the name stands for several models."""
     trained, found = digests(store), defaultdict[tuple[Any, ...], dict[str, EvaluationFolder]](dict)
     mine = [f for f in folders if f.about.model == model]
     mine = [f for f in mine if trained.get(model, f.spec["model_digest"]) == f.spec["model_digest"]]
     if len({f.spec["model_digest"] for f in mine}) > 1:
         raise BadInput(f"The name {model!r} stands for several models; compare two evaluations by their ids instead.")
     mine = [f for f in mine if not f.about.probes] or mine
-    for folder in sorted(mine, key=lambda f: (f.spec["count"], f.spec["attack_version"], f.job_id)):
+    whole = newest(folder for folder in mine if folder.result is not None)
+    for folder in sorted(whole, key=lambda f: (f.spec["count"], f.spec["attack_version"], not aged(f), f.job_id)):
         seed = folder.spec["seed"]
         label = label_of(folder) + (f" [seed {seed}]" if seed else "")
         chosen = enters(folder.about.access, WHITE_BOX) if attack is None else attack in (label, folder.spec["attack"])
-        if chosen and folder.result is not None:
+        if chosen:
             found[tuple(folder.spec.get(name) for name in SHARED)][label] = folder
     if not found:
         under = f" under {attack!r}" if attack else ""
@@ -234,22 +240,28 @@ def _of_models(
     found = []
     for key in sorted(ours.keys() & theirs.keys(), key=str):
         labels = sorted(label for label in ours[key] if label in theirs[key])
-        if attack is None:  # the worst case over what both were attacked with
-            labels = [each.folder.job_id for each in entering(_entries(ours[key], labels))]
-            labels = sorted(label for label, folder in ours[key].items() if folder.job_id in labels)
-        if labels:
-            alone = [
-                f"{label} (only {name})"
-                for name, mine, other in ((a, ours[key], theirs[key]), (b, theirs[key], ours[key]))
-                for label in mine
-                if label not in other
-            ]
-            notes = [f"Left out, as one model alone has them: {', '.join(alone)}."] if alone else []
-            first, second = (_side(name, group, labels) for name, group in ((a, ours[key]), (b, theirs[key])))
-            found.append(Comparison.of(first, second, notes))
+        alone = [
+            f"{label} (only {name})"
+            for name, mine, other in ((a, ours[key], theirs[key]), (b, theirs[key], ours[key]))
+            for label in mine
+            if label not in other
+        ]
+        notes = [f"Left out, as one model alone has them: {', '.join(alone)}."] if alone else []
+        for question in _questions(ours[key], labels, each=attack is not None):
+            first, second = (_side(name, group, question) for name, group in ((a, ours[key]), (b, theirs[key])))
+            found.append(Comparison.of(first, second, [*notes, *_doubts(store, first), *_doubts(store, second)]))
     if not found:
         raise BadInput(_nothing_shared(a, ours, b, theirs))
     return found
+
+
+def _questions(group: dict[str, EvaluationFolder], labels: Sequence[str], *, each: bool) -> list[list[str]]:
+    """What two models are compared in: the worst case over those of the shared labels that enter it; each: and every
+    other one alone, since what is up against another thing, or aims at a class, has no worst case with these."""
+    inside = {entry.folder.job_id for entry in entering(_entries(group, labels))}
+    worst = [label for label in labels if group[label].job_id in inside]
+    others = [[label] for label in labels if label not in worst] if each else []
+    return [question for question in (worst, *others) if question]
 
 
 def _side(title: str, group: dict[str, EvaluationFolder], labels: Sequence[str]) -> Side:
@@ -283,10 +295,27 @@ def _places(groups: Groups) -> str:
     return "; ".join(f"{f.about.dataset}, {ThreatModel.of(f.spec['norm'], f.spec['eps'])}" for f in first)
 
 
-def _unstable(side: Side) -> list[str]:
-    """That the answers of a model change from run to run, which no test knows."""
-    flags = {flag for folder in side.folders if folder.result for flag in folder.result.flags}
-    shown = [flag for flag in UNSTABLE if flag in flags]
-    return (
-        [f"{side.title} is flagged {', '.join(shown)}: its images may fall otherwise in the next run."] if shown else []
+def _doubts(store: Store, side: Side) -> list[str]:
+    """What speaks against a side's figures: that they are upper bounds or of other code than today's, their flags, and
+    the gates that fired about the model."""
+    results = [(folder, folder.result) for folder in side.folders if folder.result]
+    flags = sorted({flag for _, result in results for flag in result.flags})
+    unstable, others = [f for f in UNSTABLE if f in flags], [f for f in flags if f not in UNSTABLE]
+    found = []
+    if unstable:
+        found.append(f"{side.title} is flagged {', '.join(unstable)}: its images may fall otherwise in the next run.")
+    found += [f"{side.title} is flagged {flag}: {advice(flag)}." for flag in others]
+    found += [f"{side.title}: made by {old}; {advice('made by')}." for old in sorted({*map(aged, side.folders)}) if old]
+    if all(folder.about.access == WHITE_BOX and folder.about.metric == Measure.ROBUST for folder in side.folders):
+        kinds = [folder.about.kind for folder in side.folders]
+        bound = upper_bound_of_all(side.spec["norm"], any(map(walked, side.folders)), kinds)
+        found += [f"{side.title}: {bound}."] if bound else []
+    fired = dict.fromkeys(
+        f.gate for folder in side.folders for f in findings(store, folder.about.model, folder) if f.fired
     )
+    told = [gate for gate in fired if not any(advice(flag).startswith(gate) for flag in flags)]
+    if told:
+        found.append(
+            f"{side.title} is not to be trusted before this is explained: {', '.join(told)}; see 'robench diagnose'."
+        )
+    return found
