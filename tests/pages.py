@@ -60,16 +60,19 @@ def add(
     options: dict[str, Any] | None = None,
     kind: str = "iterative",
     count: int = N,
+    access: str = "white-box",
+    against: str = "",
+    **more: Any,
 ) -> EvaluationFolder:
-    """An evaluation of the first images of digits; one corner of each is moved by eps."""
+    """An evaluation of the first images of digits; one corner of each is moved by eps. more: of its spec."""
     spec = EvalSpec(
         model_digest=digest, data_digest="d" * 16, count=count, norm="linf", eps=eps, attack=attack, attack_version=1,
-        attack_options={"steps": 3}, seed=0,
+        attack_options={"steps": 3}, seed=0, **more,
     )  # fmt: skip
     about = About(
         model=model, reference=model, dataset="digits", eps=eps, given_options=options or {}, metric="robust accuracy",
-        access="white-box", command=f"robench evaluate {model} -a {attack}", environment=ENVIRONMENT, kind=kind,
-        classes=10, device="cpu", names=[f"digit {i}" for i in range(9)] + [HOSTILE],
+        access=access, against=against, command=f"robench evaluate {model} -a {attack}", environment=ENVIRONMENT,
+        kind=kind, classes=10, device="cpu", names=[f"digit {i}" for i in range(9)] + [HOSTILE],
     )  # fmt: skip
     split = open_dataset("digits").test.subset(slice(0, count))
     images, change = split.pixels(slice(None)), float(eps)

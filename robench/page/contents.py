@@ -16,7 +16,7 @@ from robench.suites.claims import RULE
 from robench.tables.board import Board
 from robench.threat import ThreatModel
 from robench.trust.diagnosis import findings
-from robench.trust.flags import advice
+from robench.trust.flags import LESS_WITHIN, advice
 from robench.trust.gates import Finding
 
 # images of each model in a board, at most and at least, and of all models in all boards together: a picture takes about
@@ -70,7 +70,9 @@ def contents_of(
             key = " ".join((row.digest, folder.spec["data_digest"], page.norm, str(page.count)))
             if key not in found:
                 found[key] = findings(store, row.model, folder)
-    flags = {flag for page in pages for row in page.rows for made in row.made for flag in made.setting.flags}
+    rows = [row for page in pages for row in page.rows]
+    flags = {flag for row in rows for made in row.made for flag in made.setting.flags}
+    flags |= {flag for row in rows for cell in row.cells for flag in cell["flags"] if flag.startswith(LESS_WITHIN)}
     return Contents(
         __version__, pages, models, found, {flag: advice(flag) for flag in sorted(flags)}, VERDICTS, RULE,
         None if claims is None else list(claims),

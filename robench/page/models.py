@@ -17,7 +17,7 @@ from robench.tables.rendering import percent
 # words of a training's curves that are no terms of its loss
 EPOCH, SHARES = "epoch", "accuracy"
 # what a card says of how its model was trained, besides the seed
-TRAINING = ("defense", "options", "data", "recipe", "train_digest")
+TRAINING = ("defense", "options", "source", "data", "recipe", "train_digest")
 
 
 @dataclass(frozen=True)

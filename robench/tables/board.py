@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from robench.data.draw import images_told
-from robench.tables.cells import UNWALKED, UPPER, Column, Line, Setting
+from robench.tables.cells import ELSEWHERE, ONE_STEP, UNWALKED, UPPER, WORST, Column, Line, Setting
 from robench.tables.rendering import Grid, grid
 
 NOTE = (
@@ -21,7 +21,10 @@ TERMINAL_NOTE = (
 
 @dataclass(frozen=True)
 class Board:
-    """A table: a line per model, the most robust first; columns clean, worst case, then one per attack."""
+    """A table: a line per model, the most robust first; columns clean, worst case, then one per attack.
+
+    doubts: a model, what speaks against its worst case beside the flags of its attacks, and what to do about it.
+    """
 
     name: str
     dataset: str
@@ -37,6 +40,7 @@ class Board:
     drawn: str = ""
     draw: str | None = None
     shared: tuple[str, ...] = ()
+    doubts: tuple[tuple[str, str, str], ...] = ()
 
     template = "leaderboard"
 
@@ -49,11 +53,11 @@ class Board:
     def _said(self) -> str:
         cells = [column.cell(row) for row in self.rows for column in self.columns]
         found = f" {UNWALKED}" if any(UPPER in cell.note for cell in cells) else ""
-        if not all(row.searched for row in self.rows):
-            found += (
-                " One step: no attack took a second one, so that the figure can say that a model is weak, not that it "
-                "is robust."
-            )
+        weak = "so that the figure can say that a model is weak, not that it is robust."
+        if any(ONE_STEP in cell.note for cell in cells):
+            found += f" One step: no attack took a second one, {weak}"
+        if any(ELSEWHERE in cell.note for cell in cells):
+            found += f" Images from elsewhere: no attack of this model was run here, {weak}"
         if any(row.partial for row in self.rows):
             shared = f"{', '.join(self.shared)}, which all have" if self.shared else "nothing that all have"
             found += f" A model that lacks attacks is ranked by {shared}: below every model that is as robust there."
@@ -89,6 +93,7 @@ class Board:
             "columns": self.headers,
             "rows": rows,
             "settings": [asdict(setting) for setting in self.settings],
+            "doubts": [dict(zip(("model", "flag", "advice"), each, strict=True)) for each in self.doubts],
         }
 
     def records(self) -> list[dict[str, Any]]:
@@ -100,6 +105,7 @@ class Board:
             for column in self.columns:
                 record |= column.cell(row).numbers(column.name)
             flags = sorted({f"{s.column}: {flag}" for s in mine for flag in s.flags})
+            flags += [f"{WORST.name}: {name}" for model, name, _ in self.doubts if model == row.model]
             found.append(record | {
                 "flags": "; ".join(flags),
                 "evaluations": " ".join(s.evaluation for s in mine),
@@ -110,7 +116,8 @@ class Board:
 
     def table(self) -> Grid:
         """The ranking for a terminal: a line per model; the files have every attack's column."""
-        shown = grid(self.title, TERMINAL_NOTE + self._said)
+        against = [f"{model}: {name}: {words}." for model, name, words in self.doubts]
+        shown = grid(self.title, (TERMINAL_NOTE + self._said, *against))
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
             figures = "%" in name
             width = len(name) if figures else None  # names give way before figures do

@@ -11,7 +11,7 @@ from robench.norms import NORMS
 from robench.results.accuracy import Figure, Measure, entering
 from robench.results.summary import COMPLETE, INCOMPLETE
 from robench.store.runs import EvaluationFolder
-from robench.trust.bounds import SINGLE_STEP, upper_bound, walked
+from robench.trust.bounds import IMPORTED, SINGLE_STEP, upper_bound, walked
 
 if TYPE_CHECKING:  # takes its time to load, and few tables need it
     import pandas as pd
@@ -22,11 +22,13 @@ UPPER = "upper bound"
 UNWALKED = "Upper bound: no boundary attack (FAB) tried it."
 # behind a worst case of attacks that all take one step
 ONE_STEP = "one step"
+# behind one of images from elsewhere, which nothing was searched for beside
+ELSEWHERE = "images from elsewhere"
 
 
 def beside(text: str) -> str:
     """What stands behind a figure of which that is said."""
-    return f" ({ONE_STEP if text == SINGLE_STEP else UPPER})" if text else ""
+    return f" ({ {SINGLE_STEP: ONE_STEP, IMPORTED: ELSEWHERE}.get(text, UPPER) })" if text else ""
 
 
 def whole_rows(folder: EvaluationFolder, wanted: str, then: str) -> pd.DataFrame:

@@ -44,11 +44,12 @@ from robench.tables.cells import (
     ordered,
 )
 from robench.tables.chosen import EVERYTHING, Chosen
+from robench.tables.doubts import doubted
 from robench.tables.left_out import LEFT_OUT, digests, left_out, may_be_of, readable
 from robench.tables.model_names import told_apart
 from robench.text.escaping import file_name
 from robench.threat import ThreatModel
-from robench.trust.bounds import SINGLE_STEP, upper_bound_of_all
+from robench.trust.bounds import UNSEARCHED, upper_bound_of_all
 from robench.trust.origins import aged
 
 # what an attack may have beside the model, by fields of a spec
@@ -85,10 +86,10 @@ def build(store: Store, chosen: Chosen = EVERYTHING) -> list[Board]:
     lost = left_out(store, damaged)
     boards = [(key, board) for key in ordered for board in _boards(groups[key], lost)]
     names = Counter(board.name for _, board in boards)
-    return [
+    return doubted(store, [
         replace(board, name=f"{board.name}-{digest[:6]}") if names[board.name] > 1 else board
         for (digest, *_), board in boards
-    ]
+    ])  # fmt: skip
 
 
 def _boards(folders: list[EvaluationFolder], lost: Sequence[tuple[str, str]]) -> list[Board]:
@@ -238,7 +239,7 @@ def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: 
     strongest = min(values, key=lambda name: values[name]) if values else ""
     return Line(
         model, clean, worst, attacks, strongest, partial=partial, shared=shared, damaged=lost > 0,
-        searched=bound != SINGLE_STEP,
+        searched=bound not in UNSEARCHED,
     )  # fmt: skip
 
 

@@ -352,6 +352,19 @@ def test_seeds_of_one_training_are_told_together_and_not_held_against_each_other
     page.close()
 
 
+def test_one_seed_twice_is_no_two_seeds(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    for name, weights, fallen in (("first", "b", 4), ("second", "c", 8)):
+        its = card(name, weights=weights)
+        store.finish_model(name, its)
+        add(store, name, digest_of_card(its), "0.3", list(range(fallen)))
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards td.lead")).to_contain_text("over second")
+    expect(page.locator(".answer")).not_to_contain_text("seeds")
+    page.close()
+
+
 def test_boards_that_differ_in_their_attacks_say_so_at_the_top(tmp_path: Path, browser: Browser) -> None:
     store = Store(tmp_path / "runs")
     add(store, "one", "a" * 64, "0.3", [0])

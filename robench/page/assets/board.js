@@ -1,13 +1,14 @@
 // A board: its answer in a sentence, its table, and two of its models compared.
 
-// what else was measured of the same model within the same eps, on other images or by other attacks, and is clearly less
+// what else was measured of the same model within the same eps or a smaller one, on other images or by other attacks, and
+// is clearly less
 function lessElsewhere(contents, board, row) {
   const here = row.cells[1];
-  const others = contents.boards.filter((other) => other !== board && ["dataset", "norm", "eps"].every((name) => other[name] === board[name]))
+  const others = contents.boards.filter((other) => other !== board && other.radius <= board.radius && ["dataset", "norm"].every((name) => other[name] === board[name]))
     .flatMap((other) => other.rows).filter((other) => row.digest && other.digest === row.digest && !other.damaged).map((other) => other.cells[1])
     .filter((cell) => cell.value !== null && here.value !== null && cell.interval[1] < here.interval[0]);
   const [least] = others.sort((a, b) => a.value - b.value);
-  return least ? [`${percent(least.value)} % of ${whole(least.n)} images in another board of this eps`] : [];
+  return least ? [`${percent(least.value)} % of ${whole(least.n)} images in another board of this eps or a smaller one`] : [];
 }
 
 // why a row's figure is not to be trusted as it stands: its flags, the gates that fired about its model, and other boards
@@ -21,13 +22,14 @@ function ranked(board) {
   return board.rows.filter((row) => row.cells[1].value !== null && !row.damaged && row.searched);
 }
 
-// the models that are trained as this one is, but for the seed, and met the same attacks, itself among them; none if it
-// is alone
+// the models that are trained as this one is, but for the seed, met the same attacks and have nothing against them,
+// itself among them; none if it is alone, or if one seed is there twice
 function seedsOf(contents, board, row) {
   const kin = (of) => contents.models[of.digest]?.kin;
   const alike = (other) => kin(other) === kin(row) && !other.damaged && row.cells.every((cell, i) => (cell.value === null) === (other.cells[i].value === null));
   const found = kin(row) && row.cells[1].value !== null ? board.rows.filter(alike) : [];
-  return found.length > 1 ? found : [];
+  const several = new Set(found.map((other) => contents.models[other.digest].facts.seed)).size === found.length;
+  return found.length > 1 && several && !found.some((other) => doubts(contents, board, other).length) ? found : [];
 }
 
 // the worst cases of several seeds: mean and standard deviation
@@ -70,7 +72,7 @@ function answer(contents, board) {
   }
   if (!first) {
     return said(board.rows.some((row) => !row.searched)
-      ? "No model was searched here: every attack took a single step, which can show that a model is weak, never that it is robust."
+      ? "No model was searched here: every attack took a single step, or was handed images from elsewhere, which can show that a model is weak, never that it is robust."
       : "No model has a worst case here.");
   }
   const cell = first.cells[1];

@@ -70,7 +70,7 @@ function comparison(board, a, b) {
   const worst = pair.paired[pair.shared.length ? 1 : 0];
   return [
     el("h3", null, `A: ${a.model}, B: ${b.model}`),
-    el("p", { class: "answer" }, verdict(worst, a.model, b.model)),
+    el("p", { class: "answer" }, pair.shared.length ? "" : "On clean images alone, as they share no attack that searches for a worst case: ", verdict(worst, a.model, b.model)),
     counts(pair, a, b),
     el("p", { class: "hint" }, "Percent of the same images. A \u2212 B with a 95% interval for paired shares (Bonett and Price, 2012); McNemar's ",
       "exact test, two-sided. Worst case over what both were attacked with: ", pair.shared.map((column) => board.columns[column].name).join(", ") || "nothing",

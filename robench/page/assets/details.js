@@ -29,6 +29,7 @@ function flagsOf(contents, row) {
   for (const { setting } of row.made) {
     for (const flag of setting.flags) found.set(flag, [...(found.get(flag) || []), setting.column]);
   }
+  for (const flag of row.cells[1].flags) if (!found.has(flag) && contents.advice[flag]) found.set(flag, [board.columns[1].name]);
   return [...found].map(([flag, columns]) => el("li", null, el("b", null, flag), ` (${columns.join(", ")}): ${contents.advice[flag]}.`));
 }
 
