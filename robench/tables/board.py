@@ -116,7 +116,10 @@ class Board:
 
     def table(self) -> Grid:
         """The ranking for a terminal: a line per model; the files have every attack's column."""
-        against = [f"{model}: {name}: {words}." for model, name, words in self.doubts]
+        whom: dict[str, list[str]] = {}
+        for model, name, _ in self.doubts:
+            whom.setdefault(name, []).append(model)
+        against = [f"Before it is trusted, explain {name}: {', '.join(models)}." for name, models in whom.items()]
         shown = grid(self.title, (TERMINAL_NOTE + self._said, *against))
         for name in ("model", "clean %", "worst case %", "95% interval", "strongest attack"):
             figures = "%" in name

@@ -33,6 +33,7 @@ def test_a_gate_that_fired_is_a_flag_of_the_worst_case_and_no_top_of_the_index(s
     assert rows["plain"].worst.flags == ()
     assert [(model, flag) for model, flag, _ in board.doubts] == [("masked", "single step beats iteration")]
     assert "worst case: single step beats iteration" in board.records()[0]["flags"]
+    assert "Before it is trusted, explain single step beats iteration: masked." in str(board.table().caption)
     assert Entry.of(board).top == "plain"
     (found,) = compare(store, "masked", "plain")
     assert any("masked is not to be trusted before this is explained: single step" in note for note in found.notes)
