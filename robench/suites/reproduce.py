@@ -28,7 +28,7 @@ from robench.suites.plan import Brought, Place, Plan, Training, cost_of, open_pl
 from robench.suites.provenance import Made
 from robench.suites.table import Entry, SuiteTable
 from robench.training.fit import accuracy
-from robench.training.jobs import claim_of
+from robench.training.jobs import claim_of, finished, outdated
 from robench.trust.bounds import upper_bound
 from robench.trust.diagnosis import record
 from robench.trust.gates import Finding
@@ -95,7 +95,7 @@ def _tabulated(found: Plan, ended: Ended, opening: _Opening) -> Reproduced:
             entry = _empty(place) if changed else _entry(place, opened.get(place.key), store)
             if place.asked is None and isinstance(place.training, Brought) and entry.figure is None:
                 entry = _clean_of(entry, [w for key, w in opened.items() if owner.get(key) is place.training])
-            entries.append(replace(entry, made=(*_trained(place.training.name, store), *entry.made)))
+            entries.append(replace(entry, made=(*_trained(place.training, store), *entry.made)))
         except DiskError:
             raise
         except BadInput as error:  # what was stored is damaged, or cannot be measured
@@ -259,9 +259,10 @@ def _stood(place: Place, wanted: Wanted, results: Sequence[Result]) -> Marks | N
 def _clean(empty: Entry, training: Training | Brought, store: Store) -> Entry:
     """Clean accuracy on the whole test set, as the model's card has it, or measured where the card's was another.
 
-    A model of the user's own has a card where it was trained here; one of other data or from elsewhere is left empty.
+    A model of the user's own has a card where it was trained here; one of other data, of other code of its defense than
+    today's, or from elsewhere is left empty.
     """
-    if empty.model not in store.model_names():
+    if not _there(training, store) or (isinstance(training, Brought) and outdated(training.name, store)):
         return empty
     known, test = store.card(empty.model)["accuracy"], training.dataset.test
     share = known["test"]
@@ -282,9 +283,16 @@ def _clean_of(empty: Entry, opened: Sequence[Wanted]) -> Entry:
     return empty
 
 
-def _trained(name: str, store: Store) -> tuple[Made, ...]:
-    """What the training of a model took, nothing where there is no such model."""
-    return (Made.of_model(name, store.card(name)),) if name in store.model_names() else ()
+def _there(model: Training | Brought, store: Store) -> bool:
+    """Whether the store has a row's model as today's code trains it; one of the user's own, as it is."""
+    if isinstance(model, Brought):
+        return model.name in store.model_names()
+    return finished(model.job, store) is not None
+
+
+def _trained(model: Training | Brought, store: Store) -> tuple[Made, ...]:
+    """What the training of a model took, nothing where it is not there."""
+    return (Made.of_model(model.name, store.card(model.name)),) if _there(model, store) else ()
 
 
 def _detected(place: Place, wanted: Wanted) -> Figure | None:

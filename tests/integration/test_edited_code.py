@@ -3,6 +3,7 @@ edited, and it is computed again; a comment or an unrelated function, and it is 
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 from pathlib import Path
@@ -110,11 +111,11 @@ class Place:
         assert old in text
         self.write(name, text.replace(old, new, 1))
 
-    def run(self, *arguments: str) -> Outcome:
-        """A command."""
+    def run(self, *arguments: str, code: int = 0) -> Outcome:
+        """A command, and its exit code."""
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
         done = run_forked(*arguments, "--runs", "runs", folder=self.folder, environment=environment)
-        assert done.code == 0, done.err
+        assert done.code == code, done.err
         return done
 
     def evaluate(self, model: str, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -202,3 +203,51 @@ def test_an_attack_of_robench_s_own_that_was_edited(place: Place) -> None:
     edited, told = place.evaluate("m.py:load", "-a", "pgd")
     assert edited["evaluation"] != first["evaluation"]
     assert f"the stored figure {first['evaluation']} was made by another source of the attack 'pgd'" in told
+
+
+SUITE = """
+title = "A table"
+source = "Nobody, 2026"
+[scales.paper]
+dataset = "digits"
+count = 30
+seeds = [0, 1]
+[[rows]]
+name = "Own"
+defense = "own"
+[[columns]]
+name = "Natural"
+[[columns]]
+name = "Darker"
+attack = "mine"
+eps = 0.5
+"""
+
+
+def test_no_cell_of_a_stored_table_is_of_a_training_that_other_code_did(place: Place) -> None:
+    """Clean accuracy is none either, and neither commit nor hours are told. A model beside the rows has its clean
+    accuracy from the images that today's code attacked, since its card's is that of the other code."""
+    place.write("table.toml", SUITE)
+    command = ("reproduce", "table.toml", "--scale", "paper", "--beside", "Mine=beside", "--out", "tables")
+    place.run("train", "own", "--dataset", "digits", "--name", "beside")
+    place.run(*command)
+    before = _cells(place)
+    assert {cell["status"] for cell in before.values()} == {"complete"}
+    assert before["Mine", "0", "Natural"]["n"] != "30"
+    place.edit("mine/defense.py", "functional.cross_entropy(self(x), y)", "functional.cross_entropy(2 * self(x), y)")
+    place.run(*command, "--stored", code=3)
+    after = _cells(place)
+    own = [cell for (row, *_), cell in after.items() if row == "Own"]
+    assert [(cell["status"], cell["value"], cell["commits"], cell["hardware"]) for cell in own] == [
+        ("incomplete", "", "", "")
+    ] * 4
+    assert after["Mine", "0", "Natural"]["status"] == after["Mine", "0", "Darker"]["status"] == "incomplete"
+    place.run(*command)
+    again = _cells(place)
+    assert {cell["status"] for cell in again.values()} == {"complete"}
+    assert again["Mine", "0", "Natural"]["n"] == "30"
+
+
+def _cells(place: Place) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (place.folder / "tables" / "table-paper.csv").open() as file:
+        return {(cell["row"], cell["seed"], cell["column"]): cell for cell in csv.DictReader(file)}
