@@ -20,17 +20,21 @@ from robench.suites.table import Entry, SuiteTable
 from robench.tables.rendering import Grid, grid
 
 LEVEL = 0.05
+# points of percent, more than a widened interval of a hundred images, whose own is at most 19.2
+WIDEST = 25.0
 # what is said of a verdict that another store gave
 KEPT = "; kept, not of this store"
 RULE = (
     "A printed value is reproduced where it lies inside our 95% Wilson interval, widened on both sides by the "
-    "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). An "
-    "order of rows is reproduced where, in every seed, each row stands on more of the same images than the one before "
-    f"it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the pairs and seeds of that one "
-    "claim. What was run on other data than the paper's, is not complete, or is left out at the scale, is untested. "
-    "Networks and lengths of training are those of the scale, not the paper's, unless the scale is 'paper'. Where a "
-    "column can be read in several ways, every claim about it is about the one that is nearer to print over the whole "
-    "table."
+    "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). Where "
+    f"the widened interval reaches over more than {WIDEST:g} points, a printed value inside it is untested, since "
+    "almost anything lies inside (100 images and one seed make at most 21.2 points); one outside it is not reproduced, "
+    "however wide it is. An order of rows is reproduced where, in every seed, each row stands on more of the same "
+    f"images than the one before it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the "
+    "pairs and seeds of that one claim. What was run on other data than the paper's, is not complete, or is left out "
+    "at the scale, is untested. Networks and lengths of training are those of the scale, not the paper's, unless the "
+    "scale is 'paper'. Where a column can be read in several ways, every claim about it is about the one that is "
+    "nearer to print over the whole table."
 )
 
 
@@ -216,14 +220,40 @@ def _value(suite: ScaledSuite, text: str, printed: float, entries: Sequence[Entr
     low, high = Figure(round(statistics.mean(shares) / 100 * n), n).interval
     margin = spread + suite.tolerance
     ends = max(0.0, 100 * low - margin), min(100.0, 100 * high + margin)
+    if elsewhere := _elsewhere(suite):
+        return _claim(suite, (text, value, ours), (ends, Verdict.UNTESTED, elsewhere), entries)
     seeds = f"{len(shares)} seeds" if len(shares) > 1 else "one seed"
     drawn = next(entry.drawn for entry in entries if entry.figure is not None and entry.figure.n == n)
     why = f"{seeds}, n = {n:,}{drawn}, tolerance {suite.tolerance:g}"
+    verdict = judged(printed, ends)
+    if verdict is Verdict.UNTESTED:
+        several = f" and {seeds}" if len(shares) > 1 else ""
+        why = f"the interval of n = {n:,}{drawn}{several} is {ends[1] - ends[0]:.1f} points wide"
+        why += f"; {_widest(100 * (high - low), spread, suite.tolerance)}"
     why += f", on {suite.dataset} in place of {suite.instead_of}" if suite.instead_of else ""
-    if elsewhere := _elsewhere(suite):
-        return _claim(suite, (text, value, ours), (ends, Verdict.UNTESTED, elsewhere), entries)
-    verdict = Verdict.REPRODUCED if ends[0] <= printed <= ends[1] else Verdict.NOT
     return _claim(suite, (text, value, ours), (ends, verdict, why), entries)
+
+
+def judged(printed: float, ends: tuple[float, float]) -> Verdict:
+    """What the rule says of a printed value that is held against a widened interval."""
+    if not ends[0] <= printed <= ends[1]:
+        return Verdict.NOT
+    return Verdict.UNTESTED if too_wide(ends) else Verdict.REPRODUCED
+
+
+def too_wide(ends: tuple[float, float]) -> bool:
+    """Whether a widened interval reaches too far for what lies inside it to be reproduced."""
+    return ends[1] - ends[0] > WIDEST
+
+
+def _widest(images: float, spread: float, tolerance: float) -> str:
+    """What makes an interval wide most of all: too few images, or seeds or a tolerance far apart."""
+    parts = {
+        "more images tell": images,
+        f"its seeds have a standard deviation of {spread:.1f}": 2 * spread,
+        f"its tolerance is {tolerance:g}": 2 * tolerance,
+    }
+    return max(parts, key=lambda part: parts[part])
 
 
 def _in_order(shares: Mapping[str, float]) -> str:

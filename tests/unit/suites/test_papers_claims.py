@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from robench import BadInput
 from robench.page.claims import read
 from robench.results.accuracy import Figure
-from robench.suites.claims import Claim, Claims, Verdict, claims_of
+from robench.suites.claims import WIDEST, Claim, Claims, Verdict, claims_of
 from robench.suites.provenance import Made
 from robench.suites.suite import ScaledSuite, load, names
 from robench.suites.table import Entry, SuiteTable
@@ -89,10 +89,56 @@ def test_a_value_outside_is_not(tmp_path: Path) -> None:
 
 
 def test_the_spread_of_seeds_widens_the_interval(tmp_path: Path) -> None:
-    value, _ = judged(suite(tmp_path), {"Weak": [first(35), first(45), first(55)], "Firm": [first(90)] * 3})
-    low, high = (100 * end for end in binomtest(45, 100).proportion_ci(method="wilson"))
-    assert value.interval == pytest.approx((low - 10.5, high + 10.5))
-    assert (value.verdict, value.ours) == (Verdict.REPRODUCED, "45.0 ± 10.0")
+    marks = {"Weak": [first(count, 300) for count in (105, 114, 123)], "Firm": [first(270, 300)] * 3}
+    value, _ = judged(suite(tmp_path), marks)
+    low, high = (100 * end for end in binomtest(114, 300).proportion_ci(method="wilson"))
+    assert low - 0.5 > 30
+    assert value.interval == pytest.approx((low - 3.5, high + 3.5))
+    assert (value.verdict, value.ours) == (Verdict.REPRODUCED, "38.0 ± 3.0")
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "tolerance", "said"),
+    [
+        ([0], 1, 1, "the interval of n = 1 is 80.3 points wide; more images tell"),
+        ([15], 50, 1, "the interval of n = 50 is 26.6 points wide; more images tell"),
+        ([25, 35, 45], 100, 1, "the interval of n = 100 and 3 seeds is 40.4 points wide; its seeds have a standard "
+                               "deviation of 10.0"),
+        ([380], 1000, 13, "the interval of n = 1,000 is 32.0 points wide; its tolerance is 13"),
+    ],
+)  # fmt: skip
+def test_inside_an_interval_of_almost_anything_a_value_is_untested(
+    tmp_path: Path, counts: list[int], n: int, tolerance: float, said: str
+) -> None:
+    scaled = suite(tmp_path, text=SUITE.replace("tolerance = 0.5", f"tolerance = {tolerance}.0"))
+    seeds = len(counts)
+    value, _ = judged(scaled, {"Weak": [first(count, n) for count in counts], "Firm": [first(n, n)] * seeds})
+    assert (value.verdict, value.why) == (Verdict.UNTESTED, said)
+    assert value.interval is not None
+    assert value.interval[0] < 30 < value.interval[1]
+    assert value.ours != "-"
+
+
+def test_outside_even_a_wide_interval_a_value_is_not_reproduced(tmp_path: Path) -> None:
+    high = suite(tmp_path, text=SUITE.replace("PGD = 30", "PGD = 95"))
+    value, _ = judged(high, {"Weak": [first(0, 1)], "Firm": [first(1, 1)]})
+    assert (value.verdict, value.interval) == (Verdict.NOT, pytest.approx((0, 79.8), abs=0.1))
+
+
+def test_a_hundred_images_of_one_seed_are_enough_for_every_share(tmp_path: Path) -> None:
+    scaled = suite(tmp_path, text=SUITE.replace("tolerance = 0.5", "tolerance = 1.0"))
+    marks = [{"Weak": [first(count)], "Firm": [first(90)]} for count in range(101)]
+    values = [judged(scaled, each)[0] for each in marks]
+    assert Verdict.UNTESTED not in {value.verdict for value in values}
+    assert max(value.interval[1] - value.interval[0] for value in values if value.interval) < 21.25 < WIDEST
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+def test_no_order_of_few_images_is_reproduced(tmp_path: Path, n: int) -> None:
+    """However far apart: of five images the exact test makes 0.06 at best, and several seeds make it no better."""
+    for seeds in (1, 3):
+        _, order = judged(suite(tmp_path), {"Weak": [first(0, n)] * seeds, "Firm": [first(n, n)] * seeds})
+        assert order.verdict is Verdict.NOT
 
 
 def test_the_tolerance_decides_at_the_edge(tmp_path: Path) -> None:
