@@ -165,10 +165,13 @@ def _on(scaled: Sequence[ScaledSuite], copies: Sequence[str]) -> list[ScaledSuit
 
 
 def _claims(path: Path) -> list[Claim]:
-    """The claims of another store. Raises BadInput where they cannot be read."""
+    """The claims of another store. Raises BadInput where they cannot be read, or contradict themselves."""
     from robench.page.claims import read
+    from robench.suites.schema import inside
 
-    return [claim.measured() for claim in read(path, "--keep")]
+    found = read(path, "--keep")
+    with inside(f"--keep {path}"):
+        return [claim.measured() for claim in found]
 
 
 def _named(option: str, texts: Sequence[str], such: str) -> dict[str, str]:
@@ -226,6 +229,8 @@ class _Run:
         """All of them, one after another, then their claims; a suite that cannot be used leaves the others alone."""
         from robench.progress import say
         from robench.suites.claims import Claims
+        from robench.suites.kept import keeping
+        from robench.suites.suite import at_all_scales
         from robench.tables.rendering import write
 
         codes: list[int] = []
@@ -251,7 +256,7 @@ class _Run:
                 codes.append(_code(done))
             else:
                 codes.append(_print(done, self.out, False))
-        claims = Claims.of(tables).keeping(self.earlier)
+        claims = keeping(Claims.of(tables), self.earlier, at_all_scales()) if self.earlier else Claims.of(tables)
         paths = write(claims, self.out)
         if self.as_json:
             tell_json({"suites": told, "claims": claims.records()})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from robench.errors import BadInput, reason_of, shown
 from robench.suites.claims import Claim as Measured
 from robench.suites.claims import Verdict
+from robench.suites.kept import contradicts
 
 NAME = "claims.csv"
 COLUMNS = ("claim", "suite", "printed", "ours", "low", "high", "verdict", "command", "commit", "hours")
 # columns that a table may lack
-MORE = ("scale", "why")
+MORE = ("scale", "why", "settings")
 VERDICTS = tuple(map(str, Verdict))
 
 
@@ -33,22 +35,33 @@ class Claim:
     hours: str
     scale: str = ""
     why: str = ""
+    settings: str = ""
 
     def measured(self) -> Measured:
-        """The claim as `suites.claims` has it. Raises BadInput where a number of it is none."""
+        """The claim as `suites.claims` has it. Raises BadInput where a number of it is none, or where its verdict is
+        another than its figures allow."""
         try:
             ends = (float(self.low), float(self.high)) if self.low and self.high else None
             hours = float(self.hours or 0)
+            if not all(map(math.isfinite, (*(ends or ()), hours))):
+                raise ValueError
         except ValueError:
             raise BadInput(
                 f"The claim {shown(self.claim)} of {shown(self.suite)} has low {shown(self.low)}, high "
                 f"{shown(self.high)} and hours {shown(self.hours)}, which must be numbers or empty; give the "
                 "claims.csv as robench wrote it."
             ) from None
-        return Measured(
+        found = Measured(
             self.suite, self.scale, self.claim, self.printed, self.ours, ends, Verdict(self.verdict), self.why,
-            self.command, tuple(self.commit.split()), hours,
+            self.command, tuple(self.commit.split()), hours, self.settings,
         )  # fmt: skip
+        if contradicts(found):
+            raise BadInput(
+                f"The claim {shown(self.claim)} of {shown(self.suite)} is {self.verdict!r}, which its own figures do "
+                f"not allow: {shown(self.printed)} is printed, and held against {shown(self.low)} to "
+                f"{shown(self.high)}; give the claims.csv as robench wrote it."
+            )
+        return found
 
 
 def read(path: Path, option: str = "--claims") -> list[Claim]:

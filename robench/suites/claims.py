@@ -15,6 +15,7 @@ from robench.results.statistics import holm
 from robench.suites.provenance import Made, command
 from robench.suites.readings import way
 from robench.suites.schema import Order
+from robench.suites.settings import orders_of, said, settings
 from robench.suites.suite import ScaledSuite
 from robench.suites.table import Entry, SuiteTable
 from robench.tables.rendering import Grid, grid
@@ -22,8 +23,6 @@ from robench.tables.rendering import Grid, grid
 LEVEL = 0.05
 # points of percent, more than a widened interval of a hundred images, whose own is at most 19.2
 WIDEST = 25.0
-# what is said of a verdict that another store gave
-KEPT = "; kept, not of this store"
 RULE = (
     "A printed value is reproduced where it lies inside our 95% Wilson interval, widened on both sides by the "
     "standard deviation over seeds and by the tolerance of its table (1 point unless the table says otherwise). Where "
@@ -51,7 +50,8 @@ class Claim:
     """One thing that a paper says, and what came of it.
 
     printed, ours: as text, in percent. interval: what the printed value was held against, in percent, None where there
-    is none. why: what the verdict rests on. hours: of the trainings and attacks behind it.
+    is none. why: what the verdict rests on. hours: of the trainings and attacks behind it. settings: a digest of what
+    the suite says of its figures, "" where that is not known.
     """
 
     suite: str
@@ -65,6 +65,7 @@ class Claim:
     command: str
     commits: tuple[str, ...]
     hours: float
+    settings: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -91,25 +92,9 @@ class Claims:
     def of(cls, tables: Iterable[SuiteTable]) -> Claims:
         """The claims of papers' tables, in their order; tables of nobody's but ours have none. Of one table at several
         scales a claim is there for each that tests it, and once where none does."""
-        found = _by_key(claim for table in tables for claim in claims_of(table))
+        found = by_key(claim for table in tables for claim in claims_of(table))
         kept = [[c for c in claims if c.verdict is not Verdict.UNTESTED] or claims[:1] for claims in found.values()]
         return cls(tuple(claim for claims in kept for claim in claims))
-
-    def keeping(self, earlier: Iterable[Claim]) -> Claims:
-        """With the verdicts of another store where these have none at the same scale, which say that they are kept.
-
-        What no table claims any more, or prints otherwise, is not kept.
-        """
-        tested = _by_key(
-            replace(claim, why=claim.why.removesuffix(KEPT) + KEPT)
-            for claim in earlier if claim.verdict is not Verdict.UNTESTED
-        )  # fmt: skip
-        found = _by_key(self.claims)
-        for key, claims in found.items():
-            own = [claim for claim in claims if claim.verdict is not Verdict.UNTESTED]
-            more = [claim for claim in tested.get(key, ()) if claim.scale not in {each.scale for each in own}]
-            found[key] = own + more or claims
-        return replace(self, claims=tuple(claim for claims in found.values() for claim in claims))
 
     @property
     def title(self) -> str:
@@ -142,13 +127,15 @@ class Claims:
                 "suite": claim.suite, "scale": claim.scale, "claim": claim.claim, "printed": claim.printed,
                 "ours": claim.ours, "low": "" if claim.interval is None else round(claim.interval[0], 2),
                 "high": "" if claim.interval is None else round(claim.interval[1], 2), "verdict": str(claim.verdict),
-                "why": claim.why, "command": claim.command, "commit": " ".join(claim.commits), "hours": claim.hours,
+                "why": claim.why, "settings": claim.settings, "command": claim.command,
+                "commit": " ".join(claim.commits), "hours": claim.hours,
             }
             for claim in self.claims
         ]  # fmt: skip
 
 
-def _by_key(claims: Iterable[Claim]) -> dict[tuple[str, str, str], list[Claim]]:
+def by_key(claims: Iterable[Claim]) -> dict[tuple[str, str, str], list[Claim]]:
+    """Claims by what they are about, in their order."""
     found: dict[tuple[str, str, str], list[Claim]] = {}
     for claim in claims:
         found.setdefault(claim.key, []).append(claim)
@@ -157,24 +144,26 @@ def _by_key(claims: Iterable[Claim]) -> dict[tuple[str, str, str], list[Claim]]:
 
 def claims_of(table: SuiteTable) -> Iterator[Claim]:
     """A table's claims: its printed values row by row, then its orders column by column."""
+    known = settings(table.suite)
+    for claim in _claims_of(table):
+        yield replace(claim, settings=known.get((claim.claim, claim.printed), ""))
+
+
+def _claims_of(table: SuiteTable) -> Iterator[Claim]:
     suite, read = table.suite, _read(table)
     for row, values in suite.printed.items():
         for column, printed in values.items():
             own = read.get(column, column)
-            said = f"{row}: {column}" + (f", read as {own}" if own != column else "")
-            yield _value(suite, said, printed, _entries(table, [row], own))
+            yield _value(suite, said(f"{row}: {column}", column, own), printed, _entries(table, [row], own))
     for row, values in suite.unrun.items():
         for column, printed in values.items():
             why = suite.skipped.get(row) or suite.skipped.get(column) or "left out"
             untested = (None, Verdict.UNTESTED, f"not run at this scale: {why}")
             yield _claim(suite, (f"{row}: {column}", f"{printed:g}", "-"), untested, ())
-    printed_as = {each.name: each.reading_of or each.name for each in suite.columns}
-    for order in suite.orders:
-        for column in dict.fromkeys(printed_as[each] for each in order.columns):
-            own = read.get(column, column)
-            said = f"{order.claim} ({column})" + (f", read as {own}" if own != column else "")
-            entries = _entries(table, order.rows, own)
-            yield _order(suite, order, said, own, entries, _in_print(suite, order.rows, column))
+    for order, column, text in orders_of(suite):
+        own = read.get(column, column)
+        entries = _entries(table, order.rows, own)
+        yield _order(suite, order, said(text, column, own), own, entries, _in_print(suite, order.rows, column))
 
 
 def _read(table: SuiteTable) -> dict[str, str]:
@@ -190,14 +179,14 @@ def _entries(table: SuiteTable, rows: Sequence[str], column: str) -> list[Entry]
 
 
 def _claim(
-    suite: ScaledSuite, said: tuple[str, str, str], found: tuple[tuple[float, float] | None, Verdict, str],
+    suite: ScaledSuite, texts: tuple[str, str, str], found: tuple[tuple[float, float] | None, Verdict, str],
     entries: Sequence[Entry],
 ) -> Claim:  # fmt: skip
-    """said: the claim, what is printed, what is ours; found: the interval, the verdict, and why."""
+    """texts: the claim, what is printed, what is ours; found: the interval, the verdict, and why."""
     made: dict[str, Made] = {each.what: each for entry in entries for each in entry.made}
     commits = tuple(dict.fromkeys(each.commit for each in made.values() if each.commit))
     hours = round(sum(each.seconds for each in made.values()) / 3600, 2)
-    return Claim(suite.name, suite.scale, *said, *found, command(suite), commits, hours)
+    return Claim(suite.name, suite.scale, *texts, *found, command(suite), commits, hours)
 
 
 def _elsewhere(suite: ScaledSuite) -> str:
@@ -275,15 +264,15 @@ def _order(
     suite: ScaledSuite, order: Order, text: str, column: str, entries: Sequence[Entry], in_print: str
 ) -> Claim:  # fmt: skip
     """An order of rows, by pairs of neighbours on the same images under the same seeds; text: what is claimed."""
-    said = text, " < ".join(order.rows)
+    about = text, " < ".join(order.rows)
     stood = {(entry.row, entry.seed): entry.stood for entry in entries if entry.stood is not None}
     seeds = sorted({seed for _, seed in stood})
     shares = {row: [float(stood[row, seed].mean()) for seed in seeds if (row, seed) in stood] for row in order.rows}
     if not seeds or len(stood) < len(entries) or any(len(found) < len(seeds) for found in shares.values()):
-        return _claim(suite, (*said, "-"), (None, Verdict.UNTESTED, "not complete"), entries)
+        return _claim(suite, (*about, "-"), (None, Verdict.UNTESTED, "not complete"), entries)
     ours = _in_order({row: statistics.mean(shares[row]) for row in order.rows})
     if elsewhere := _elsewhere(suite):
-        return _claim(suite, (*said, ours), (None, Verdict.UNTESTED, elsewhere), entries)
+        return _claim(suite, (*about, ours), (None, Verdict.UNTESTED, elsewhere), entries)
     pairs = [
         (lesser, more, Paired.of(column, stood[more, seed], stood[lesser, seed]))
         for lesser, more in zip(order.rows, order.rows[1:], strict=False)
@@ -299,4 +288,4 @@ def _order(
     why = f"fails in {len(against)} of {len(pairs)} pairs: {'; '.join(against[:3])}" if against else (
         f"all {len(pairs)} pairs of neighbours and seeds, largest adjusted p {max(ps):.2g}"
     )  # fmt: skip
-    return _claim(suite, (*said, ours), (None, verdict, why + in_print), entries)
+    return _claim(suite, (*about, ours), (None, verdict, why + in_print), entries)

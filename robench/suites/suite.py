@@ -160,6 +160,11 @@ def titles() -> dict[str, str]:
     return {name: str(parsed(BUNDLED / f"{name}.toml").get("title", "")) for name in names()}
 
 
+def at_all_scales() -> list[ScaledSuite]:
+    """The bundled suites at each scale they have."""
+    return [scaled for name in names() for scaled in load(name).scales.values()]
+
+
 def load(reference: str) -> Suite:
     """A bundled suite by its name, or the one in a file, by a path that ends in .toml.
 

@@ -374,3 +374,14 @@ def test_all_makes_every_table_and_the_claims(
     rows = Path("out", "claims.csv").read_text().splitlines()
     Path("wrong.csv").write_text("\n".join([rows[0], rows[1].rpartition(",")[0] + ",long"]) + "\n")
     assert_refused(robench(*wrong, "wrong.csv"), ("hours 'long'", "numbers"))
+    clean = lines[0]["verdict"]
+    turned = rows[1].replace(f",{clean},", ",not reproduced," if clean == "reproduced" else ",reproduced,")
+    Path("turned.csv").write_text("\n".join([rows[0], turned]) + "\n")
+    assert_refused(robench(*wrong, "turned.csv"), ("turned.csv", "'Matched: Clean'", "own figures do not allow"))
+    (bundled / "two.toml").write_text((bundled / "two.toml").read_text().replace("steps = 10", "steps = 11"))
+    assert (
+        robench("reproduce", "--all", "--scale", "smoke", "--stored", "--runs", "none", "--out", "kept", *keep).code
+        == 3
+    )
+    other = list(csv.DictReader(io.StringIO(Path("kept", "claims.csv").read_text())))
+    assert [line["verdict"] for line in other] == [clean, "untested"]

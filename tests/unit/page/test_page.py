@@ -240,13 +240,27 @@ def test_claims_are_read_and_what_they_lack_is_told(tmp_path: Path) -> None:
 
 
 def test_the_table_that_reproduce_writes_is_read(tmp_path: Path) -> None:
-    said = Said("suite", "cpu", "a: b", "71", "70.1", (69.0, 72.5), Verdict.NOT, "one seed", "robench", ("abc",), 1.5)
+    said = Said(
+        "suite",
+        "cpu",
+        "a: b",
+        "71",
+        "70.1",
+        (69.0, 72.5),
+        Verdict.REPRODUCED,
+        "one seed",
+        "robench",
+        ("abc",),
+        1.5,
+        "0a1b",
+    )
     path = tmp_path / "claims.csv"
     path.write_text(csv_text(Claims((said,)).records()))
     (found,) = read(path)
     assert found == Claim(
-        "a: b", "suite", "71", "70.1", "69.0", "72.5", "not reproduced", "robench", "abc", "1.5", "cpu", "one seed"
+        "a: b", "suite", "71", "70.1", "69.0", "72.5", "reproduced", "robench", "abc", "1.5", "cpu", "one seed", "0a1b"
     )
+    assert found.measured() == said
 
 
 def test_another_s_file_is_not_written_over(store: Store, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from scipy.stats import binomtest
 
 from robench import BadInput
-from robench.page.claims import read
 from robench.results.accuracy import Figure
 from robench.suites.claims import WIDEST, Claim, Claims, Verdict, claims_of
 from robench.suites.provenance import Made
@@ -217,29 +215,6 @@ def test_of_several_scales_those_count_that_test_a_claim(tmp_path: Path) -> None
     assert len(twice.claims) == 4
     on_none = Claims.of([SuiteTable.of(other, tested, []), SuiteTable.of(cpu, [], [])])
     assert [(claim.scale, claim.verdict) for claim in on_none.claims] == [("other", Verdict.UNTESTED)] * 2
-
-
-def test_verdicts_of_another_store_stay_where_this_one_has_none(tmp_path: Path) -> None:
-    tested = SuiteTable.of(suite(tmp_path), [entry("Weak", first(45)), entry("Firm", first(90))], [])
-    write(Claims.of([tested]), tmp_path)
-    earlier = [claim.measured() for claim in read(tmp_path / "claims.csv")]
-    assert [replace(each, interval=None) for each in earlier] == [replace(c, interval=None) for c in claims_of(tested)]
-    nothing = Claims.of([SuiteTable.of(suite(tmp_path), [], [])])
-    kept = nothing.keeping(earlier)
-    assert [claim.verdict for claim in kept.claims] == [Verdict.NOT, Verdict.REPRODUCED]
-    assert [claim.why for claim in kept.claims] == [f"{claim.why}; kept, not of this store" for claim in earlier]
-    assert kept.keeping(kept.claims) == nothing.keeping(kept.claims) == kept
-    better = Claims.of([SuiteTable.of(suite(tmp_path), [entry("Weak", first(30))], [])])
-    value, order = better.keeping(earlier).claims
-    assert (value.verdict, value.ours, "kept" in value.why) == (Verdict.REPRODUCED, "30.0", False)
-    assert (order.verdict, "kept" in order.why) == (Verdict.REPRODUCED, True)
-
-
-def test_verdicts_on_what_is_printed_or_claimed_otherwise_now_are_not_kept(tmp_path: Path) -> None:
-    tested = SuiteTable.of(suite(tmp_path), [entry("Weak", first(45)), entry("Firm", first(90))], [])
-    changed = suite(tmp_path, text=SUITE.replace("PGD = 30", "PGD = 31").replace("Firm is above", "Firm beats"))
-    kept = Claims.of([SuiteTable.of(changed, [], [])]).keeping(claims_of(tested))
-    assert {claim.verdict for claim in kept.claims} == {Verdict.UNTESTED}
 
 
 @pytest.mark.parametrize(
