@@ -186,7 +186,10 @@ def _claim(
     made: dict[str, Made] = {each.what: each for entry in entries for each in entry.made}
     commits = tuple(dict.fromkeys(each.commit for each in made.values() if each.commit))
     hours = round(sum(each.seconds for each in made.values()) / 3600, 2)
-    return Claim(suite.name, suite.scale, *texts, *found, command(suite), commits, hours)
+    interval, verdict, why = found
+    said_of = dict.fromkeys(text for entry in entries for text in (entry.note, *entry.flags) if text)
+    why += f"; said of our figures: {', '.join(said_of)}" if said_of else ""
+    return Claim(suite.name, suite.scale, *texts, interval, verdict, why, command(suite), commits, hours)
 
 
 def _elsewhere(suite: ScaledSuite) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_a_value_inside_the_widened_interval_is_reproduced(tmp_path: Path) -> No
     assert low < 30 < high  # the interval alone holds it
     assert value.interval == pytest.approx((low - 0.5, high + 0.5))
     assert (value.verdict, value.ours, value.printed) == (Verdict.REPRODUCED, "38.0", "30")
+
+
+def test_what_is_said_of_figures_is_said_of_claims(tmp_path: Path) -> None:
+    weak = replace(entry("Weak", first(38)), note="upper bound: no boundary attack", flags=("randomised",))
+    value, *_, order = claims_of(SuiteTable.of(suite(tmp_path), [weak, entry("Firm", first(90))], []))
+    said = "; said of our figures: upper bound: no boundary attack, randomised"
+    assert value.why == f"one seed, n = 100, tolerance 0.5{said}"
+    assert order.why.endswith(said)
 
 
 def test_a_value_outside_is_not(tmp_path: Path) -> None:
