@@ -31,20 +31,25 @@ def baseline(
 ) -> int:
     """Keep the outcomes of finished evaluations, example by example, in a small file to be checked against later."""
     from robench.regression.baseline import make, write
+    from robench.regression.masking import unwitnessed
     from robench.store.runs import Store, runs_root
+    from robench.trust.diagnosis import run_of
 
     store = Store(runs_root(runs))
     given = [each for name in names for each in _evaluations(name, scale, store, data)]
     made = make(given, store, out.name, probes=probes)
     write(made, out)
+    notes = unwitnessed([(each, run_of(store.evaluation(each.evaluation))) for each in made.kept])
     if as_json:
         kept = [{"evaluation": each.evaluation, "model": each.model, "attack": each.label, "n": each.spec.count}
                 for each in made.kept]  # fmt: skip
-        tell_json({"file": str(out), "evaluations": kept})
+        tell_json({"file": str(out), "evaluations": kept, "notes": notes})
     else:
         count = len(made.kept)
         what = f"{count} evaluation{'s' if count > 1 else ''} of {', '.join(made.models)}"
         tell(f"Wrote {out} ({out.stat().st_size / 1000:.1f} kB): {what}.")
+        for sentence in notes:
+            tell(sentence)
     return 0
 
 

@@ -20,14 +20,13 @@ from robench.models import load_model
 from robench.ranges import hold
 from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
-from robench.regression.pairs import Pair, lines_of
+from robench.regression.pairs import Pair, lacking, lines_of
 from robench.regression.report import Checked
 from robench.regression.verdict import Terms, Verdict, judge
 from robench.store.files import digest
 from robench.store.known import allow
 from robench.store.runs import Store
 from robench.trust.gates import Finding
-from robench.trust.origins import identified
 
 # a model by reference, or itself
 Model = str | nn.Module
@@ -132,19 +131,16 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
     gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
              if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
     news = [pair.news for pair in pairs if pair.news]
-    news += [sentence for pair in pairs if (sentence := _edited(pair.kept))]
-    return Checked(name, lines, terms, (*gains, *news, *_fired(findings)), tuple(lasting))
+    news += [_edited(pair) for pair in pairs if pair.other]
+    return Checked(name, lines, terms, (*gains, *news, *lacking(pairs), *_fired(findings)), tuple(lasting))
 
 
-def _edited(kept: Kept) -> str:
-    """A sentence where the attack is not what it was: a change of the figure may be of its making; "" where it is."""
-    name = f"attack {kept.spec.attack}"
-    now = identified([("attack", kept.spec.attack)]) or {}
-    if (kept.spec.sources or {}).get(name) == now.get(name):
-        return ""
+def _edited(pair: Pair) -> str:
+    """What it means for a line that the attack is not what it was."""
     return (
-        f"{kept.model} under {kept.label}: the source of the {name} is another than the baseline's, so what changed "
-        "may be the attack and not the model; make the baseline anew once that is known."
+        f"{pair.kept.model} under {pair.kept.label}: {pair.other}, so a rise says nothing of the model, and a fall may "
+        "be the attack's; check with the attack as it was, or attack the baseline's own model with this one and make "
+        "the baseline of that."
     )
 
 

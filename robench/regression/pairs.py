@@ -12,12 +12,16 @@ import numpy as np
 from robench.errors import BadInput
 from robench.evaluation.summaries import Result
 from robench.regression.baseline import Kept, Outcomes, encode
+from robench.regression.masking import GROWTH, POINTS, Held, fired_anew, unwitnessed
 from robench.regression.verdict import CLEAN, CLEAN_METRIC, WORST, Line
 from robench.results.accuracy import Measure, entering
 from robench.results.rows import Marks
 from robench.results.summary import NOT_SEALED, UNSTABLE
 from robench.store.runs import Store
 from robench.trust.bounds import upper_bound_of_all
+from robench.trust.diagnosis import run_of
+from robench.trust.gates import AttackRun
+from robench.trust.origins import identified
 
 # flags that say that an attack may have failed where the model would not have stood
 TROUBLE = (
@@ -25,27 +29,32 @@ TROUBLE = (
     "flat-logits", "wrong-gradients", "moved-nothing", "changes-torch", "changes-global-state",
     "reaches-outside", "unchecked-gradients", NOT_SEALED,
 )  # fmt: skip
-# a share of flagged images that grew by this factor, and by as many percent of the images, is doubted
-GROWTH, POINTS = 1.5, 5
 # a flag with its share of the images
 SHARE = re.compile(r"(.+) (?:<1|([0-9]{1,3}))%")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An evaluation then and now: outcomes per example, now None where it is incomplete; result: today's."""
+    """An evaluation then and now: outcomes per example, now None where it is incomplete; result: today's.
+
+    run: today's as the gates see it. fired: what gates say of the model now and did not then. other: that the attack's
+    source is another than the baseline's, in words, "" where it is the same.
+    """
 
     kept: Kept
     result: Result
     then: Outcomes
     now: Outcomes | None
+    run: AttackRun | None = None
+    fired: tuple[str, ...] = ()
+    other: str = ""
 
     @classmethod
     def of(cls, kept: Kept, result: Result, store: Store) -> Pair:
         """The pair, today's outcomes read from the store. Raises BadInput where they are no basis for a comparison."""
         then = Outcomes.of(kept.outcomes, kept.metric)
         if not result.summary.complete:
-            return cls(kept, result, then, None)
+            return cls(kept, result, then, None, other=_other(kept))
         unstable = [flag for flag in UNSTABLE if flag in result.summary.flags]
         if unstable:
             raise BadInput(
@@ -53,8 +62,9 @@ class Pair:
                 "cannot be compared with the baseline's; make its answers repeatable first, and "
                 "seed whatever its factory draws."
             )
-        letters = encode(store.evaluation(result.evaluation), kept.spec)
-        return cls(kept, result, then, Outcomes.of(letters, kept.metric))
+        folder = store.evaluation(result.evaluation)
+        now = Outcomes.of(encode(folder, kept.spec), kept.metric)
+        return cls(kept, result, then, now, run_of(folder), other=_other(kept))
 
     def attacked(self) -> Line:
         """What the attack left standing, not yet judged."""
@@ -92,6 +102,12 @@ class Pair:
 
     @property
     def doubts(self) -> tuple[str, ...]:
+        """What says that today's figure is no better than the one then, whatever it is: see `trouble`, `fired` and
+        `other`."""
+        return (*self.trouble, *self.fired, *filter(None, [self.other]))
+
+    @property
+    def trouble(self) -> tuple[str, ...]:
         """Flags of gradient trouble that are new, or whose share of the images grew much, each with what it was."""
         then = dict(map(_share, self.kept.flags))
         found = []
@@ -129,6 +145,14 @@ class Pair:
         return Measure(self.metric) is not Measure.SUCCESS or self.kept.misses is True
 
 
+def _other(kept: Kept) -> str:
+    """That the attack is not what it was, so that a change of the figure may be of its making; "" where it is."""
+    name = f"attack {kept.spec.attack}"
+    now = identified([("attack", kept.spec.attack)]) or {}
+    same = (kept.spec.sources or {}).get(name) == now.get(name)
+    return "" if same else f"the source of the {name} is another than the baseline's"
+
+
 def _share(flag: str) -> tuple[str, float]:
     """A flag's name and its share of the images in percent: "zero-gradient 12%"; 0 without one, or for "<1%".
 
@@ -144,8 +168,24 @@ def lines_of(pairs: Sequence[Pair]) -> list[Line]:
 
     Where lines of one model would have the same label, what they differ in is appended.
     """
+    pairs = gated(pairs)
     of_attacks = (_Made(pair.attacked(), pair, ("n", "seed", "data")) for pair in pairs)
     return _told_apart([*_clean(pairs), *_worst(pairs), *of_attacks])
+
+
+def gated(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with what gates say of the models now and did not say then."""
+    fired = iter(fired_anew(_held(pairs)))
+    return [pair if pair.run is None else replace(pair, fired=next(fired)) for pair in pairs]
+
+
+def lacking(pairs: Sequence[Pair]) -> list[str]:
+    """A sentence per model of which nothing in the check could show that it hides its gradients."""
+    return unwitnessed(_held(pairs)) if all(pair.run for pair in pairs) else []
+
+
+def _held(pairs: Sequence[Pair]) -> list[Held]:
+    return [(pair.kept, pair.run) for pair in pairs if pair.run is not None]
 
 
 @dataclass(frozen=True)
@@ -201,13 +241,16 @@ def _worst(pairs: Sequence[Pair]) -> Iterator[_Made]:
             if len(outcomes) == len(group):
                 now = _all([each.robust for each in outcomes])
                 line = line.counted(then, now, float(now.mean()))
-                line = replace(line, doubts=_shared([pair.doubts for pair in group]))
+                line = replace(line, doubts=_shared(group))
             yield _Made(line, group[0], ("n", "data"))
 
 
-def _shared(doubts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Those of all attacks, if all have some: one that can be trusted bounds the worst case."""
-    return tuple(dict.fromkeys(doubt for each in doubts for doubt in each)) if all(doubts) else ()
+def _shared(group: Sequence[Pair]) -> tuple[str, ...]:
+    """Those of all attacks, if all have some: one that can be trusted bounds the worst case. It says nothing of a rise
+    where another attack has changed meanwhile."""
+    every = [pair.doubts for pair in group]
+    doubts = [doubt for each in every for doubt in each] if all(every) else [pair.other for pair in group if pair.other]
+    return tuple(dict.fromkeys(doubts))
 
 
 def _all(marks: Sequence[Marks]) -> Marks:

@@ -19,7 +19,8 @@ CAPTION = (
     "then, now: clean or robust accuracy in percent, or, marked †, attack success rate. change: of the share that "
     "stands, in points, and its paired 95% interval. fell, rose, stayed: images that stood only then, only now, both "
     "times. p: exact McNemar, then with Holm's correction over all lines, which the verdict goes by. "
-    "untrusted: flagged with trouble of gradients that the baseline did not have."
+    "untrusted: flagged with trouble of gradients that the baseline did not have, a gate on masking fires that did not "
+    "then, or the attack is another one."
 )
 
 

@@ -100,7 +100,8 @@ class Line:
     then, now: the printed figures, of `metric`; now None where the evaluation is incomplete. fell, rose, stayed: how
     many images stood only then, only now, and both times. p: exact McNemar; `adjusted`: with Holm's correction over all
     lines of the check. model is the baseline's name for it, `subject` that of what stands in for it now; flags, seconds
-    and evaluation are of now. doubts: those flags, with the share then, that say more of the attack than of the model.
+    and evaluation are of now. doubts: those flags, with the share then, and what else says more of the attack than of
+    the model.
     note: what is to be said beside both figures.
     """
 
@@ -157,13 +158,13 @@ class Line:
     @property
     def _distrust(self) -> str:
         """What the doubts mean for the figures, as the end of a sentence."""
-        flagged = f"flagged {', '.join(self.doubts)}"
+        told = ", ".join(self.doubts)
         if self.verdict is Verdict.UNTRUSTED:
             return (
-                f"; today's figure cannot be trusted, as it is {flagged}: look at what 'robench diagnose MODEL' finds, "
-                "and where the figure is right, make the baseline anew"
+                f"; today's figure cannot be trusted: {told}; look at what 'robench diagnose MODEL' finds, and make no "
+                "baseline of it unless the model stands as well under --attack standard"
             )
-        return f"; it may have fallen further, as it is {flagged}" if self.doubts else ""
+        return f"; how far it fell is not certain: {told}" if self.doubts else ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields, with the change and its interval as fractions; null where there is no figure."""

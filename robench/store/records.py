@@ -274,6 +274,7 @@ class FindingRecord(Shape):
     advice: str
     model: str = ""
     model_digest: str = ""
+    images: Count = 0
 
 
 class DiagnosticsRecord(Shape):

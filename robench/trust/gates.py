@@ -39,7 +39,10 @@ EFFORT = ("steps", "restarts", "queries")
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one gate: whether it fired, on what evidence, against what threshold, and what to do next."""
+    """The outcome of one gate: whether it fired, on what evidence, against what threshold, and what to do next.
+
+    images: how many images are the evidence, 0 where that is something else than images.
+    """
 
     gate: str
     fired: bool
@@ -48,6 +51,7 @@ class Finding:
     advice: str
     model: str = ""
     model_digest: str = ""
+    images: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields."""
@@ -103,9 +107,13 @@ class AttackRun:
         return f"{self.name} at {self.threat}"
 
 
-def diagnose(runs: Sequence[AttackRun]) -> list[Finding]:
-    """Every gate for which the runs hold evidence, those that fired first."""
-    findings = [finding for gate in GATES for finding in gate(runs)]
+# what a gate finds in all runs of a model
+Gate = Callable[[Sequence[AttackRun]], Iterator[Finding]]
+
+
+def diagnose(runs: Sequence[AttackRun], gates: Sequence[Gate] | None = None) -> list[Finding]:
+    """Every gate, or each of `gates`, for which the runs hold evidence, those that fired first."""
+    findings = [finding for gate in (GATES if gates is None else gates) for finding in gate(runs)]
     absent = next((f"; of these images {run.absent}" for run in runs if run.absent), "")
     findings = [replace(finding, evidence=finding.evidence + absent) for finding in findings]
     return sorted(findings, key=lambda finding: not finding.fired)
@@ -118,7 +126,7 @@ def together(findings: Iterable[Finding]) -> dict[Finding, list[str]]:
     for finding in findings:
         if finding.fired:
             run, colon, seen = finding.evidence.partition(": ")
-            names = found.setdefault(replace(finding, evidence=""), {}).setdefault(seen if colon else run, {})
+            names = found.setdefault(replace(finding, evidence="", images=0), {}).setdefault(seen if colon else run, {})
             names |= {run: None} if colon else {}
     return {
         finding: [f"{'; '.join(names)}: {seen}" if names else seen for seen, names in lines.items()]
@@ -129,7 +137,7 @@ def together(findings: Iterable[Finding]) -> dict[Finding, list[str]]:
 # --- gates on single runs --------------------------------------------------------------------------------------------
 
 
-def _flagged(flag: str, gate: str, advice: str) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
+def _flagged(flag: str, gate: str, advice: str) -> Gate:
     """A gate on a flag that the judge sets about the model itself."""
 
     def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
@@ -160,7 +168,7 @@ def _zero_gradient(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         )
 
 
-def _marked(mark: str, gate: str, words: str, advice: str) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
+def _marked(mark: str, gate: str, words: str, advice: str) -> Gate:
     """A gate on a mark that an attack made of stages sets on images, where it looked for it."""
 
     def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
@@ -208,7 +216,7 @@ def _kinds(*kinds: str) -> Side:
     return lambda run: run.kind in kinds and not run.walks
 
 
-def _beats(gate: str, weak: Side, strong: Side, advice: str) -> Callable[[Sequence[AttackRun]], Iterator[Finding]]:
+def _beats(gate: str, weak: Side, strong: Side, advice: str) -> Gate:
     """A gate that fires where the weaker runs break images that all of the stronger ones leave standing."""
 
     def found(runs: Sequence[AttackRun]) -> Iterator[Finding]:
@@ -222,7 +230,7 @@ def _beats(gate: str, weak: Side, strong: Side, advice: str) -> Callable[[Sequen
                 f"{', '.join(r.name for r in weaker)} broke {alone:,} of {n:,} images that "
                 f"{', '.join(r.name for r in stronger)} left standing at {threat}"
             )
-            yield Finding(gate, alone >= _least(n), evidence, _share(n), advice)
+            yield Finding(gate, alone >= _least(n), evidence, _share(n), advice, images=alone)
 
     return found
 
@@ -246,6 +254,7 @@ def _not_rising(runs: Sequence[AttackRun]) -> Iterator[Finding]:
             f"{int(large.broken.sum()):,} at {large.threat}, where it missed {lost:,} of the former",
             _share(n),
             "the search fails at large steps: give more and smaller steps, or a margin loss with Adam",
+            images=lost,
         )
 
 
@@ -264,6 +273,7 @@ def _above_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
             f"{standing:,} of {len(rows):,} images stand at {threat}, under {', '.join(run.name for run in white)}",
             f"the largest class's share{_of_data(white[0])}, {chance:.1%}, plus {SHARE:.0%}",
             "the attacks do not find what must exist: no figure of this model at smaller eps can be trusted",
+            images=standing,
         )
 
 
@@ -336,19 +346,8 @@ def _more_effort(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         )
 
 
-GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
-    *(_flagged(*each) for each in FLAGGED),
-    _zero_gradient,
-    _marked(
-        "queries-beat-gradients", "queries come nearer than gradients",
-        "a few queries came nearer than all gradients to",
-        "the gradients are worse than none: attack with BPDA for the layer hiding them, and with more queries",
-    ),
-    _marked(
-        "walks-beat-ascents", "walks break what ascents do not",
-        "a walk along the boundary broke, where ascents had taken less than half of the margin away,",
-        "gradients at the images mislead: report the worst case with a boundary attack, and no figure of ascents alone",
-    ),
+# gates that hold runs within one threat model against each other by nothing but which images each of them broke
+WITHIN: tuple[Gate, ...] = (
     _beats(
         "single step beats iteration", _kinds("single-step"), _kinds("iterative", "ensemble"),
         "an iterative attack contains its single step: use smaller steps, more of them, and restarts",
@@ -366,8 +365,25 @@ GATES: tuple[Callable[[Sequence[AttackRun]], Iterator[Finding]], ...] = (
         "the figure of gradient ascent is an upper bound and no more: report the boundary attack with it (fab-t with "
         "more targets and steps, or the set standard)",
     ),
-    _not_rising,
     _above_chance,
+)  # fmt: skip
+# ... and runs within several
+ACROSS: tuple[Gate, ...] = (_not_rising,)
+GATES: tuple[Gate, ...] = (
+    *(_flagged(*each) for each in FLAGGED),
+    _zero_gradient,
+    _marked(
+        "queries-beat-gradients", "queries come nearer than gradients",
+        "a few queries came nearer than all gradients to",
+        "the gradients are worse than none: attack with BPDA for the layer hiding them, and with more queries",
+    ),
+    _marked(
+        "walks-beat-ascents", "walks break what ascents do not",
+        "a walk along the boundary broke, where ascents had taken less than half of the margin away,",
+        "gradients at the images mislead: report the worst case with a boundary attack, and no figure of ascents alone",
+    ),
+    *WITHIN,
+    *ACROSS,
     _at_chance,
     _more_effort,
 )  # fmt: skip

@@ -63,6 +63,28 @@ def defend(x):
         raise OSError("cannot be attacked")
     return (x * 16).round() / 16
 """
+RIPPLES = """
+import torch
+from torch import nn
+from plain_net import plain_net
+
+
+class Rippled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = plain_net()
+
+    def forward(self, x):
+        return self.inner(x + 0.05 * torch.sin(400 * x))
+
+
+def plain():
+    return plain_net()
+
+
+def rippled():
+    return Rippled().eval()
+"""
 INVERTS = "def defend(x):\n    return x.where(x.sum((1, 2, 3), keepdim=True) < {limit}, 1 - x)\n"
 EVALUATE = ("evaluate", "defended.py:load", "-a", "fgsm", "--eps", "0.1", "-n", "200", "--dataset", "digits")
 SLOW = ("plain", "-a", "pgd", "--eps", "0.1", "-n", "120")
@@ -95,6 +117,31 @@ def test_a_defense_lost_in_a_helper_fails(baseline: str, robench: Run) -> None:
     reused = robench("check", baseline, "--json", "--reuse")  # a digest sees what a model calls
     assert (reused.code, lines(reused)["fgsm"]["verdict"]) == (1, "fell")
     assert "was in the store" not in reused.err
+
+
+def test_a_model_that_hides_its_gradients_passes_no_check(store: Path, robench: Run) -> None:
+    """pgd leaves far more standing than before, and one step breaks many of those."""
+    Path("rippled.py").write_text(RIPPLES)
+    shutil.copy(plain_net.__file__, ".")
+    robench("evaluate", "rippled.py:plain", "-a", "pgd,fgsm", "--eps", "0.1", "-n", "200", "--dataset", "digits")
+    made = robench("baseline", "rippled.py:plain", "-o", "b.json", "--json")
+    assert made.json["notes"] == []
+    outcome = robench("check", "b.json", "--model", "rippled.py:rippled", "--json")
+    found = json.loads(outcome.out)
+    assert (outcome.code, found["exit_code"]) == (1, 1)
+    assert lines(outcome)["pgd"]["now"] > lines(outcome)["pgd"]["then"] + 0.2
+    assert {each["verdict"] for attack, each in lines(outcome).items() if attack != "clean"} == {"untrusted"}
+    assert "single step beats iteration" in lines(outcome)["worst case"]["doubts"][0]
+    assert "hold the gain" not in outcome.out
+
+
+def test_what_could_not_show_masking_is_said(store: Path, robench: Run) -> None:
+    told = "plain: nothing beside pgd could show that the model hides its gradients"
+    evaluation = robench("evaluate", *SLOW, "--json").json["rows"][0]["evaluation"]
+    assert told in " ".join(robench("baseline", evaluation, "-o", "b.json").out.split())
+    outcome = robench("check", "b.json", "--json")
+    assert outcome.code == 0
+    assert [note for note in json.loads(outcome.out)["notes"] if note.startswith(told)]
 
 
 def test_the_clean_line_is_of_today(baseline: str, robench: Run) -> None:

@@ -311,8 +311,12 @@ def test_a_check_says_that_the_attack_was_edited(plugins: Plugins, tmp_path: Pat
     models = dict.fromkeys(kept.models, linear())
     assert not any("source" in note for note in check(kept, store, Rerun(models)).notes)
     plugins.edit("attack", "how_far() * batch", "0.5 * how_far() * batch")
-    (note,) = [note for note in check(kept, store, Rerun(models)).notes if "source" in note]
-    assert "the source of the attack mine is another than the baseline's" in note
+    checked = check(kept, store, Rerun(models))
+    (note,) = [note for note in checked.notes if "source" in note]
+    assert "the source of the attack mine is another than the baseline's, so a rise says nothing of the model" in note
+    assert [line.verdict for line in checked.lines] == ["same", "untrusted"]
+    assert checked.exit_code == 1
+    assert "hold the gain" not in " ".join(checked.told)
 
 
 def test_tables_and_baselines_say_that_code_was_edited(plugins: Plugins, tmp_path: Path) -> None:

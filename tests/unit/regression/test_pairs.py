@@ -140,14 +140,14 @@ def test_gradient_trouble_that_is_new_is_not_trusted(then: list[str], now: list[
     assert (line.verdict, list(line.doubts)) == ("untrusted" if doubts else "rose", doubts)
     assert (pair.news != "") == any(flag.startswith(("borderline", "surrogate")) for flag in now)
     if doubts:
-        assert f"cannot be trusted, as it is flagged {doubts[0]}" in line.sentence
+        assert f"cannot be trusted: {doubts[0]}" in line.sentence
         assert "robench diagnose" in line.sentence
 
 
 def test_a_loss_is_a_loss_whatever_its_flags() -> None:
     _, line = judged([a_pair("r" * 40, "c" * 40, flags=([], ["zero-gradient 50%"]))])
     assert line.verdict == "fell"
-    assert "may have fallen further, as it is flagged zero-gradient 50%" in line.sentence
+    assert "how far it fell is not certain: zero-gradient 50%" in line.sentence
 
 
 def test_a_worst_case_is_trusted_if_one_attack_can_be() -> None:
