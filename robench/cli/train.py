@@ -97,7 +97,9 @@ def _sentence(card: dict[str, Any]) -> str:
     resumed = (
         f" (resumed from epoch {card['resumed_from_epoch']})" if card["fresh"] and card["resumed_from_epoch"] else ""
     )
+    copies = accuracy.get("test_among_training")
+    beside = f", {copies:,} of which are training images" if copies else ""
     return (
         f"{done}{resumed}: clean accuracy {100 * accuracy['test']:.2f}% [{100 * low:.2f}, {100 * high:.2f}] on "
-        f"{accuracy['test_count']:,} test images of {card['data']['name']}."
+        f"{accuracy['test_count']:,} test images of {card['data']['name']}{beside}."
     )

@@ -9,12 +9,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robench.data.images import Cut
 from robench.data.pixels import Files, Numbers, Ordered, Pixels, Values
 
 Index = Tensor | Sequence[int] | slice
+Keys = NDArray[np.uint64]
 
 _CHUNK_BYTES = 1 << 22
 
@@ -73,16 +75,29 @@ class Split:
         """The examples at the positions `order` int64 [n], numbered anew from 0."""
         return view(Ordered(self._source, self.ids.numpy()), self.labels, order)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """First 16 hex characters of the SHA-256 of shape, pixels and labels in order, and of the type if not uint8."""
+        return self._read_through[0]
+
+    @property
+    def keys(self) -> Keys:
+        """A number per image that two have in common where their bytes are the same, uint64 [N]."""
+        return self._read_through[1]
+
+    @cached_property
+    def _read_through(self) -> tuple[str, Keys]:
+        """The digest and the keys, for which each image is read once."""
         state = hashlib.sha256(repr((len(self), *self._source.shape)).encode())
+        keys = []
         for batch in chunks(self._source, self.ids.numpy()):
             if batch.dtype != np.uint8:
                 state.update(batch.dtype.str.encode())
-            state.update(batch.tobytes())
+            held = np.ascontiguousarray(batch)
+            state.update(held.tobytes())
+            keys += [hashlib.blake2b(each.tobytes(), digest_size=8).digest() for each in held]
         state.update(self.labels.numpy().astype("<i8").tobytes())
-        return state.hexdigest()[:16]
+        return state.hexdigest()[:16], np.frombuffer(b"".join(keys), np.uint64)
 
 
 def view(source: Pixels, labels: Tensor, order: Numbers) -> Split:

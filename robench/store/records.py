@@ -211,6 +211,7 @@ class Accuracy(Shape):
     test_count: Count
     test_interval: Interval
     test_digest: str | None = None
+    test_among_training: Count | None = None
     validation: Share | None = None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from robench import registry
 from robench.data.dataset import Dataset, open_dataset
+from robench.data.repeated import among_told, among_training
 from robench.data.sources import sized_folder
 from robench.data_names import parse
 from robench.defense.recipe import Precision, Recipe, find_recipe
@@ -247,6 +248,9 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     from robench.training.fit import Fit, fit
 
     job.dataset.tell()
+    copies = among_training(job.dataset)
+    if told := among_told(copies, len(job.dataset.test), job.dataset.name):
+        say(told)
     folder = store.model_folder(job.name)
     if _older(job, store):
         _set_aside(job, store)
@@ -263,7 +267,7 @@ def _train(job: TrainJob, store: Store) -> dict[str, Any]:
     weights = folder / "model.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in defense.state_dict().items()}
     write_tensors(weights, tensors)
-    card = _card(job, outcome, checksum(weights))
+    card = _card(job, outcome, checksum(weights), copies if told else 0)
     store.finish_model(job.name, card)
     note(store.root, claim_of(job.name), "end")
     return {**card, "fresh": True}
@@ -286,7 +290,8 @@ def _default_name(request: TrainRequest, job_id: str) -> str:
     return name if name == told and len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{job_id[:8]}"
 
 
-def _card(job: TrainJob, outcome: Trained, digest: str) -> dict[str, Any]:
+def _card(job: TrainJob, outcome: Trained, digest: str, copies: int) -> dict[str, Any]:
+    """The model's card. copies: test images among the training images, 0 where they are not worth a word."""
     right = round(outcome.test_accuracy * outcome.test_count)
     return {
         "name": job.name,
@@ -306,6 +311,7 @@ def _card(job: TrainJob, outcome: Trained, digest: str) -> dict[str, Any]:
             "test_count": outcome.test_count,
             "test_digest": job.dataset.test.digest,
             "test_interval": list(wilson(right, outcome.test_count)),
+            **({"test_among_training": copies} if copies else {}),
         },
         **({"classes": job.spec.classes} if job.spec.classes else {}),
         "loss_terms": outcome.terms,

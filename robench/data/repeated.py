@@ -1,0 +1,54 @@
+"""Images that are there more than once: among those that are evaluated, and test images among the training images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robench.data.dataset import Dataset
+from robench.data.split import Split
+
+# share of the images above which copies are told
+SHARE = 0.01
+
+
+def different(split: Split, start: int, count: int) -> int:
+    """How many images there are among `count` of a split from `start` on, each counted once, whatever their labels."""
+    return len(np.unique(split.keys[start : start + count]))
+
+
+def many(copies: int, images: int) -> bool:
+    """Whether so many of the images are too many to be passed over."""
+    return copies > SHARE * images
+
+
+def repeated_flag(split: Split, start: int, count: int) -> str:
+    """The flag with the share of images that repeat another one; "" where few do."""
+    copies = count - different(split, start, count)
+    return f"repeated-images {copies / count:.0%}" if many(copies, count) else ""
+
+
+def repeated_told(split: Split, start: int, count: int) -> str:
+    """How many different images there are, in a sentence; "" where few repeat another one."""
+    found = different(split, start, count)
+    if not many(count - found, count):
+        return ""
+    return (
+        f"Of the {count:,} test images {found:,} are different and the others repeat them, so figures rest on "
+        f"{found:,} images and their intervals are too narrow; evaluate each image once."
+    )
+
+
+def among_training(dataset: Dataset) -> int:
+    """How many test images are training or validation images, too, byte by byte, whatever their labels."""
+    training = np.concatenate([dataset.train.keys, dataset.val.keys])
+    return int(np.isin(dataset.test.keys, training).sum())
+
+
+def among_told(copies: int, images: int, name: str) -> str:
+    """That so many test images are training images, in a sentence; "" where few are."""
+    if not many(copies, images):
+        return ""
+    return (
+        f"{copies:,} of the {images:,} test images of {name} stand among its training images, so accuracy on them says "
+        "little about new images; take them out of one side."
+    )
