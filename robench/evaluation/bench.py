@@ -9,10 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from robench.data.dataset import Dataset, open_dataset
+from robench.data.repeated import repeated_flag
+from robench.device import choose_device
 from robench.errors import BadInput
 from robench.evaluation.address import Address
 from robench.evaluation.attacks import attack_at
 from robench.evaluation.jobs import Job, Target, make_job, open_target, watched
+from robench.models.pixels import Asking, Doubt, doubt
 from robench.store.runs import Store
 
 # models that a process keeps open
@@ -32,6 +35,7 @@ class Bench:
     _targets: OrderedDict[Opened, Target] = field(default_factory=OrderedDict)
     _jobs: dict[str, tuple[Address, Job]] = field(default_factory=dict)
     _datasets: dict[tuple[str, Path | None, int | None], Dataset] = field(default_factory=dict)
+    _doubts: dict[tuple[str, str], Doubt | None] = field(default_factory=dict)
 
     def target(
         self,
@@ -49,6 +53,13 @@ class Bench:
         self._targets.move_to_end(key)
         return self._targets[key]
 
+    def doubt(self, target: Target, asking: Asking) -> Doubt | None:
+        """Whether a stranger's model looks as if it wanted other pixels, asked once; None for one of robench's own."""
+        key = target.digest, target.dataset.test.digest
+        if target.model.data is None and key not in self._doubts:
+            self._doubts[key] = doubt(target.model, target.dataset, asking)
+        return self._doubts.get(key)
+
     def make(self, address: Address) -> Job:
         """The job at an address, of what is open or opened for it. Raises BadInput where it cannot be made."""
         source = None if address.surrogate is None else self.target(*_key(address.surrogate, address))
@@ -61,6 +72,15 @@ class Bench:
     def take(self, address: Address, job: Job) -> None:
         """Use a job that was made in this process, for as long as its models stay open."""
         self._jobs[job.spec.job_id] = address, job
+
+    def found_of(self, address: Address, job: Job) -> list[str]:
+        """Flags of a whole evaluation that are known before its attack: about its images, and about the pixels that its
+        model gets."""
+        spec, target = job.spec, self.target(*_key(address.model, address))
+        asking = Asking(choose_device(address.how.device), address.how.batch_size, (address.threat, job.threat))
+        wanted = self.doubt(target, asking)
+        found = [repeated_flag(job.split, spec.start, spec.count), wanted.flag if wanted else ""]
+        return [flag for flag in found if flag]
 
     def job(self, address: Address, job_id: str) -> Job:
         """The job of that id, which is made of its address unless this process has it already.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -193,7 +193,8 @@ def _shard(task: Task, bench: Bench, show: Progress) -> State:
         return "there"
     note(task.root, task.key, "begin")
     try:
-        _attack(job, task, show)
+        first = task.start == job.spec.start
+        _attack(job, task, show, bench.found_of(task.address, job) if first else [])
     except torch.OutOfMemoryError:
         size = task.address.how.batch_size
         raise BadInput(f"The device ran out of memory with --batch-size {size}; give a smaller one.") from None
@@ -214,7 +215,8 @@ def _shard(task: Task, bench: Bench, show: Progress) -> State:
     return "done"
 
 
-def _attack(job: Job, task: Task, show: Progress) -> None:
+def _attack(job: Job, task: Task, show: Progress, flags: Sequence[str]) -> None:
+    """Attack a shard's images and store what came of it, with flags of the whole evaluation beside its own."""
     part, settings = slice(task.start, task.stop), _settings(job, task)
     examples = Examples(job.split.pixels(part), job.split.labels[part], job.split.ids[part])
     module = job.model.module.to(settings.device)
@@ -235,7 +237,7 @@ def _attack(job: Job, task: Task, show: Progress) -> None:
     if shard.search and not shard.search.startswith(COPY) and task.start == job.spec.start:
         say(f"{job.title}: gradients are in {shard.search}.")
     notes = {
-        "flags": list(shard.flags),
+        "flags": [*shard.flags, *flags],
         "seconds": round(time.monotonic() - began, 3),
         "batch_size": task.address.how.batch_size,
         "sources": sources_of(job.plugins),

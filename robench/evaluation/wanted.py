@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from robench.data.repeated import repeated_told
 from robench.device import choose_device
 from robench.evaluation.address import Address, After, Below
 from robench.evaluation.attacks import Resolved
@@ -17,7 +18,7 @@ from robench.evaluation.request import Request
 from robench.evaluation.rungs import apart
 from robench.evaluation.tasks import Task, begin
 from robench.executors.graph import Node
-from robench.models.pixels import Asking, doubt
+from robench.models.pixels import Asking
 from robench.progress import say
 from robench.training.jobs import outdated
 
@@ -85,7 +86,8 @@ def want(
     for each in smaller:
         above = _planned(reference, target, each, bench, above=above)
         evaluations = [*evaluations, *above]
-    _doubt(target, evaluations, request)
+    _doubt(target, evaluations, request, bench)
+    _tell_repeated(evaluations)
     behind = None
     if asked.guard is not None:  # before the attacks: what it refuses costs nothing to find
         behind = watched(target, asked.guard, request.threat, request.settings, bench.store, anew=request.fresh)
@@ -93,15 +95,23 @@ def want(
     return Wanted(target, behind, tuple(evaluations))
 
 
-def _doubt(target: Target, evaluations: Sequence[PlannedEvaluation], request: Request) -> None:
+def _doubt(target: Target, evaluations: Sequence[PlannedEvaluation], request: Request, bench: Bench) -> None:
     """Say where a stranger's model looks as if it wanted other pixels, before anything is computed of it."""
     if target.model.data is not None or all(planned.stored for planned in evaluations):
         return
     threats = {id(each): each for planned in evaluations for each in (planned.address.threat, planned.job.threat)}
     kept = (request.threat, *threats.values())
-    found = doubt(target.model, target.dataset, Asking(choose_device(request.device), request.batch_size, kept))
-    if found:
-        say(found)
+    found = bench.doubt(target, Asking(choose_device(request.device), request.batch_size, kept))
+    if found is not None:
+        say(found.told)
+
+
+def _tell_repeated(evaluations: Sequence[PlannedEvaluation]) -> None:
+    """Say where many of the images are copies of others, once for all evaluations on them."""
+    jobs = [planned.job for planned in evaluations if not planned.stored]
+    for sentence in dict.fromkeys(repeated_told(job.split, job.spec.start, job.spec.count) for job in jobs):
+        if sentence:
+            say(sentence)
 
 
 def want_one(address: Address, bench: Bench) -> Wanted:

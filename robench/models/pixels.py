@@ -19,6 +19,8 @@ IMAGES, LEAST = 100, 20
 # another way of seeing is told where so many more in a hundred are right, more than coins would give it, and where the
 # model is so much better than chance with it
 GAP, ODDS, LEARNT = 0.06, 0.005, 0.2
+# the flag of an evaluation of such a model
+OTHER_PIXELS = "other-pixels"
 
 # mean and std per channel as training scripts have them
 USUAL = {
@@ -35,10 +37,19 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @dataclass(frozen=True)
 class Way:
     """A way of seeing pixels: what stands around the model then, and what to do to have it so, as the end of a
-    sentence."""
+    sentence and in short."""
 
     adaptation: Adaptation
     advice: str
+    short: str
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """That a model gets far more images right with other pixels: in a sentence, and as a flag of its evaluations."""
+
+    told: str
+    flag: str
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,8 @@ class Asking:
     kept: tuple[object, ...] = ()
 
 
-def doubt(model: LoadedModel, dataset: Dataset, asking: Asking) -> str:
-    """What to say of a model that gets far more images right with other pixels; "" for one that does not, and for one
+def doubt(model: LoadedModel, dataset: Dataset, asking: Asking) -> Doubt | None:
+    """What to say of a model that gets far more images right with other pixels; None for one that does not, and for one
     that cannot be asked, of which the judge speaks.
 
     Asked is a copy. A model that gets nine in ten right is asked once.
@@ -62,9 +73,9 @@ def doubt(model: LoadedModel, dataset: Dataset, asking: Asking) -> str:
         module = copy.deepcopy(model.module)
         inner = module.model if type(module) is Adapted else module
     except Exception:  # whatever a user's model holds
-        return ""
+        return None
     if count < LEAST or inner is getattr(model.module, "model", model.module):
-        return ""
+        return None
     places = torch.linspace(0, len(split) - 1, count).round().long()
     x, y = split.pixels(places), split.labels[places]
 
@@ -73,18 +84,19 @@ def doubt(model: LoadedModel, dataset: Dataset, asking: Asking) -> str:
 
     now = right(model.adaptation)
     if now is None or float(now.float().mean()) > 1 - GAP:
-        return ""
+        return None
     best: tuple[int, Way] | None = None
     for way in _ways(model.adaptation, dataset.name, x):
         found = right(way.adaptation)
         if found is not None and _better(found, now, dataset.classes) and (best is None or int(found.sum()) > best[0]):
             best = int(found.sum()), way
     if best is None:
-        return ""
-    return (
+        return None
+    told = (
         f"{model.name} gets {int(now.sum())} of {count} clean images right, but {best[0]} {best[1].advice}, before its "
         "figures are trusted."
     )
+    return Doubt(told, f"{OTHER_PIXELS} ({best[1].short})")
 
 
 def _ways(own: Adaptation, dataset: str, x: Tensor) -> Iterator[Way]:
@@ -92,7 +104,8 @@ def _ways(own: Adaptation, dataset: str, x: Tensor) -> Iterator[Way]:
     plain = replace(own, pixels=None, mean=None, std=None)
     given = [f"--{name}" for name in ("pixels", "mean", "std") if getattr(own, name) is not None]
     if plain != own:
-        yield Way(plain, f"without {' and '.join(given)}; leave {'it' if len(given) == 1 else 'them'} out")
+        out = " and ".join(given)
+        yield Way(plain, f"without {out}; leave {'it' if len(given) == 1 else 'them'} out", f"without {out}")
     instead = f" instead of {' and '.join(given)}" if given else ""
     mean, std = _usual(dataset, x)
     told = f"--mean {','.join(f'{each:g}' for each in mean)} --std {','.join(f'{each:g}' for each in std)}"
@@ -102,7 +115,7 @@ def _ways(own: Adaptation, dataset: str, x: Tensor) -> Iterator[Way]:
         (replace(plain, pixels=(0.0, 255.0)), "--pixels 0..255"),
     ):
         if more != own:
-            yield Way(more, f"with {options}{instead}; it looks as if it wanted such pixels, so give that")
+            yield Way(more, f"with {options}{instead}; it looks as if it wanted such pixels, so give that", options)
 
 
 def _usual(dataset: str, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

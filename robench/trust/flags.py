@@ -18,6 +18,10 @@ OTHERS = (
     ("invalid-proposal", "the attack proposed pixels that are NaN, and were not used: mend the attack, or its options"),
     ("out-of-budget", "an attack spent more passes than it was given: mend the attack"),
     ("outside-eps", "images from elsewhere lay outside of eps or of [0, 1] and were projected: make them within it"),
+    ("other-pixels", "the model gets far more of a hundred clean images right with other pixels, as in brackets: give "
+     "that --pixels, --mean or --std, or leave it out where it says so, and evaluate it anew"),
+    ("repeated-images", "so many of the images repeat others that the figure rests on fewer images than n, and its "
+     "interval is too narrow: evaluate each image once"),
     ("mixed-environments", "shards are of different versions or devices: evaluate anew with --fresh on one machine"),
     ("borderline", "images that the search broke stand in the final verdict, in another batch: read the figure as an "
      "upper bound, and run 'robench verify'"),
