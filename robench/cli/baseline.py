@@ -39,7 +39,8 @@ def baseline(
     given = [each for name in names for each in _evaluations(name, scale, store, data)]
     made = make(given, store, out.name, probes=probes)
     write(made, out)
-    notes = unwitnessed([(each, run_of(store.evaluation(each.evaluation))) for each in made.kept])
+    held = [(each, run_of(store.evaluation(each.evaluation))) for each in made.kept]
+    notes = list(unwitnessed(held).values())
     if as_json:
         kept = [{"evaluation": each.evaluation, "model": each.model, "attack": each.label, "n": each.spec.count}
                 for each in made.kept]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from robench.regression.baseline import Baseline, Kept
 from robench.regression.own_store import finish, own_store
 from robench.regression.pairs import Pair, lacking, lines_of
 from robench.regression.report import Checked
-from robench.regression.verdict import Terms, Verdict, judge
+from robench.regression.verdict import CLEAN_METRIC, Line, Terms, Verdict, judge
 from robench.store.files import digest
 from robench.store.known import allow
 from robench.store.runs import Store
@@ -127,12 +127,24 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
             findings[kept.model, kept.spec.data_digest, kept.spec.norm, kept.spec.count] = done.findings
     lines = judge(lines_of(pairs), terms)
-    doubted = {line.model for line in lines if line.doubts}
-    gains = [f"{line.model} rose on {line.attack}; make the baseline anew to hold the gain." for line in lines
-             if line.verdict is Verdict.ROSE and line.model not in doubted]  # fmt: skip
+    alone = lacking(pairs)
+    gains = _gains(lines, alone)
     news = [pair.news for pair in pairs if pair.news]
     news += [_edited(pair) for pair in pairs if pair.other]
-    return Checked(name, lines, terms, (*gains, *news, *lacking(pairs), *_fired(findings)), tuple(lasting))
+    return Checked(name, lines, terms, (*gains, *news, *alone.values(), *_fired(findings)), tuple(lasting))
+
+
+def _gains(lines: Sequence[Line], alone: Collection[str]) -> list[str]:
+    """A sentence per line that rose, of models without a doubt. alone: those whose rise under attack is no gain yet, as
+    nothing could show that they hide their gradients."""
+    doubted = {line.model for line in lines if line.doubts}
+    told = []
+    for line in lines:
+        if line.verdict is Verdict.ROSE and line.model not in doubted:
+            unsure = line.model in alone and line.metric != CLEAN_METRIC
+            then = "no gain before another attack says so" if unsure else "make the baseline anew to hold the gain"
+            told.append(f"{line.model} rose on {line.attack}; {then}.")
+    return told
 
 
 def _edited(pair: Pair) -> str:

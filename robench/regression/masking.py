@@ -88,8 +88,8 @@ def _seen(runs: Sequence[AttackRun], gates: Sequence[Gate]) -> dict[str, Seen]:
     return found
 
 
-def unwitnessed(held: Sequence[Held]) -> list[str]:
-    """A sentence per model whose attacks only follow gradients, with nothing beside them that could show that these are
+def unwitnessed(held: Sequence[Held]) -> dict[str, str]:
+    """A sentence for each model whose attacks only follow gradients, with nothing beside them to show that these are
     hidden: no two attacks that a gate compares, and none that holds several against each other by itself."""
     alone: dict[str, list[Held]] = {}
     for each in held:
@@ -99,7 +99,7 @@ def unwitnessed(held: Sequence[Held]) -> list[str]:
         if diagnose(runs, gates) or any(run.kind == "ensemble" for run in runs):
             alone.pop(held[group[0]][0].model, None)
     followed = {model: [each for each in group if each[1].kind in WHITE] for model, group in alone.items()}
-    return [_no_witness(model, group) for model, group in followed.items() if group]
+    return {model: _no_witness(model, group) for model, group in followed.items() if group}
 
 
 def _no_witness(model: str, held: Sequence[Held]) -> str:

@@ -179,9 +179,9 @@ def gated(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair if pair.run is None else replace(pair, fired=next(fired)) for pair in pairs]
 
 
-def lacking(pairs: Sequence[Pair]) -> list[str]:
-    """A sentence per model of which nothing in the check could show that it hides its gradients."""
-    return unwitnessed(_held(pairs)) if all(pair.run for pair in pairs) else []
+def lacking(pairs: Sequence[Pair]) -> dict[str, str]:
+    """A sentence for each model of which nothing in the check could show that it hides its gradients."""
+    return unwitnessed(_held(pairs)) if all(pair.run for pair in pairs) else {}
 
 
 def _held(pairs: Sequence[Pair]) -> list[Held]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from robench.regression.check import _gains
 from robench.regression.masking import then_of, unwitnessed
 from robench.regression.pairs import Pair, lacking
 from robench.results.accuracy import Measure
@@ -37,7 +38,7 @@ def test_a_rise_that_a_gate_speaks_against_is_no_gain() -> None:
     assert {line.doubts for line in lines[1:]} == {(f"{SINGLE} on 60 of 200 images (it did not in the baseline)",)}
     assert f"today's figure cannot be trusted: {SINGLE} on 60 of 200" in lines[2].sentence
     assert "make no baseline of it unless" in lines[2].sentence
-    assert lacking(pairs) == []
+    assert lacking(pairs) == {}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_loss_stays_a_loss_whatever_gates_say() -> None:
 def test_what_could_show_masking(pairs: list[Pair], told: bool) -> None:
     sentences = lacking(pairs)
     assert len(sentences) == told
-    for sentence in sentences:
+    for sentence in sentences.values():
         assert "could show that the model hides its gradients" in sentence
         assert "'robench evaluate plain --attack square --eps 0.1 --norm linf -n 200'" in sentence
         assert "--attack standard" in sentence
@@ -115,3 +116,12 @@ def test_another_attack_says_nothing_of_a_rise(now: int) -> None:
     assert worst.doubts == pgd.doubts == (edited.other,)
     _, fallen = judged([replace(seen("pgd", 20, 90), other=edited.other)])
     assert fallen.verdict == "fell"
+
+
+def test_a_rise_is_no_gain_where_nothing_could_show_masking() -> None:
+    pairs = [seen("pgd", 120, 20)]
+    told = _gains(judged(pairs), lacking(pairs))
+    assert told == ["plain rose on pgd, linf eps 0.1; no gain before another attack says so."]
+    pairs = [*pairs, seen("square", 120, 10, "query")]
+    told = _gains(judged(pairs), lacking(pairs))
+    assert [each.endswith("make the baseline anew to hold the gain.") for each in told] == 3 * [True]
