@@ -146,9 +146,13 @@ class Pair:
 
 
 def _other(kept: Kept) -> str:
-    """That the attack is not what it was, so that a change of the figure may be of its making; "" where it is."""
+    """That the attack is not what it was, so that a change of the figure may be of its making; "" where it is, and for
+    one that is not installed, which nothing can be run with."""
     name = f"attack {kept.spec.attack}"
-    now = identified([("attack", kept.spec.attack)]) or {}
+    try:
+        now = identified([("attack", kept.spec.attack)]) or {}
+    except BadInput:
+        return ""
     same = (kept.spec.sources or {}).get(name) == now.get(name)
     return "" if same else f"the source of the {name} is another than the baseline's"
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robench.errors import BadInput, DiskError
-from robench.evaluation import wanted
+from robench.evaluation import bench
 from robench.evaluation.attacks import resolve
 from robench.evaluation.bench import Bench
 from robench.evaluation.scheduler import evaluate
@@ -74,7 +74,7 @@ def ray(ray_here: None) -> Workers:
 @pytest.fixture(autouse=True)
 def _undoubted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks the models, some of which wait, how they would answer to other pixels before the work begins."""
-    monkeypatch.setattr(wanted, "doubt", lambda *given: "")
+    monkeypatch.setattr(bench, "doubt", lambda *given: None)
 
 
 @pytest.fixture(autouse=True)
