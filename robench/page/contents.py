@@ -72,7 +72,7 @@ def contents_of(
                 found[key] = findings(store, row.model, folder)
     rows = [row for page in pages for row in page.rows]
     flags = {flag for row in rows for made in row.made for flag in made.setting.flags}
-    flags |= {flag for row in rows for cell in row.cells for flag in cell["flags"] if flag.startswith(LESS_WITHIN)}
+    flags |= {flag for row in rows for flag in row.cells[1]["flags"] if flag.startswith(LESS_WITHIN)}
     return Contents(
         __version__, pages, models, found, {flag: advice(flag) for flag in sorted(flags)}, VERDICTS, RULE,
         None if claims is None else [replace(claim, settings="") for claim in claims],  # a digest is nothing to read

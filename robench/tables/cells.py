@@ -28,7 +28,8 @@ ELSEWHERE = "images from elsewhere"
 
 def beside(text: str) -> str:
     """What stands behind a figure of which that is said."""
-    return f" ({ {SINGLE_STEP: ONE_STEP, IMPORTED: ELSEWHERE}.get(text, UPPER) })" if text else ""
+    short = {SINGLE_STEP: ONE_STEP, IMPORTED: ELSEWHERE}.get(text, UPPER)
+    return f" ({short})" if text else ""
 
 
 def whole_rows(folder: EvaluationFolder, wanted: str, then: str) -> pd.DataFrame:

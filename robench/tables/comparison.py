@@ -16,11 +16,11 @@ from robench.results.rows import COUNTED
 from robench.results.summary import UNSTABLE
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.runs import Store
+from robench.tables.doubts import fired
 from robench.tables.left_out import digests
 from robench.tables.rendering import Grid, grid, percent
 from robench.threat import ThreatModel
 from robench.trust.bounds import upper_bound_of_all, walked
-from robench.trust.diagnosis import findings
 from robench.trust.flags import advice
 from robench.trust.newest import newest
 from robench.trust.origins import aged
@@ -207,8 +207,8 @@ class _Entry:
 
 
 def _groups(store: Store, folders: Sequence[EvaluationFolder], model: str, attack: str | None) -> Groups:
-    """The complete evaluations of a model by threat model, then by label; the widest of a label, and among equals what
-    today's code made. What was run for the diagnostics alone counts where there is nothing else, being of few images.
+    """The complete evaluations of a model by threat model, then by label; the widest of a label, and by today's code
+    where it made the same. What was run for the diagnostics alone, of few images, counts where there is nothing else.
     Raises BadInput where there is none, and where the name stands for several models."""
     trained, found = digests(store), defaultdict[tuple[Any, ...], dict[str, EvaluationFolder]](dict)
     mine = [f for f in folders if f.about.model == model]
@@ -217,7 +217,7 @@ def _groups(store: Store, folders: Sequence[EvaluationFolder], model: str, attac
         raise BadInput(f"The name {model!r} stands for several models; compare two evaluations by their ids instead.")
     mine = [f for f in mine if not f.about.probes] or mine
     whole = newest(folder for folder in mine if folder.result is not None)
-    for folder in sorted(whole, key=lambda f: (f.spec["count"], f.spec["attack_version"], not aged(f), f.job_id)):
+    for folder in sorted(whole, key=lambda f: (f.spec["count"], f.spec["attack_version"], f.job_id)):
         seed = folder.spec["seed"]
         label = label_of(folder) + (f" [seed {seed}]" if seed else "")
         chosen = enters(folder.about.access, WHITE_BOX) if attack is None else attack in (label, folder.spec["attack"])
@@ -310,10 +310,7 @@ def _doubts(store: Store, side: Side) -> list[str]:
         kinds = [folder.about.kind for folder in side.folders]
         bound = upper_bound_of_all(side.spec["norm"], any(map(walked, side.folders)), kinds)
         found += [f"{side.title}: {bound}."] if bound else []
-    fired = dict.fromkeys(
-        f.gate for folder in side.folders for f in findings(store, folder.about.model, folder) if f.fired
-    )
-    told = [gate for gate in fired if not any(advice(flag).startswith(gate) for flag in flags)]
+    told = dict.fromkeys(each.gate for folder in side.folders for each in fired(store, folder, flags))
     if told:
         found.append(
             f"{side.title} is not to be trusted before this is explained: {', '.join(told)}; see 'robench diagnose'."

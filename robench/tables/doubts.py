@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robench.store.runs import Store
+from robench.store.runs import EvaluationFolder, Store
 from robench.tables.board import Board
 from robench.tables.cells import Line, Setting
 from robench.threat import ThreatModel
 from robench.trust.diagnosis import findings
 from robench.trust.flags import LESS_WITHIN, advice
+from robench.trust.gates import Finding
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,20 @@ def doubted(store: Store, boards: Sequence[Board]) -> list[Board]:
     return [_doubted(store, board, known) for board in boards]
 
 
+def fired(store: Store, folder: EvaluationFolder, flags: Iterable[str]) -> list[Finding]:
+    """The gates that fired about the model of an evaluation, but those that one of the flags tells already."""
+    told = [advice(flag) for flag in flags]
+    found = findings(store, folder.about.model, folder)
+    return [each for each in found if each.fired and not any(text.startswith(each.gate) for text in told)]
+
+
 def _doubted(store: Store, board: Board, known: dict[tuple[Any, ...], list[_Within]]) -> Board:
     radius, rows, told = ThreatModel.of(board.norm, board.eps).radius, [], []
     for line, first in _lines(board):
         flags = dict[str, str]()
         if first and line.worst.figure:
-            for finding in findings(store, line.model, store.evaluation(first.evaluation)):
-                if finding.fired and not any(advice(flag).startswith(finding.gate) for flag in line.worst.flags):
-                    flags[finding.gate] = f"{finding.evidence}; {finding.advice}"
+            found = fired(store, store.evaluation(first.evaluation), line.worst.flags)
+            flags |= {each.gate: f"{each.evidence}; {each.advice}" for each in found}
             smaller = (each for each in known.get(_images(board, first), ()) if each.radius < radius)
             least = min(smaller, key=lambda each: each.value, default=None)
             if least and least.value < line.worst.figure.value:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from robench.store.files import write_text
 from robench.tables.board import Board
+from robench.tables.cells import ELSEWHERE
 from robench.tables.rendering import render
 from robench.text import escaping
 
@@ -31,7 +32,9 @@ class Entry:
         name, known = escaping.file_name(board.name), [row for row in board.rows if row.worst.figure]
         if first:
             return cls(name, board.title, len(board.rows), first.model, first.worst.text)
-        why = "single steps alone" if any(not row.searched for row in known) else "none without a flag"
+        notes = [row.worst.note for row in known if not row.searched]
+        alone = "images from elsewhere alone" if any(ELSEWHERE in note for note in notes) else "single steps alone"
+        why = alone if notes else "none without a flag"
         return cls(name, board.title, len(board.rows), why if known else "", "")
 
 

@@ -8,7 +8,8 @@ function overview(contents) {
     const { first, above } = leading.get(board);
     if (first) return worst(board).value === 0 ? "none" : first.model;
     if (above.length) return "none without a flag";
-    return board.rows.some((row) => !row.searched) ? "single steps alone" : "";
+    const notes = board.rows.filter((row) => !row.searched).map((row) => row.cells[1].note);
+    return notes.some((note) => note.includes("elsewhere")) ? "images from elsewhere alone" : notes.length ? "single steps alone" : "";
   };
   const among = (board) => {
     const { first, seeds } = leading.get(board);
@@ -41,7 +42,7 @@ function overview(contents) {
       some("norm").length > 1 ? choice(of, "norm", "norm", some("norm")) : null),
     of.told, of.node,
     el("p", { class: "hint" }, "A line per board: the same images, norm and eps for all its models. Worst case: image by image over the white-box attacks, ",
-      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. Models that a flag, a gate or another board of the same eps speaks against are passed over: open a board for what stands above."));
+      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. Models that a flag, a gate or another board of the same eps or a smaller one speaks against are passed over: open a board for what stands above."));
 }
 
 function themeButton() {

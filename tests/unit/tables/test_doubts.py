@@ -58,7 +58,7 @@ def test_images_from_elsewhere_alone_put_nobody_on_top(store: Store) -> None:
     assert not board.rows[0].searched
     assert board.rows[0].worst.note == " (images from elsewhere)"
     assert "no attack of this model was run here" in board.note
-    assert Entry.of(board).worst == ""
+    assert (Entry.of(board).top, Entry.of(board).worst) == ("images from elsewhere alone", "")
     add(store, "vain", "a" * 16, "0.3", [1])
     (board,) = build(store)
     assert board.rows[0].searched
