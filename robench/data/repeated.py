@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from robench.data.dataset import Dataset
@@ -42,6 +45,17 @@ def among_training(dataset: Dataset) -> int:
     """How many test images are training or validation images, too, byte by byte, whatever their labels."""
     training = np.concatenate([dataset.train.keys, dataset.val.keys])
     return int(np.isin(dataset.test.keys, training).sum())
+
+
+def seen_flag(accuracy: Mapping[str, Any], split: Split) -> str:
+    """The flag with the share of the test images that a model was trained on; "" where few are, or none is known.
+
+    accuracy: what the model's card says of its accuracy, and of the images that it was measured on.
+    """
+    copies = accuracy.get("test_among_training", 0)
+    if not copies or accuracy["test_digest"] != split.digest:
+        return ""
+    return f"seen-in-training {copies / accuracy['test_count']:.0%}"
 
 
 def among_told(copies: int, images: int, name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from robench.data.dataset import Dataset, open_dataset
-from robench.data.repeated import repeated_flag
+from robench.data.repeated import repeated_flag, seen_flag
 from robench.device import choose_device
 from robench.errors import BadInput
 from robench.evaluation.address import Address
@@ -79,7 +79,12 @@ class Bench:
         spec, target = job.spec, self.target(*_key(address.model, address))
         asking = Asking(choose_device(address.how.device), address.how.batch_size, (address.threat, job.threat))
         wanted = self.doubt(target, asking)
-        found = [repeated_flag(job.split, spec.start, spec.count), wanted.flag if wanted else ""]
+        accuracy = self.store.card(target.name)["accuracy"] if target.defense else {}
+        found = [
+            repeated_flag(job.split, spec.start, spec.count),
+            seen_flag(accuracy, target.dataset.test),
+            wanted.flag if wanted else "",
+        ]
         return [flag for flag in found if flag]
 
     def job(self, address: Address, job_id: str) -> Job:

@@ -22,6 +22,8 @@ OTHERS = (
      "that --pixels, --mean or --std, or leave it out where it says so, and evaluate it anew"),
     ("repeated-images", "so many of the images repeat others that the figure rests on fewer images than n, and its "
      "interval is too narrow: evaluate each image once"),
+    ("seen-in-training", "the model was trained on this share of its test images, so the figure says little about new "
+     "ones: take them out of one side, and train it anew"),
     ("mixed-environments", "shards are of different versions or devices: evaluate anew with --fresh on one machine"),
     ("borderline", "images that the search broke stand in the final verdict, in another batch: read the figure as an "
      "upper bound, and run 'robench verify'"),

@@ -95,5 +95,11 @@ def test_a_training_says_that_it_saw_the_test_images(digits: dict[str, Any], rob
     assert "200 of which" in robench("train", "standard", "--dataset", "npz:seen.npz", "--epochs", "1",
                                      "--name", "seen").out  # fmt: skip
     assert "test_among_training: 200" in robench("show", "seen").out
+    rows = robench("evaluate", "seen", *ATTACK, "--json").json["rows"]
+    assert all("seen-in-training 40%" in row["flags"] for row in rows)
+    assert "take them out of one side" in advice("seen-in-training 40%")
+    np.savez("fresh.npz", x_test=digits["x_test"][200:], y_test=digits["y_test"][200:])
+    fresh = robench("evaluate", "seen", *ATTACK, "--dataset", "npz:fresh.npz", "--json").json["rows"]
+    assert not any("seen-in-training" in flag for row in fresh for flag in row["flags"])
     card = json.loads(robench("train", "standard", "--dataset", "digits", "--epochs", "1", "--json").out)
     assert "test_among_training" not in card["accuracy"]

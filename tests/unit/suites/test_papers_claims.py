@@ -145,7 +145,17 @@ def test_no_order_of_few_images_is_reproduced(tmp_path: Path, n: int) -> None:
     """However far apart: of five images the exact test makes 0.06 at best, and several seeds make it no better."""
     for seeds in (1, 3):
         _, order = judged(suite(tmp_path), {"Weak": [first(0, n)] * seeds, "Firm": [first(n, n)] * seeds})
-        assert order.verdict is Verdict.NOT
+        assert order.verdict is Verdict.UNTESTED
+        assert order.why.startswith(f"too few images for {seeds} of {seeds} pairs: Weak < Firm: +100.0, p = ")
+
+
+def test_of_few_images_the_reverse_of_an_order_can_be_told_all_the_same(tmp_path: Path) -> None:
+    _, order = judged(suite(tmp_path), {"Weak": [first(20, 20)], "Firm": [first(10, 20)]})
+    assert (order.verdict, order.why[:22]) == (Verdict.NOT, "fails in 1 of 1 pairs:")
+    _, order = judged(suite(tmp_path), {"Weak": [first(20, 20)], "Firm": [first(17, 20)]})
+    assert order.verdict is Verdict.UNTESTED
+    several = {"Weak": [first(20, 20)] * 2, "Firm": [first(17, 20), first(8, 20)]}  # one pair of two tells enough
+    assert judged(suite(tmp_path), several)[1].verdict is Verdict.NOT
 
 
 def test_the_tolerance_decides_at_the_edge(tmp_path: Path) -> None:
