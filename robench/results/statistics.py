@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 
 def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share count/n (Wilson, 1927); (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
-    interval = _binomial(count, n).proportion_ci(confidence_level=confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    low, high = wilson_ends(count / n, n, confidence)
+    return 0.0 if count == 0 else low, 1.0 if count == n else high
 
 
 def wilson_ends(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The same by its formula, to about ten digits, for checking what is stored: scipy takes its time to load."""
+    """The same of a share, up to rounding: at a share of 0 or 1 an end may miss it by a little."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     center, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return (center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n)
@@ -28,7 +28,27 @@ def mcnemar(fell: int, rose: int) -> float:
 
     fell, rose: how many examples changed one way and the other; those that stayed say nothing. 1.0 where none changed.
     """
-    return float(_binomial(fell, fell + rose, 0.5).pvalue) if fell + rose else 1.0
+    return min(1.0, 2 * at_most(min(fell, rose), fell + rose, 0.5)) if fell + rose else 1.0
+
+
+def at_most(count: int, n: int, share: float) -> float:
+    """The chance that at most so many of n independent draws succeed, each at that share: the binomial's lower tail."""
+    # on use, and not scipy.stats, which takes longer to load than most commands take
+    from scipy.special import bdtr
+
+    return float(bdtr(count, n, share)) if count >= 0 else 0.0
+
+
+def at_least(count: int, n: int, share: float) -> float:
+    """The chance that at least so many of them succeed."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(count - 1, n, share)) if count > 0 else 1.0
+
+
+def most_by_luck(confidence: float, n: int, share: float) -> int:
+    """The smallest number that at most so many succeed with that confidence or more: the binomial's quantile."""
+    return bisect_left(range(n), confidence, key=lambda count: at_most(count, n, share))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -53,10 +73,3 @@ def paired_interval(fell: int, rose: int, n: int, confidence: float = 0.95) -> t
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     half = z * math.sqrt((down + up - (up - down) ** 2) / (n + 2))
     return max(-1.0, up - down - half), min(1.0, up - down + half)
-
-
-def _binomial(count: int, n: int, share: float = 0.5) -> Any:
-    """scipy's binomial test, loaded on use: it takes longer than most commands."""
-    from scipy.stats import binomtest
-
-    return binomtest(count, n, share)

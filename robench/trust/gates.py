@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from robench.results.rows import Marks, broken, correct, marked
+from robench.results.statistics import at_least, most_by_luck
 from robench.threat import ThreatModel
 from robench.trust.flagged import FLAGGED
 
@@ -282,14 +283,12 @@ def _at_chance(runs: Sequence[AttackRun]) -> Iterator[Finding]:
     run = max((run for run in runs if run.kind in (*WHITE, *SEARCHES)), key=lambda run: len(run.rows), default=None)
     if run is None or len(run.rows) < FEWEST:
         return
-    from scipy.stats import binom  # takes a while to import
-
     n, right, chance = len(run.rows), int(correct(run.rows).sum()), run.chance
     if chance is None:
         chance = float(run.rows["label"].value_counts(normalize=True).max())
     yield Finding(
         "clean answers at chance",
-        bool(binom.sf(right - 1, n, chance) > BY_LUCK),
+        at_least(right, n, chance) > BY_LUCK,
         f"{right:,} of {n:,} clean images are classified correctly",
         f"so few that luck gets as many in {BY_LUCK:.0%} of draws where one answer to all is right for {chance:.1%}",
         "labels in another order, another preprocessing, or weights that were never loaded: find out which first, as "
@@ -308,9 +307,7 @@ def _chance(rows: pd.DataFrame, run: AttackRun) -> float:
     own = float(rows["label"].value_counts(normalize=True).max())
     if run.chance is None or not run.part:
         return own
-    from scipy.stats import binom  # takes a while to import
-
-    return max(own, float(binom.ppf(SURE, len(rows), run.chance)) / len(rows))
+    return max(own, most_by_luck(SURE, len(rows), run.chance) / len(rows))
 
 
 def _unbounded(run: AttackRun) -> bool:
