@@ -28,6 +28,8 @@ from robench.threat import ThreatModel
 
 # models of a board up to which pairs are also compared under every single attack
 SINGLE = 16
+# where the page says what to do about flags
+FLAGGED = "open the line for which, and what to do"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def shown(board: Board, store: Store, data: Path | None, count: int) -> Shown:
     rows = [_row(board, line, each, store) for line, each in zip(board.rows, attacked, strict=True)]
     return Shown(
         board.name, board.title, board.dataset, board.norm, board.eps, ThreatModel.of(board.norm, board.eps).radius,
-        board.start, board.count, board.attacks, board.note, [_heading(column) for column in board.columns], rows,
+        board.start, board.count, board.attacks, board.told(FLAGGED), [_heading(each) for each in board.columns], rows,
         _pairs(board, attacked), sheet_of(attacked, data, count),
     )  # fmt: skip
 

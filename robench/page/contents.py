@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from robench.page.claims import VERDICTS, Claim
 from robench.page.models import Model, model_of
 from robench.store.runs import Store
 from robench.suites.claims import RULE
+from robench.suites.suite import titles
 from robench.tables.board import Board
 from robench.threat import ThreatModel
 from robench.trust.diagnosis import findings
@@ -29,7 +30,8 @@ class Contents:
     """What the page shows.
 
     models: by digest; findings: by the digests of model and data, the norm and how many images, with spaces between;
-    advice: by flag; rule: of the verdicts on claims; claims: None where there is no table of them.
+    advice: by flag; rule: of the verdicts on claims; claims: None where there is no table of them; tables: the papers'
+    tables that claims are about, by their suites' names.
     """
 
     version: str
@@ -40,6 +42,7 @@ class Contents:
     verdicts: tuple[str, ...]
     rule: str
     claims: list[Claim] | None
+    tables: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -76,4 +79,5 @@ def contents_of(
     return Contents(
         __version__, pages, models, found, {flag: advice(flag) for flag in sorted(flags)}, VERDICTS, RULE,
         None if claims is None else [replace(claim, settings="") for claim in claims],  # a digest is nothing to read
+        titles() if claims else {},
     )  # fmt: skip

@@ -32,7 +32,8 @@ class Curves:
 class Model:
     """A model as the page tells of it: facts by their names, the command that trains it, and its curves.
 
-    kin: the same for trainings that differ in their seed alone, empty where the model was not trained here.
+    kin: the same for trainings that differ in their seed alone, and trained: the network and how long it was trained,
+    both empty where the model was not trained here.
     """
 
     defense: str
@@ -40,6 +41,7 @@ class Model:
     command: str = ""
     curves: Curves | None = None
     kin: str = ""
+    trained: str = ""
 
 
 def model_of(store: Store, digest: str, about: About) -> Model:
@@ -65,13 +67,22 @@ def model_of(store: Store, digest: str, about: About) -> Model:
         "digest": digest,
     }
     told = {name: value for name, value in facts.items() if value}
-    return Model(card["defense"], told, train_command_of(card), _curves(card.get("history") or []), _kin(card))
+    return Model(
+        card["defense"], told, train_command_of(card), _curves(card.get("history") or []), _kin(card), _trained(card)
+    )
 
 
 def _kin(card: Mapping[str, Any]) -> str:
     """12 hex digits over what was trained, on what and how."""
     told = json.dumps([card.get(name) for name in TRAINING], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def _trained(card: Mapping[str, Any]) -> str:
+    """The network and the number of epochs, as far as the card has them."""
+    network, epochs = card["options"].get("backbone"), (card.get("recipe") or {}).get("epochs")
+    told = [str(network) if network else "", f"{epochs:,} epoch{'' if epochs == 1 else 's'}" if epochs else ""]
+    return ", ".join(each for each in told if each)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ from robench.text.escaping import script_json
 ASSETS = Path(__file__).parent / "assets"
 # in the order in which they are read; all share one scope
 SCRIPTS = (
-    "elements.js", "figures.js", "grid.js", "plots.js", "images.js", "details.js", "compare.js", "board.js",
-    "claims.js", "page.js",
+    "elements.js", "figures.js", "grid.js", "plots.js", "images.js", "compare.js", "lead.js", "details.js",
+    "board.js", "claims.js", "page.js",
 )  # fmt: skip
 # what tells a page of robench's from other files by its name
 MARK = '<meta name="generator" content="robench">'

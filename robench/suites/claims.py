@@ -32,10 +32,10 @@ RULE = (
     f"images than the one before it, with p below {LEVEL} by the exact test of McNemar, adjusted by Holm's for the "
     "pairs and seeds of that one claim. It is untested where it fails only in pairs of which so few images tell "
     f"nothing: the 95% interval of their difference (Bonett and Price's) is over {WIDEST:g} points wide, and the test "
-    "does not say the reverse. What was run on other data than the paper's, is not complete, or is left out at the "
-    "scale, is untested. Networks and lengths of training are those of the scale, not the paper's, unless the "
-    "scale is 'paper'. Where a column can be read in several ways, every claim about it is about the one that is "
-    "nearer to print over the whole table."
+    "does not say the reverse. What was run on other data than the paper's (a file that was given in their place is "
+    "taken for them, and named), is not complete, or is left out at the scale, is untested. Networks and lengths of "
+    "training are those of the scale, not the paper's, unless the scale is 'paper'. Where a column can be read in "
+    "several ways, every claim about it is about the one that is nearer to print over the whole table."
 )
 
 

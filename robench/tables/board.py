@@ -11,7 +11,7 @@ from robench.tables.rendering import Grid, grid
 
 NOTE = (
     "Percent of all n images, with 95% Wilson intervals. Robust accuracy unless the column says otherwise; the worst "
-    "case is taken image by image over the white-box attacks shown. * flags fired: see the settings."
+    "case is taken image by image over the white-box attacks shown. * flags fired: "
 )
 TERMINAL_NOTE = (
     "Percent of all n images. The worst case is taken image by image over the white-box attacks; the strongest is the "
@@ -46,8 +46,12 @@ class Board:
 
     @property
     def note(self) -> str:
-        """What is to be known of the figures."""
-        return NOTE + self._said
+        """What is to be known of the figures, in files."""
+        return self.told("see the settings")
+
+    def told(self, flags: str) -> str:
+        """The same where something else is said of what to do about flags."""
+        return f"{NOTE}{flags}.{self._said}"
 
     @property
     def _said(self) -> str:

@@ -89,10 +89,13 @@ def names(board: Locator) -> list[str]:
 
 def test_what_is_most_robust_and_how_sure_is_told_at_the_top(opened: Opened) -> None:
     line = opened.page.locator("#boards tbody tr").filter(has_text="0.3")
-    expect(line.locator(".top")).to_have_text("sturdy")
+    expect(line.locator(".top")).to_have_text("sturdy3 epochs, one training")
     expect(line).to_contain_text("67.5")
     expect(line).to_contain_text("over middling, p = 0.22")
-    expect(opened.board("0.3").locator(".answer")).to_contain_text("not to be told apart on these images")
+    expect(line).to_contain_text("not told apart from 1 of 2 rivals")
+    said = opened.board("0.3").locator(".answer")
+    expect(said).to_contain_text("not to be told apart on these images")
+    expect(said).to_contain_text("It is one training: what another one would give is not known.")
     expect(opened.board("0.3").locator(".grid svg.bar").first).to_be_visible()
 
 
@@ -146,11 +149,17 @@ def test_a_line_opens_to_all_that_is_known_of_it(opened: Opened) -> None:
 
 def test_two_models_are_compared_image_by_image(opened: Opened) -> None:
     board = opened.board("0.3")
+    expect(board.locator(".chosen")).to_be_hidden()
     board.get_by_label("Compare middling").check()
     expect(board.locator(".comparison")).to_contain_text("tick another model")
+    expect(board.locator(".chosen")).to_have_text("middling: tick another model to compare.")
     board.get_by_label("Compare sturdy").check()
     found = board.locator(".comparison")
     expect(found).to_contain_text("sturdy is ahead of middling by 10.0 points")
+    expect(board.locator(".chosen")).to_contain_text("sturdy is ahead of middling by 10.0 points")
+    expect(board.locator(".chosen")).to_be_in_viewport()
+    board.locator(".chosen a").click()
+    expect(found.locator("h3")).to_be_in_viewport()
     # middling, ticked first, is A
     worst = found.locator("tbody tr").filter(has_text="worst case").locator("td").all_inner_texts()
     assert worst[:6] == ["22", "1", "5", "12", "57.5", "67.5"]
@@ -209,6 +218,7 @@ def test_dark_and_light(opened: Opened) -> None:
 def test_claims(opened: Opened) -> None:
     claims = opened.page.locator("#claims")
     expect(claims.locator(".answer")).to_have_text("3 claims: 1 reproduced, 1 not reproduced, 1 untested.")
+    expect(claims).to_contain_text("A verdict is about what was run")
     claims.get_by_label("verdict").select_option("untested")
     assert names(claims) == [f"PARADISE-PM {HOSTILE}"]
     claims.get_by_label("verdict").select_option("reproduced")
@@ -278,7 +288,7 @@ def test_where_no_image_stands_no_model_is_most_robust(tmp_path: Path, browser: 
     page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
     expect(page.locator("#boards .top").last).to_have_text("none")
     expect(page.locator(".answer")).to_have_text(
-        f"No model is right on any of {N} images in the worst case, which leaves [0.0, 8.8] %."
+        f"No model here is right on any of {N} images in the worst case, which leaves [0.0, 8.8] %."
     )
     page.close()
 
@@ -336,7 +346,7 @@ def test_seeds_of_one_training_are_told_together_and_not_held_against_each_other
         add(store, name, digest_of_card(its), "0.3", list(range(fallen)))
     page = browser.new_page()
     page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
-    expect(page.locator("#boards .top").last).to_have_text("firstone of 2 seeds: 85.0 ± 7.1 %")
+    expect(page.locator("#boards .top").last).to_have_text("first3 epochs, one of 2 seeds: 85.0 ± 7.1 %")
     expect(page.locator("#boards td.lead")).to_contain_text("over longer")
     said = page.locator(".answer")
     expect(said).to_contain_text("It is one of 2 seeds, which are right on 85.0 ± 7.1 % (mean and standard deviation).")
@@ -349,6 +359,58 @@ def test_seeds_of_one_training_are_told_together_and_not_held_against_each_other
     add(store, "second", digest_of_card(lost["second"][0]), "0.3", [], attack="cw")
     page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
     expect(page.locator(".answer")).not_to_contain_text("seeds")  # other attacks: no two figures of one kind
+    page.close()
+
+
+def test_whom_the_first_is_not_ahead_of_is_told_whatever_its_place(tmp_path: Path, browser: Browser) -> None:
+    """Of two that are next the one that is least surely behind, and whoever else is not surely behind."""
+    store = Store(tmp_path / "runs")
+    add(store, "first", "a" * 64, "0.3", list(range(8)))
+    add(store, "sure", "b" * 64, "0.3", list(range(16)))  # loses what the first one loses, and eight images more
+    add(store, "open", "c" * 64, "0.3", list(range(24, 40)))  # others altogether
+    add(store, "far", "d" * 64, "0.3", list(range(22, 40)))
+    add(store, "last", "e" * 64, "0.3", list(range(39)))
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards td.lead")).to_contain_text("over open, p = 0.15")
+    expect(page.locator("#boards td.lead")).to_contain_text("not told apart from 2 of 4 rivals")
+    said = page.locator(".answer")
+    expect(said).to_contain_text("first is ahead of open by 20.0 points")
+    expect(said).to_contain_text("Nor is it to be told apart from far (p = 0.075).")
+    expect(said).not_to_contain_text("training")  # nobody knows how these came to be
+    page.close()
+
+
+def test_a_model_that_keeps_more_within_a_larger_eps_is_told(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "here", "a" * 64, "0.1", list(range(30)))
+    add(store, "strong", "b" * 64, "0.3", list(range(4)))
+    add(store, "flagged", "c" * 64, "0.3", [], flags=("wrong-gradients",))
+    page = browser.new_page()
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(page.locator("#boards .top").nth(1)).to_contain_text(
+        "of those here; strong, not in this table, keeps 90.0 % within 0.3"
+    )
+    said = page.locator("[id='board-digits-linf-0.1-n40'] .answer")
+    expect(said).to_contain_text("Most robust of the 1 model here: here")
+    expect(said).to_contain_text("But strong, which is not in this table, keeps 90.0 % within eps 0.3")
+    add(store, "strong", "b" * 64, "0.1", list(range(2)))
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    expect(said).to_contain_text("Most robust: strong")
+    page.close()
+
+
+def test_a_figure_above_that_of_a_smaller_eps_opens_to_what_to_do(tmp_path: Path, browser: Browser) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, "one", "a" * 64, "0.1", list(range(12)))
+    add(store, "one", "a" * 64, "0.3", list(range(5)), "multi-targeted")
+    page, wrong = browser.new_page(), list[str]()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(write_page(store, build(store), tmp_path / "index.html", None).as_uri())
+    board = page.locator("[id='board-digits-linf-0.3-n40']")
+    board.get_by_role("button", name="one").click()
+    expect(board.locator(".warnings")).to_contain_text("less-within-0.1 (worst case): more of the same images fall")
+    assert wrong == []
     page.close()
 
 

@@ -18,7 +18,7 @@ function heldAgainst(claim) {
   const words = `ours ${claim.ours}, from ${claim.low} to ${claim.high}; printed ${claim.printed}`;
   const share = (value) => (value === undefined ? undefined : value / 100);
   return el("span", { class: "figure" }, el("span"), el("span", { class: "ends" }, `${low.toFixed(1)}\u2013${high.toFixed(1)}`),
-    bar(share(ours ?? low), share(low), share(high), [0, 0, 1], words, share(printed)));
+    bar(share(ours ?? low), share(low), share(high), [0, 0, 1], words, { printed: share(printed) }));
 }
 
 function claimsSection(contents) {
@@ -27,24 +27,31 @@ function claimsSection(contents) {
   if (claims === null) return host(el("p", null, "No table of claims was found. With one (claims.csv, or --claims FILE) each printed claim stands here beside what was measured."));
   const count = (verdict) => claims.filter((claim) => claim.verdict === verdict).length;
   const summary = verdicts.map((verdict) => `${count(verdict)} ${verdict}`).join(", ");
+  const titleOf = (claim) => contents.tables[claim.suite] || claim.suite;
+  const short = (claim) => titleOf(claim).split(": ")[0]; // which paper and which table of it
   const texts = (id, title, more) => ({ id, title, value: (claim) => claim[id], show: (claim) => claim[id], ...more });
   const numbers = (id, title) => texts(id, title, { figure: true, descending: true, value: (claim) => numeric(claim[id]) });
   const of = grid({
-    caption: "Claims", rows: claims, name: (claim) => claim.claim, text: (claim) => Object.values(claim).join(" "),
+    caption: "Claims", rows: [...claims].sort((a, b) => (a.verdict === "untested") - (b.verdict === "untested")), name: (claim) => claim.claim, text: (claim) => [titleOf(claim), ...Object.values(claim)].join(" "),
     columns: [
       { id: "claim", title: "claim", opens: true, class: "claim", value: (claim) => claim.claim },
       { id: "verdict", title: "verdict", value: (claim) => claim.verdict, show: verdictOf },
-      numbers("printed", "printed"), numbers("ours", "ours"),
-      { id: "interval", title: "held against", figure: true, sorts: false, value: (claim) => claim.low, show: heldAgainst },
-      texts("suite", "table"), numbers("hours", "hours"),
+      numbers("printed", "printed, %"), numbers("ours", "ours, %"),
+      { id: "interval", title: "ours, widened", figure: true, sorts: false, value: (claim) => claim.low, show: heldAgainst },
+      texts("table", "table", { class: "table", value: titleOf, show: (claim) => [short(claim), claim.scale ? el("span", { class: "note" }, `scale ${claim.scale}`) : null] }),
+      numbers("hours", "hours of computing"),
     ],
-    open: (claim) => [el("dl", { class: "facts" }, ["claim", "suite", "scale", "printed", "ours", "low", "high", "verdict", "why", "commit", "hours"]
+    open: (claim) => [el("dl", { class: "facts" }, el("div", { class: "long" }, el("dt", null, "table"), el("dd", null, titleOf(claim))), ["claim", "suite", "scale", "printed", "ours", "low", "high", "verdict", "why", "commit", "hours"]
       .map((name) => (claim[name] ? el("div", null, el("dt", null, name), el("dd", null, claim[name])) : null))),
     claim.command ? copied(claim.command) : null],
   });
-  const suites = [...new Set(claims.map((claim) => claim.suite))].filter(Boolean).sort();
+  const suites = [...new Set(claims.map(titleOf))].filter(Boolean).sort();
+  const kept = claims.some((claim) => claim.why.includes("kept, not of this store"));
   return host(el("p", { class: "answer" }, `${plural(claims.length, "claim")}: ${summary}.`),
-    el("div", { class: "controls" }, search(of, "Find"), choice(of, "verdict", "verdict", verdicts), choice(of, "suite", "table", suites)),
+    el("p", { class: "hint" }, "A verdict is about what was run: networks, lengths of training and numbers of images are those of the scale in its line, most of them far smaller than the paper's, ",
+      "unless that is 'paper'. Open a line for the number of images, why, and the command.",
+      kept ? " What is 'kept, not of this store' is from an earlier table of claims: its models and images are not those of the tables above." : ""),
+    el("div", { class: "controls" }, search(of, "Find"), choice(of, "verdict", "verdict", verdicts), choice(of, "table", "table", suites)),
     of.told, of.node,
     el("p", { class: "hint" }, contents.rule, " In the bars, from 0 to 100%, the thick line is the printed value."));
 }

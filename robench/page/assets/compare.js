@@ -5,6 +5,8 @@ const KINDS = [
   ["only_b", "Only B stands", false, true], ["neither", "Neither stands", false, false],
 ];
 const LISTED = 60;
+// of McNemar's p
+const SURE = 0.05;
 
 function pairOf(board, a, b) {
   const found = board.pairs.find((pair) => (pair.a === a && pair.b === b) || (pair.a === b && pair.b === a));
@@ -24,7 +26,7 @@ function verdict(paired, a, b) {
   const [low, high] = paired.difference >= 0 ? paired.interval : [-paired.interval[1], -paired.interval[0]];
   if (paired.only_a === paired.only_b) return `${a} and ${b} stand for equally many images.`;
   return `${better} is ahead of ${worse} by ${by} points [${points(low)}, ${points(high)}], ${probability(paired.p)}: `
-    + (paired.p < 0.05 ? "more than chance explains." : "not to be told apart on these images.");
+    + (paired.p < SURE ? "more than chance explains." : "not to be told apart on these images.");
 }
 
 function counts(pair, a, b) {
@@ -64,16 +66,24 @@ function kinds(board, pair, a, b) {
   });
 }
 
+// what a comparison comes to, in a sentence
+function decided(board, a, b) {
+  const pair = pairOf(board, board.rows.indexOf(a), board.rows.indexOf(b));
+  if (!pair) return `${a.model} and ${b.model} have no complete attack in common here.`;
+  const alone = pair.shared.length ? "" : "On clean images alone, as they share no attack that searches for a worst case: ";
+  return alone + verdict(pair.paired[pair.shared.length ? 1 : 0], a.model, b.model);
+}
+
 function comparison(board, a, b) {
   const pair = pairOf(board, board.rows.indexOf(a), board.rows.indexOf(b));
-  if (!pair) return el("p", null, `${a.model} and ${b.model} have no complete attack in common here.`);
-  const worst = pair.paired[pair.shared.length ? 1 : 0];
+  if (!pair) return el("p", null, decided(board, a, b));
   return [
     el("h3", null, `A: ${a.model}, B: ${b.model}`),
-    el("p", { class: "answer" }, pair.shared.length ? "" : "On clean images alone, as they share no attack that searches for a worst case: ", verdict(worst, a.model, b.model)),
+    el("p", { class: "answer" }, decided(board, a, b)),
     counts(pair, a, b),
     el("p", { class: "hint" }, "Percent of the same images. A \u2212 B with a 95% interval for paired shares (Bonett and Price, 2012); McNemar's ",
-      "exact test, two-sided. Worst case over what both were attacked with: ", pair.shared.map((column) => board.columns[column].name).join(", ") || "nothing",
+      "exact test, two-sided, decides whether two models are told apart, also where the interval, which is approximate, says otherwise. It is about images: other trainings of the ",
+      "same defenses may differ by more. Worst case over what both were attacked with: ", pair.shared.map((column) => board.columns[column].name).join(", ") || "nothing",
       ". Pictures: clean, under the attack on A, on B."),
     kinds(board, pair, a, b),
   ];

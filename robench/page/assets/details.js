@@ -24,7 +24,7 @@ function settings(board, row) {
   }));
 }
 
-function flagsOf(contents, row) {
+function flagsOf(contents, board, row) {
   const found = new Map();
   for (const { setting } of row.made) {
     for (const flag of setting.flags) found.set(flag, [...(found.get(flag) || []), setting.column]);
@@ -42,7 +42,7 @@ function findingsKey(board, row) {
 }
 
 function warnings(contents, board, row) {
-  const flags = flagsOf(contents, row);
+  const flags = flagsOf(contents, board, row);
   const findings = findingsOf(contents, board, row);
   const told = row.made.flatMap((made) => made.setting.flags).map((flag) => contents.advice[flag]);
   const fired = findings.filter((finding) => finding.fired && !told.includes(`${finding.gate}: ${finding.advice}`));
@@ -85,7 +85,7 @@ function againstEps(contents, board, row) {
   const others = board.rows.filter((line) => line.digest !== row.digest).slice(0, 3);
   const spoken = mine.map(([radius, cell]) => `eps ${radius}: ${cell.text}`).join("; ");
   return plot("Worst case against eps, 95% intervals", radii, [series(row.model, mine), ...others.map((line) => series(line.model, figures(line.digest)))],
-    { x: `eps (${board.norm}, pixels of [0, 1])`, y: "accuracy (%)", range: [0, 100], spoken });
+    { x: `eps (${board.norm}; pixels lie in [0, 1])`, y: "accuracy (%)", range: [0, 100], spoken });
 }
 
 // the same training by other seeds

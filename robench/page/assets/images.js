@@ -47,7 +47,7 @@ function exampleOf(board, row, place, example) {
     el("div", { class: "triple" },
       image(sheet.clean[place], `test image ${id}, ${label}`), image(example.adversarial, `the same under attack, answered ${after}`),
       image(example.change, `what was added, ${changed(board, example)}`)),
-    el("figcaption", null, el("b", null, standing ? "stands" : "falls"), `, image ${id} (${label}): ${before} \u2192 ${after}`,
+    el("figcaption", null, el("b", null, standing ? "stands" : "falls"), `, image ${id} of class ${label}: `, before === label ? `${before} \u2192 ${after}` : `wrong before any attack (${before})`,
       el("br"), `${changed(board, example)}; ${lastsUnder(board, example)}`));
 }
 

@@ -9,19 +9,27 @@ function overview(contents) {
     if (first) return worst(board).value === 0 ? "none" : first.model;
     if (above.length) return "none without a flag";
     const notes = board.rows.filter((row) => !row.searched).map((row) => row.cells[1].note);
-    return notes.some((note) => note.includes("elsewhere")) ? "images from elsewhere alone" : notes.length ? "single steps alone" : "";
+    return notes.some((note) => note.includes("elsewhere")) ? "images from elsewhere alone" : notes.length ? "single steps alone" : "no worst case measured";
   };
   const among = (board) => {
-    const { first, seeds } = leading.get(board);
-    return seeds.length && first.cells[1].value !== 0 ? el("span", { class: "note" }, `one of ${seeds.length} seeds: ${overSeeds(seeds)}`) : null;
+    const { first, seeds, beyond: larger } = leading.get(board);
+    if (!first) return null;
+    const { trained, kin } = contents.models[first.digest] || {};
+    const trainings = seeds.length ? `one of ${seeds.length} seeds: ${overSeeds(seeds)}` : kin ? "one training" : "";
+    return [
+      first.cells[1].value ? el("span", { class: "note" }, [trained, trainings].filter(Boolean).join(", ")) : null,
+      larger ? el("span", { class: "note" }, "of those here; ", el("b", null, larger.row.model), `, not in this table, keeps ${percent(larger.row.cells[1].value)} % within ${larger.eps}`) : null,
+    ];
   };
   const text = (id, title, value, more) => ({ id, title, value, show: value, class: id, ...more });
   const far = reach([...leading.values()].map((each) => each.paired).filter(Boolean));
   const sure = (board) => {
-    const { first, second, paired } = leading.get(board);
+    const { first, second, paired, close, rivals } = leading.get(board);
     if (!first) return "";
     if (!paired) return second ? "shares no attack with the next" : "alone";
-    return el("span", null, difference(paired, far), el("span", { class: "note" }, `over ${second.model}, ${probability(paired.p)}`));
+    const open = close.length + !ahead(paired);
+    return el("span", null, difference(paired, far), el("span", { class: "note" }, `over ${second.model}, ${probability(paired.p)}`),
+      el("span", { class: "note" }, open ? `not told apart from ${open} of ${plural(rivals, "rival")}` : `told apart from all ${rivals} rivals`));
   };
   const of = grid({
     caption: "Boards", rows: boards, name: (board) => board.title, text: (board) => [board.title, ...board.rows.map((row) => row.model)].join(" "),
@@ -42,7 +50,8 @@ function overview(contents) {
       some("norm").length > 1 ? choice(of, "norm", "norm", some("norm")) : null),
     of.told, of.node,
     el("p", { class: "hint" }, "A line per board: the same images, norm and eps for all its models. Worst case: image by image over the white-box attacks, ",
-      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p. Models that a flag, a gate or another board of the same eps or a smaller one speaks against are passed over: open a board for what stands above."));
+      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p, below 0.05 where the two are told apart; other trainings of the same ",
+      "defenses may differ by more. A model is passed over where a flag, a gate, or another table of the same eps or a smaller one speaks against it: open a table for what stands above."));
 }
 
 function themeButton() {

@@ -52,6 +52,18 @@ def test_a_figure_above_that_of_a_smaller_eps_is_flagged(store: Store) -> None:
     assert Entry.of(large).top == "other"
 
 
+def test_who_keeps_more_within_a_larger_eps_is_told_where_it_was_not_attacked(store: Store) -> None:
+    add(store, "here", "a" * 16, "0.1", list(range(30)))
+    add(store, "strong", "b" * 16, "0.3", list(range(4)))
+    boards = sorted(build(store), key=lambda board: board.eps)
+    told = "here (of those here; strong keeps 90.0 [76.9, 96.0] within the larger eps 0.3)"
+    assert Entry.of(boards[0], boards).top == told
+    assert Entry.of(boards[1], boards).top == "strong"
+    add(store, "strong", "b" * 16, "0.1", list(range(35)))  # within the smaller one it was attacked, and fell
+    boards = sorted(build(store), key=lambda board: board.eps)
+    assert Entry.of(boards[0], boards).top == "here"
+
+
 def test_images_from_elsewhere_alone_put_nobody_on_top(store: Store) -> None:
     add(store, "vain", "a" * 16, "0.3", [0], "imported:noise", kind="imported")
     (board,) = build(store)
