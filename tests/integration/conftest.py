@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from robench.cli.app import main
 from robench.models import load_model
@@ -25,6 +27,7 @@ from tests import forked
 from tests.plain_net import tensors_of
 
 ROOT = Path(__file__).parents[2]
+CHROMIUM = Path(os.environ.get("CHROMIUM") or "/usr/bin/chromium")
 PACKAGES = {"robench": "robench", "defenses": "robench_defenses", "attacks": "robench_attacks"}
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 
@@ -214,3 +217,18 @@ def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "absent from the `packages`" not in done.stderr
     return copy / "out" / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, in which the page is looked at."""
+    if not CHROMIUM.exists():
+        pytest.fail(
+            f"The page is tested in Chromium, which is not at {CHROMIUM}: run 'apt-get install chromium', or set "
+            "CHROMIUM to where it is."
+        )
+    with sync_playwright() as started:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield found
+        found.close()
