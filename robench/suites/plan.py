@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from robench.attack.base import Cost
@@ -104,13 +105,14 @@ class Plan:
 def plan(suite: ScaledSuite, setup: Setup, store: Store) -> Plan:
     """Resolve a suite into trainings and places. Raises BadInput for anything in it that cannot be used."""
     trainings: dict[tuple[str, int], Training] = {}
+    opened = cache(open_dataset)  # held once, however many rows are trained on it
     for row in suite.rows:
         for seed in () if row.brought else row.seeds:
             request = TrainRequest(
                 row.defense, apart(row.dataset)[0], row.recipe, row.options, row.epochs, row.batch_size, seed,
                 setup.device, data_root=setup.data_root,
             )  # fmt: skip
-            job = plan_training(request)
+            job = plan_training(request, opened)
             suite = suite.of(len(job.dataset.test))
             _check_count(suite, job.dataset)
             same = next((t for t in trainings.values() if t.job.name == job.name and t.job.spec != job.spec), None)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -85,6 +85,9 @@ class TrainRequest:
         return cls(**{**value, "data_root": Path(value["data_root"]) if value["data_root"] else None})
 
 
+Opened = Callable[[str, Path | None, int | None], Dataset]
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """A planned training: its spec, its name in the store, what it is made of, and its defense's source as a digest."""
@@ -98,10 +101,13 @@ class TrainJob:
     watch: tuple[str, ...] = ()
 
 
-def plan(request: TrainRequest) -> TrainJob:
-    """Resolve names, recipe and options into a job. Raises BadInput for anything that cannot be used."""
+def plan(request: TrainRequest, opened: Opened = open_dataset) -> TrainJob:
+    """Resolve names, recipe and options into a job. Raises BadInput for anything that cannot be used.
+
+    opened: what opens a dataset by its name, its folder and the number of its classes.
+    """
     plugin = registry.load("defense", request.defense)
-    dataset = open_dataset(request.dataset, request.data_root, request.classes)
+    dataset = opened(request.dataset, request.data_root, request.classes)
     device = choose_device(request.device)
     plugin.options(request.options)  # wrong options first: they cost nothing to find
     recipe = find_recipe(plugin.recipes, request.defense, dataset.info, request.recipe)
