@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, default_collate
 from robench.data.dataset import Dataset, Split
 from robench.defense.base import Defense
 from robench.defense.recipe import Recipe
-from robench.device import full_precision
+from robench.device import full_precision, keep_freed
 from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
 from robench.training.checkpoints import CHECKPOINT, WholeFiles
@@ -74,6 +74,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
     naming the step and the term of the loss, when a value is not finite, the loss diverges or the model collapses to
     one class; the last good checkpoint stays in the folder. Raises KeyboardInterrupt on Ctrl-C.
     """
+    keep_freed()
     train, val = plan.dataset.train, plan.dataset.val
     parts = parts_of(train, plan.recipe, plan.seed)
     defense.recipe = plan.recipe if parts is None else replace(plan.recipe, augment="none")
