@@ -62,11 +62,14 @@ const SHARES = /accuracy/;
 function training(model) {
   if (!model || !model.curves) return null;
   const { epochs, terms } = model.curves;
-  const chart = (title, y, names, range) => (names.length ? plot(title, epochs, names.map((name) => ({ label: name, values: terms[name] })),
-    { x: "epoch", y, range, spoken: names.map((name) => `${name}: ${terms[name].at(-1)} in the last epoch`).join("; ") }) : null);
+  const chart = (title, y, names, range, times = 1) => {
+    const series = names.map((name) => ({ label: name, values: terms[name].map((value) => (value === null ? null : times * value)) }));
+    const spoken = series.map(({ label, values }) => `${label}: ${values.at(-1)} in the last epoch`).join("; ");
+    return names.length ? plot(title, epochs, series, { x: "epoch", y, range, spoken }) : null;
+  };
   const shares = Object.keys(terms).filter((name) => SHARES.test(name));
   return [chart("Training: terms of the loss", "loss", Object.keys(terms).filter((name) => !SHARES.test(name))),
-    chart("Training: accuracy", "share", shares, [0, 1])];
+    chart("Training: accuracy", "accuracy (%)", shares, [0, 100], 100)];
 }
 
 // the worst cases of every model of the board at each eps that the page has for the same images
