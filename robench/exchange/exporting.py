@@ -15,6 +15,7 @@ from robench.attack.inspection import clean_logits, predictions
 from robench.data.dataset import open_dataset
 from robench.device import choose_device, full_precision
 from robench.errors import BadInput
+from robench.errors import shown as shown_name
 from robench.evaluation.recorded_command import command_of
 from robench.exchange.rounding import rounded_inside
 from robench.exchange.writers import FORMS, Array, check_place, writing
@@ -89,7 +90,8 @@ def export(
     """Write an evaluation's rows and images to `out` in a form; with `uint8` as whole numbers of 255 inside the ball,
     judged again by the model, which is opened as `how` says.
 
-    Raises BadInput for an evaluation that is not complete, a form that there is not, and a place that is taken.
+    Raises BadInput for an evaluation that is not complete, a form that there is not, a place that is taken, and 8 bits
+    of images that are no levels of 255.
     """
     check_place(out, form, force)
     folder = store.find_evaluation(name)
@@ -97,7 +99,7 @@ def export(
         raise BadInput(f"The evaluation {folder.job_id} is not complete; run its command again, then export it.")
     rows, metric = folder.rows(), folder.about.metric
     places = _places(folder, how or How())
-    judge = _Rounding(open_evaluation(store, folder, _checked(how or How()))) if uint8 else None
+    judge = _rounding(open_evaluation(store, folder, _checked(how or How()))) if uint8 else None
     kind, done = "uint8" if uint8 else "float32", 0
     shape = (len(rows), *folder.images(*folder.ranges()[0]).shape[1:])
     with bar(f"Exporting {folder.job_id}") as shown, writing(out, form, shape, kind, _about(folder, kind)) as add:
@@ -157,6 +159,16 @@ def _about(folder: EvaluationFolder, kind: str) -> dict[str, Any]:
         "pixels": kind,
         "command": command_of(folder),
     }
+
+
+def _rounding(opened: Opened) -> _Rounding:
+    """What rounds an evaluation's images. Raises BadInput for data whose own are no levels of 255."""
+    if opened.split.images(slice(0, 1)).is_floating_point():
+        raise BadInput(
+            f"The images of {shown_name(opened.about.dataset)} are no levels of 255, so that what is within eps of them "
+            "may not be so in 8 bits; export without --uint8, as float32."
+        )
+    return _Rounding(opened)
 
 
 class _Rounding:

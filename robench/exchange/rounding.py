@@ -17,6 +17,7 @@ def rounded_inside(threat: ThreatModel, original: Tensor, x: Tensor) -> Tensor:
     Every pixel becomes the nearest of 0 to 255, but where the image would lie outside the ball: then pixels that were
     rounded away from the original are rounded towards it instead, as few as suffice, in the order that the norm says.
     """
+    assert original.dtype is torch.uint8, "other pixels are fractions of 1, not of 255"
     start = original.to(torch.float64)
     delta = (x.to(torch.float64) * 255).clamp(0, 255) - start
     nearest = delta.round()

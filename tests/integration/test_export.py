@@ -127,3 +127,17 @@ def test_a_changed_model_does_not_judge_again(evaluation: Path, robench: Run, mo
     assert_refused(robench(*ask, "--model", "my_model.py:load"), ("'my_model.py:load'",))
     assert not list(Path().glob("*x.npz*"))
     assert "export" in [command.name for command in app.registered_commands]
+
+
+def test_images_that_are_no_levels_of_255_are_not_rounded(store: Path, robench: Run) -> None:
+    """They are fractions of 1, and an image near one of them in 8 bits need not be within eps of it."""
+    test = open_dataset("digits").test
+    x = np.clip(test.pixels(slice(0, 40)).numpy() * 0.9 + 0.0123, 0, 1)
+    np.savez("fractions.npz", x_test=x, y_test=test.labels[:40].numpy())
+    ran = robench("evaluate", "plain", "--dataset", "npz:fractions.npz", "-a", "fgsm", "--eps", "0.1", "--json").json
+    ask = ("export", ran["rows"][0]["evaluation"], "--to", "npz", "--out", "x.npz")
+    assert_refused(robench(*ask, "--uint8"), ("npz:fractions.npz", "no levels of 255", "without --uint8"))
+    assert not Path("x.npz").exists()
+    assert robench(*ask).code == 0
+    images, _ = images_in("npz", Path("x.npz"))
+    assert np.abs(images - x).max() <= 0.1 + 1e-6
