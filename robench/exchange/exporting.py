@@ -165,8 +165,8 @@ def _rounding(opened: Opened) -> _Rounding:
     """What rounds an evaluation's images. Raises BadInput for data whose own are no levels of 255."""
     if opened.split.images(slice(0, 1)).is_floating_point():
         raise BadInput(
-            f"The images of {shown_name(opened.about.dataset)} are no levels of 255, so that what is within eps of them "
-            "may not be so in 8 bits; export without --uint8, as float32."
+            f"The images of {shown_name(opened.about.dataset)} are no levels of 255, so that what is within eps of "
+            "them may not be so in 8 bits; export without --uint8, as float32."
         )
     return _Rounding(opened)
 

@@ -60,8 +60,8 @@ class Rows(list[dict[str, Any]]):
         """A row per image and evaluation that is meant, all of them where nothing is said: which evaluation it is of,
         and the columns of the guide (label, adv_pred, clean_correct, success, linf, l2, forwards, ...).
 
-        model, attack: as in the table; an attack by its name alone too. Raises BadInput for a name that is not there,
-        with the nearest one.
+        model, attack: as in the table; an attack by its name alone too, where none in the table is called just that.
+        Raises BadInput for a name that is not there, with the nearest one.
         """
         which: Which = {}
         which |= {"norm": norm} if norm is not None else {}
@@ -94,8 +94,10 @@ def _figures(result: Result) -> dict[str, Any]:
 def _rows_of(result: Result, store: Store) -> pd.DataFrame:
     """The rows of one evaluation behind what they are of."""
     rows: pd.DataFrame = store.evaluation(result.evaluation).rows()
-    of = {"model": result.model, "attack": result.label, "norm": result.norm, "eps": float(Fraction(result.about.eps)),
-          "seed": result.seed}  # fmt: skip
+    of = {
+        "model": result.model, "attack": result.label, "against": result.about.against.strip(), "norm": result.norm,
+        "eps": float(Fraction(result.about.eps)), "seed": result.seed, "evaluation": result.evaluation,
+    }  # fmt: skip
     return pd.concat([pd.DataFrame(of, index=rows.index), rows], axis=1)
 
 
@@ -157,10 +159,22 @@ def _check(found: Sequence[Result], given: str, instead: str) -> None:
 
 
 def _named(what: str, name: object, known: Iterable[str], among: Iterable[Result], names: Any) -> list[Result]:
-    found = [each for each in among if name in names(each)]
+    """Those of a name: of each model, norm, eps and seed, by the first of the ways to be called by which any goes."""
+    groups: dict[tuple[object, ...], list[Result]] = {}
+    for each in among:
+        groups.setdefault((each.model, each.norm, each.about.eps, each.seed), []).append(each)
+    found = [each for group in groups.values() for each in _first_called(group, name, names)]
     if not found:
         raise unknown(what, str(name), known)
     return found
+
+
+def _first_called(group: Sequence[Result], name: object, names: Any) -> list[Result]:
+    for way in range(len(names(group[0]))):
+        found = [each for each in group if names(each)[way] == name]
+        if found:
+            return found
+    return []
 
 
 def _model(result: Result) -> tuple[str, ...]:
