@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # shares of the broken images whose values are shown
 QUANTILES = (0.0, 0.5, 0.9, 1.0)
+# how keys end that have lines of their own
+DETAILS = ("_at", "_by_trial")
 EMPTY: tuple[Any, ...] = (None, "", {}, [], ())
 # of paragraphs, whatever the terminal's
 WIDTH = 96
@@ -97,7 +99,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "evaluation": folder.job_id,
         "status": "complete" if folder.result else "not summarised" if folder.complete else "incomplete",
         "result": figures | ({"note": bound} if bound else {}),
-        "rows": _rows(rows) if len(rows) else {},
+        "rows": _rows(rows, about.classes if spec.get("detector") else None) if len(rows) else {},
         "examples_done": len(rows),
         "spec": spec,
         "about": about.to_json(),
@@ -141,9 +143,11 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "code": found.get("code"),
         "absent": found.get("absent"),
         "figures": figures if result.get("n") else {},
-        "images": {key.replace("_", " "): item for key, item in rows.items() if not key.startswith("broken_")},
+        "images": {key.replace("_", " "): item for key, item in rows.items() if not key.endswith(DETAILS)},
         "broken images: least, median, nine in ten, most": rows.get("broken_at"),
         "broken by trial": rows.get("broken_by_trial"),
+        "goals reached: least, median, nine in ten, most": rows.get("reached_at"),
+        "goals reached by trial": rows.get("reached_by_trial"),
         "spec": spec,
         "record": {"lost": found.get("record"), **about},
         "shards": found["shards"],
@@ -158,28 +162,31 @@ def _share(value: float | None, interval: list[float] | None) -> str | None:
     return f"{100 * value:.2f}% [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
 
 
-def _rows(rows: Any) -> dict[str, Any]:
-    """What rows say in short: counts, and how the broken images came about."""
-    from robench.results.rows import attacked, correct, succeeded
+def _rows(rows: Any, rejected: int | None) -> dict[str, Any]:
+    """What rows say in short: counts, and how the broken images came about, or, of an attack with goals, those whose
+    goal was reached. rejected: the class of what a detector rejects, None without one."""
+    from robench.results.rows import attacked, broken, correct, succeeded
 
-    broken = rows[succeeded(rows)]
+    finds, aimed = rows[succeeded(rows)], bool((rows["goal"] >= 0).any())
+    how = "reached" if aimed else "broken"
     found: dict[str, Any] = {
         "clean_correct": int(correct(rows).sum()),
         "attacked": attacked(rows),
-        "broken": len(broken),
+        "broken": int(broken(rows, rejected).sum()),
+        **({"goals_reached": len(finds)} if aimed else {}),
         "passes_per_image": {key: round(float(rows[key].mean()), 2) for key in ("forwards", "backwards")},
         "marked": {},
     }
     for marks in rows["flags"].fillna("").astype(str):
         for mark in filter(None, marks.split(";")):
             found["marked"][mark] = found["marked"].get(mark, 0) + 1
-    if len(broken):
-        found["broken_at"] = {  # least, median, nine in ten, most
-            key: [float(f"{value:.6g}") for value in broken[key].quantile(QUANTILES)]
+    if len(finds):
+        found[f"{how}_at"] = {  # least, median, nine in ten, most
+            key: [float(f"{value:.6g}") for value in finds[key].quantile(QUANTILES)]
             for key in ("trial", "step", *NORMS)
-            if key in broken
+            if key in finds
         }
-        found["broken_by_trial"] = {str(k): int(v) for k, v in broken["trial"].value_counts().sort_index().items()}
+        found[f"{how}_by_trial"] = {str(k): int(v) for k, v in finds["trial"].value_counts().sort_index().items()}
     return found
 
 

@@ -17,7 +17,8 @@ from robench.errors import BadInput, require
 from robench.evaluation.attacks import label_of
 from robench.figures.drawing import Drawing, as_is, numbers
 from robench.norms import NORMS
-from robench.results.rows import correct, succeeded
+from robench.results.accuracy import standing
+from robench.results.rows import broken
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import draw_told
 from robench.tables.model_names import told_apart
@@ -93,7 +94,8 @@ def stored(store: Store, names: Sequence[str]) -> list[Stored]:
 
 def examples(store: Store, name: str, count: int, which: Which, data: Path | None) -> Drawing:
     """The first `count` images of an evaluation that were broken (or stood, or all), clean and adversarial, and the
-    perturbation between, drawn as grey plus a multiple of it that fits all of them.
+    perturbation between, drawn as grey plus a multiple of it that fits all of them. Where an attack has goals, an image
+    is broken by any wrong answer.
 
     Raises BadInput where no image is such a one, and where the data are not those that were attacked.
     """
@@ -101,22 +103,23 @@ def examples(store: Store, name: str, count: int, which: Which, data: Path | Non
     require(count <= MOST, "-n", count, f"at most {MOST} images on a sheet")
     (one,) = stored(store, [name])
     rows = one.rows
-    won = succeeded(rows)
-    chosen = {"broken": won, "standing": correct(rows) & ~won, "all": np.ones(len(rows), dtype=bool)}[which]
+    rejected = one.folder.about.classes if one.folder.spec.get("detector") else None
+    chosen = {"broken": broken(rows, rejected), "standing": standing([rows], rejected),
+              "all": np.ones(len(rows), dtype=bool)}[which]  # fmt: skip
     places = np.flatnonzero(chosen)[:count]
     if not len(places):
         raise BadInput(
-            f"The evaluation {one.folder.job_id} has no image that is {which}; give --which standing or --which all."
+            f"The evaluation {one.folder.job_id} has no image that is {which}; give --which all, or the other kind."
         )
     clean, adversarial = _clean(one.folder, places, data), _adversarial(one.folder, places)
     change = adversarial.astype(np.float64) - clean.astype(np.float64)
     largest = float(np.abs(change).max())
     scale = 0.5 / largest if largest else 1.0
     records = [_record(one, rows.iloc[place], change[i]) for i, place in enumerate(places)]
-    said = {"broken": "broken", "standing": "standing", "all": "first"}[which]
+    said = {"broken": " broken", "standing": " standing", "all": ""}[which]
     caption = (
         one.told,
-        f"The first {len(places)} {said} images of {int(chosen.sum()):,}. Above each: its place, its label, and the "
+        f"The first {len(places)}{said} images of {int(chosen.sum()):,}. Above each: its place, its label, and the "
         f"answers to the clean and to the adversarial image. Perturbation: grey is none, x {scale:.3g} (largest change "
         f"{largest:.4g} of [0, 1]).",
     )

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from robench.store.runs import Store
@@ -112,3 +113,21 @@ def test_a_model_is_shown_with_the_command_that_makes_it(store: Path, robench: R
 
 def test_suites_are_listed(robench: Run) -> None:
     assert {"digits", "mnist"} <= {item["name"] for item in robench("list", "suites", "--json").json["suites"]}
+
+
+def test_where_an_attack_has_goals_a_wrong_answer_is_broken_whatever_the_goal(store: Path, robench: Run) -> None:
+    words = ("-a", "random-targeted", "--eps", "0.12", "-n", "40", "-o", "steps=10")
+    name = robench("evaluate", "plain", *words, "--json").json["rows"][0]["evaluation"]
+    rows = Store(store).evaluation(name).rows()
+    wrong = rows["adv_pred"] != rows["label"]
+    broken, reached = int((rows["clean_correct"] & wrong).sum()), int(rows["success"].sum())
+    assert 0 < reached < broken < 40
+    found = robench("show", name, "--json").json["rows"]
+    assert (found["broken"], found["goals_reached"]) == (broken, reached)
+    assert sum(found["reached_by_trial"].values()) == reached
+    assert "goals reached: least, median" in robench("show", name).out
+    for which, count in (("broken", broken), ("standing", int((rows["clean_correct"] & ~wrong).sum()))):
+        robench("figure", "examples", name, "--which", which, "-n", "64", "--out", f"{which}.csv")
+        table = pd.read_csv(f"{which}.csv")
+        assert len(table) == count > 0
+        assert ((table["label"] == table["adv_pred"]) == (which == "standing")).all()
