@@ -119,17 +119,30 @@ class SuiteTable:
     def _made(self, column: Column) -> str:
         if not column.attacks:
             given = f" in place of {self.suite.instead_of}" if self.suite.instead_of else ""
-            return f"clean accuracy on {self.suite.dataset}{given}"
+            watched = any(row.detector for row in self.suite.rows if row.shown)
+            alone = ", of models without their detectors" if watched else ""
+            return f"clean accuracy on {self.suite.dataset}{given}{alone}"
         together = " + " if column.combine == "worst case" else " or the lesser of "
         parts = [f"{label(together.join(column.attacks), column.options)}, {column.norm} eps {column.eps}"]
         parts += [way(column)] if column.surrogate or column.guide else []
         parts += [f"another reading of {column.reading_of}"] if column.reading_of else []
-        detectors = {self.suite.cell(row, column).detector for row in self.suite.rows if row.shown} - {None}
-        parts += [f"behind {', '.join(sorted(map(str, detectors)))}"] if detectors else []
+        parts += self._behind(column)
         parts += [f"{column.figure}"] if column.figure else []
         parts += [f"eot {column.eot}"] if column.eot > 1 else []
         parts += [f"bpda {', '.join(column.bpda)}"] if column.bpda else []
         return ", ".join(parts)
+
+    def _behind(self, column: Column) -> list[str]:
+        """Which detectors its rows are behind, by their names where rows differ; nothing where none is."""
+        rows: dict[str | None, list[str]] = {}
+        for row in self.suite.rows:
+            if row.shown:
+                rows.setdefault(self.suite.cell(row, column).detector, []).append(row.name)
+        alone, watched = rows.pop(None, []), sorted((str(name), names) for name, names in rows.items())
+        if len(watched) == 1 and not alone:
+            return [f"behind {watched[0][0]}"]
+        told = [f"behind {name} for {' and '.join(names)}" for name, names in watched]
+        return [*told, f"without a detector for {' and '.join(alone)}"] if told and alone else told
 
     def _count(self, column: Column) -> str:
         """How many images its figures are over, and which; where rows differ, most rows' first and then whose others

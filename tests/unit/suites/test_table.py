@@ -17,6 +17,22 @@ from tests.unit.suites.test_suite import written
 # a norm in which only an attack along the boundary makes a figure more than a bound
 BOUNDED = next(name for name, norm in NORMS.items() if norm.bounded_above)
 
+WATCHED = """
+title = "A table"
+source = "Nobody, 2026"
+[scales.small]
+dataset = "digits"
+[[rows]]
+name = "Plain"
+defense = "standard"
+[[columns]]
+name = "Clean"
+[[columns]]
+name = "PGD"
+attack = "pgd"
+eps = 0.1
+"""
+
 
 @pytest.mark.parametrize(
     ("norm", "metric", "boundary", "said"),
@@ -37,3 +53,16 @@ def test_a_table_explains_upper_bounds_where_it_has_them(
     cell = table.lines()[0][table.headers.index("w")]
     assert ("(upper bound)" in cell) is said
     assert ("no boundary attack" in table.note) is said
+
+
+def test_which_rows_are_behind_a_detector_is_said_of_each_column(tmp_path: Path) -> None:
+    watched, plain = '[[rows]]\nname = "Watched"\ndefense = "er-classifier"\ndetector = "er-kde"\n', WATCHED
+    both = SuiteTable.of(
+        load(written(tmp_path, plain.replace("[[columns]]", f"{watched}[[columns]]", 1))).at("small"), [], []
+    )
+    clean, attacked = both.settings()
+    assert "clean accuracy on digits, of models without their detectors" in clean
+    assert "behind er-kde for Watched, without a detector for Plain" in attacked
+    assert "detector" not in " ".join(SuiteTable.of(load(written(tmp_path, plain)).at("small"), [], []).settings())
+    alone = plain.replace('[[rows]]\nname = "Plain"\ndefense = "standard"\n', watched)
+    assert ", behind er-kde, n" in SuiteTable.of(load(written(tmp_path, alone)).at("small"), [], []).settings()[1]
