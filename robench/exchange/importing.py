@@ -16,6 +16,7 @@ from robench.errors import BadInput, shown
 from robench.evaluation.address import Address, How
 from robench.evaluation.attacks import attack_at, label_of
 from robench.evaluation.bench import Bench
+from robench.evaluation.recorded_command import command_of
 from robench.evaluation.scheduler import evaluate_one
 from robench.exchange.readers import Reading, read
 from robench.progress import bar, say
@@ -250,15 +251,26 @@ class _Entry:
 
 
 def _together(store: Store, imported: EvaluationFolder) -> Together | None:
-    """The worst case on the imported images, over all that was tried on every one of them."""
+    """The worst case on the imported images, over all that was tried on every one of them and is whole; what is not is
+    said."""
     mine, about = imported.spec, ("model_digest", "data_digest", "split", "norm", "eps", "draw")
     first, last = mine["start"], mine["start"] + mine["count"]
     entries = []
-    for folder in store.intact()[0]:
+    folders, damaged = store.intact()
+    for reason in damaged.values():
+        say(f"Left out of the worst case: {reason}")
+    for folder in folders:
         spec = folder.spec
         covers = spec["start"] <= first and spec["start"] + spec["count"] >= last
         same = all(spec.get(name) == mine.get(name) for name in about)
-        if covers and same and folder.result is not None and not folder.about.probes:
+        if not covers or not same or folder.about.probes:
+            continue
+        if folder.result is None:
+            say(
+                f"Left out of the worst case: {label_of(folder)} (evaluation {folder.job_id}) is incomplete or "
+                f"damaged; run {command_of(folder)!r} again."
+            )
+        else:
             entries.append(_Entry(folder, folder.about.access, folder.about.metric))
     chosen = [each.folder for each in entering(entries)]
     others = [folder for folder in chosen if folder.job_id != imported.job_id]

@@ -122,8 +122,10 @@ class SuiteTable:
             watched = any(row.detector for row in self.suite.rows if row.shown)
             alone = ", of models without their detectors" if watched else ""
             return f"clean accuracy on {self.suite.dataset}{given}{alone}"
-        together = " + " if column.combine == "worst case" else " or the lesser of "
-        parts = [f"{label(together.join(column.attacks), column.options)}, {column.norm} eps {column.eps}"]
+        several = " + ".join(column.attacks)
+        if column.combine == "minimum" and len(column.attacks) > 1:
+            several = f"the lesser figure of {' and '.join(column.attacks)}"
+        parts = [f"{label(several, column.options)}, {column.norm} eps {column.eps}"]
         parts += [way(column)] if column.surrogate or column.guide else []
         parts += [f"another reading of {column.reading_of}"] if column.reading_of else []
         parts += self._behind(column)
