@@ -30,6 +30,10 @@ class Budget:
         self.most, self.before = most, before
         self.out = torch.zeros(len(before), dtype=torch.bool)
 
+    def affords(self, examples: Tensor, price: int, spent: Tensor) -> Tensor:
+        """Which of the examples, int64 [K], can pay `price` as it is now, bool [K]."""
+        return (self.before + spent)[examples] + price <= self.most
+
     def refused(self, examples: Tensor, price: int, spent: Tensor) -> Tensor | None:
         """The rows of a call that cannot pay `price`, bool [K], or None where all can.
 

@@ -254,7 +254,24 @@ class _Judge:
         return alike and (not bool(finite.any()) or same(final[finite], answers[finite]))
 
     def _run_wave(self, plan: Trials, wave: range) -> None:
+        """The trials of a wave side by side; for images that cannot pay for all of them one after the other, as none
+        would come to its end otherwise."""
         members = (self.standing & ~self.cut).nonzero()[:, 0]
+        able = self._affords(members, len(wave))
+        self._side_by_side(plan, wave, members[able])
+        for trial in wave:
+            poor = members[~able]
+            self._side_by_side(plan, range(trial, trial + 1), poor[(self.standing & ~self.cut)[poor]])
+
+    def _affords(self, members: Tensor, trials: int) -> Tensor:
+        """Which images, int64 [K], can pay for so many trials; all where nobody knows what they cost, bool [K]."""
+        cost, budget = self.attack.passes(self.threat, self.model.classes), self.model.budget
+        if budget is None or trials == 1 or cost.forwards is None:
+            return torch.ones(len(members), dtype=torch.bool)
+        draws = self.model.draws if self.model.randomised else 1
+        return budget.affords(members, trials * cost.spent * draws, self.model.spent)
+
+    def _side_by_side(self, plan: Trials, wave: range, members: Tensor) -> None:
         if not len(members):
             return
         size = max(1, self.settings.batch_size // len(wave))

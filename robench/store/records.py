@@ -73,6 +73,7 @@ class CraftRecord(Shape):
     bpda: list[str] | None = None
     search_precision: Literal["bf16"] | None = None
     max_passes: Images | None = None
+    in_turn: bool | None = None
     batch_size: Images | None = None
     shard_size: Images | None = None
     sources: Sources | None = None

@@ -74,7 +74,8 @@ class EvalSpec(Spec):
     of a randomised model, `bpda` the layers that gradients pass unchanged, `after` the id of the evaluation whose finds
     this one takes over, attacking only what still stands, `batch_size` and `shard_size` those of an attack whose finds
     depend on which images share a batch, where they are not the usual ones, `search_precision` what gradients were
-    taken in where that is not float32, `max_passes` what an image may cost, with the evaluations before it, `below` the
+    taken in where that is not float32, `max_passes` what an image may cost, with the evaluations before it, `in_turn`
+    that trials which it cannot pay for together then follow each other (they ran side by side once), `below` the
     id of the same attack's evaluation within a larger eps, of which images that stood there are taken to stand here,
     `sources` the digests of the code of plugins, by kind and name, whose version does not speak for it (see
     `store.released`), `draw` how the images were drawn where they are not the first ones: the digest of the data is
@@ -101,6 +102,7 @@ class EvalSpec(Spec):
     bpda: list[Name] | None = None
     search_precision: str | None = None
     max_passes: int | None = None
+    in_turn: bool | None = None
     imported: str | None = None
     after: str | None = None
     below: str | None = None
@@ -127,6 +129,7 @@ class CraftSpec(Spec):
     bpda: list[Name] | None = None
     search_precision: str | None = None
     max_passes: int | None = None
+    in_turn: bool | None = None
     batch_size: int | None = None
     shard_size: int | None = None
     sources: dict[str, str] | None = None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench import Batch, ThreatModel
+from robench import Batch, ThreatModel, registry
 from robench.attack.budget import Budget
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, attack_shard
@@ -80,3 +80,19 @@ def test_a_budget_that_is_large_enough_changes_nothing(name: str, norm: str) -> 
     pd.testing.assert_frame_equal(free.rows, held.rows)
     assert torch.equal(free.images, held.images)
     assert free.flags == held.flags
+
+
+@pytest.mark.parametrize("restarts", [1, 2, 4])
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_budget_pays_for_as_many_whole_restarts_as_it_can(restarts: int, left: int) -> None:
+    """Side by side none of those that it cannot pay for together would come to its end."""
+    module, threat = SmallModel(1, CLASSES), threat_of("linf")
+    given = examples_of(module)
+    some, all_of_them = (registry.load("attack", "pgd").build({"steps": 3, "restarts": k}) for k in (restarts, 9))
+    price = some.passes(threat, CLASSES).spent
+    whole = attack_shard(module, CLASSES, some, threat, given, Settings())
+    assert bool((whole.rows["forwards"] + 2 * whole.rows["backwards"] == price * restarts).any()), "nobody stands"
+    held = attack_shard(module, CLASSES, all_of_them, threat, given, Settings(max_passes=price * restarts + left))
+    told = ["example_id", "adv_pred", "success", "forwards", "backwards"]
+    pd.testing.assert_frame_equal(whole.rows[told], held.rows[told])
+    assert torch.equal(whole.images, held.images)
