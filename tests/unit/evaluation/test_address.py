@@ -178,6 +178,7 @@ def test_every_field_is_known_to_decide_or_to_be_speed() -> None:
         "batch_size",
         "shard_size",  # these two: of libraries
         "sources",
+        "in_turn",  # of a budget: how it is spent
     }
     shown = {field for _, field in DECIDES.values()} | {"norm", *STORED}
     assert shown == EvalSpec.model_fields.keys() - of_the_code

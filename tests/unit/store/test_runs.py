@@ -100,6 +100,7 @@ def test_a_spec_keeps_its_text_and_id():
         ("bpda", ["0"]),
         ("search_precision", "bf16"),
         ("max_passes", 200),
+        ("in_turn", True),
         ("after", "0123456789ab"),
         ("below", "0123456789ab"),
         ("guide", "0123456789abcdef"),
