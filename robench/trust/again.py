@@ -26,6 +26,7 @@ from robench.results.rows import FLAT_GUIDE, correct, marked, succeeded, success
 from robench.results.summary import UNSTABLE
 from robench.store.known import secret
 from robench.store.specs import HARNESS
+from robench.trust import recount
 from robench.trust.answers import DRAWS, FEW
 from robench.trust.opened import Opened
 from robench.trust.origins import aged
@@ -46,12 +47,13 @@ BY_CHANCE = 0.05
 @dataclass(frozen=True)
 class Again:
     """What came of it: images attacked, those broken that are said to stand, those broken now and then with the batch
-    they are in, and flags that the stored rows lack."""
+    they are in, flags that the stored rows lack, and rows that count other passes or steps than the attack takes."""
 
     images: int = 0
     broken: int = 0
     close: int = 0
     flags: int = 0
+    counts: int = 0
 
 
 def attack_again(opened: Opened, rows: pd.DataFrame, count: int) -> Again:
@@ -69,12 +71,14 @@ def attack_again(opened: Opened, rows: pd.DataFrame, count: int) -> Again:
     settings = _settings(opened, opened.folder.notes()[0])
     outcome, fell = _attack(opened, ids, chosen, settings)
     flags = _unflagged(opened, chosen, outcome)
-    suspects = ids[fell]
     if "randomised" in outcome.flags:
         steady = _always(opened, chosen[fell.numpy()], outcome.images[fell], settings)
         return Again(len(ids), max(0, steady - max(FEW, int(BY_CHANCE * len(ids)))), 0, flags)
-    broken = _confirmed(opened, rows, suspects) if len(suspects) else 0
-    return Again(len(ids), broken, len(suspects) - broken, flags)
+    counted = torch.zeros_like(fell)
+    if recount.steady(opened, outcome.flags):
+        counted = recount.suspicious(opened, chosen, outcome.rows)
+    broken, wrong = _confirmed(opened, rows, ids[fell], ids[counted])
+    return Again(len(ids), broken, int(fell.sum()) - broken, flags, recount.faulty(opened, wrong, len(ids)))
 
 
 def _check(opened: Opened) -> None:
@@ -141,16 +145,18 @@ def _attack(opened: Opened, ids: Tensor, rows: pd.DataFrame, settings: Settings)
     return replace(outcome, flags=()), torch.tensor(success_of(judged, opened.classes))
 
 
-def _confirmed(opened: Opened, rows: pd.DataFrame, suspects: Tensor) -> int:
-    """How many are broken in the batches that they were in, too: the same numbers come out of the same batches."""
-    found = 0
+def _confirmed(opened: Opened, rows: pd.DataFrame, fell: Tensor, counted: Tensor) -> tuple[int, int]:
+    """How many of the images `fell` are broken in the batches that they were in, too, and how many of the images
+    `counted` cost something else there, too: the same numbers come out of the same batches."""
+    broken = wrong = 0
     for (start, stop), notes in zip(opened.folder.ranges(), opened.folder.notes(), strict=True):
-        mine = suspects[(suspects >= start) & (suspects < stop)]
-        if len(mine):
-            whole = torch.arange(start, stop)
+        down, other = (each[(each >= start) & (each < stop)] - start for each in (fell, counted))
+        if len(down) or len(other):
             part = rows[(rows["example_id"] >= start) & (rows["example_id"] < stop)]
-            found += int(_attack(opened, whole, part, _settings(opened, notes))[1][mine - start].sum())
-    return found
+            outcome, won = _attack(opened, torch.arange(start, stop), part, _settings(opened, notes))
+            broken += int(won[down].sum())
+            wrong += int(recount.wrong(opened, part, outcome.rows)[other].sum())
+    return broken, wrong
 
 
 def _always(opened: Opened, rows: pd.DataFrame, images: Tensor, settings: Settings) -> int:

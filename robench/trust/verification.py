@@ -26,6 +26,7 @@ from robench.trust.answers import Chance, tied, too_many
 from robench.trust.opened import How, Opened, open_evaluation
 from robench.trust.origins import aged
 from robench.trust.records import misrecorded, misstated, unjudged
+from robench.trust.recount import impossible
 from robench.trust.rungs import unsupported
 from robench.trust.second_look import differing
 
@@ -38,6 +39,7 @@ FAULTS = (
     "wrong distance",
     "wrong examples",
     "wrong goal",
+    "wrong counts",
     "wrong record",
     "damaged shard",
     "missing flag",
@@ -176,6 +178,7 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
         return replace(found, reason=str(error))
     check.faults["broken again"] += again.broken
     check.faults["missing flag"] += again.flags
+    check.faults["wrong counts"] += again.counts
     return replace(found, close=check.close + again.close, again=again.images)
 
 
@@ -225,6 +228,7 @@ class _Check:
         size = self.opened.how.batch_size
         clean, adversarial = clean_logits(classifier, x0, size), clean_logits(classifier, images, size)
         noted = notes.get("flags", [])
+        self.faults["wrong counts"] += impossible(self.opened, rows, noted)
         if bool(clean.isfinite().all()):
             found = inspect(classifier, x0, clean, size)
             for flag in set(SHOWN_AT_ONCE) - set(noted):
