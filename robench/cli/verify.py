@@ -77,6 +77,12 @@ def _tell(checks: list[Verified]) -> None:
             f"{len(ids)} of {len(checks)} evaluations were made by {old} ({', '.join(ids[:5])}"
             f"{', ...' if ids[5:] else ''}): this says what that code found; for today's figure evaluate again."
         )
+    ids = [check.evaluation for check in checks if check.elsewhere]
+    if ids:
+        say(
+            f"{len(ids)} of {len(checks)} evaluations are of images made elsewhere, which no attack can be run again "
+            f"on ({', '.join(ids[:5])}{', ...' if ids[5:] else ''}): their images were asked again, and nothing more."
+        )
     for reason in dict.fromkeys(check.unsealed for check in checks if check.unsealed):
         ids = [check.evaluation for check in checks if check.unsealed == reason]
         say(f"{len(ids)} of {len(checks)} evaluations were not asked in a process of their own: {reason}.")

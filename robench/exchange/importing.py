@@ -26,10 +26,9 @@ from robench.results.rows import COUNTED
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.imported import CHUNK, content_digest
 from robench.store.runs import Store
+from robench.store.specs import IMPORTED
 from robench.tables.report import Report
 from robench.threat import ThreatModel
-
-PREFIX = "imported:"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def import_images(source: Source, store: Store, how: How | None = None) -> Impor
     outside = _distances(reading, chunk, split, start, threat)
     digest = content_digest(start, reading.shape, chunk)
     address = Address(
-        model=source.model, attack=f"{PREFIX}{name}", options={}, threat=threat, dataset=source.dataset,
+        model=source.model, attack=f"{IMPORTED}{name}", options={}, threat=threat, dataset=source.dataset,
         count=len(reading), classes=source.classes, start=start, imported=digest,
         draw=draw, how=how,
     )  # fmt: skip

@@ -18,6 +18,9 @@ GUIDE = "guide "
 # in a label, before the name of that one
 GUIDED_BY = " guided by "
 
+# before the name of images that were made elsewhere, in place of an attack's
+IMPORTED = "imported:"
+
 
 def _name(value: Any) -> Any:
     if not isinstance(value, str):

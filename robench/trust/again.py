@@ -25,7 +25,7 @@ from robench.errors import BadInput
 from robench.results.rows import FLAT_GUIDE, correct, marked, succeeded, success_of
 from robench.results.summary import UNSTABLE
 from robench.store.known import secret
-from robench.store.specs import HARNESS
+from robench.store.specs import HARNESS, IMPORTED
 from robench.trust import recount
 from robench.trust.answers import DRAWS, FEW
 from robench.trust.opened import Opened
@@ -56,6 +56,11 @@ class Again:
     counts: int = 0
 
 
+def made_elsewhere(opened: Opened) -> bool:
+    """Whether the images were imported, and are called so, so that there is no attack that could be run again."""
+    return bool(opened.spec.get("imported")) and opened.spec["attack"].startswith(IMPORTED)
+
+
 def attack_again(opened: Opened, rows: pd.DataFrame, count: int) -> Again:
     """Attack `count` of the images that `rows` say stand, or all of them where there are fewer.
 
@@ -84,8 +89,6 @@ def attack_again(opened: Opened, rows: pd.DataFrame, count: int) -> Again:
 def _check(opened: Opened) -> None:
     """Raise BadInput where this robench would attack in another way than the evaluation did."""
     spec, job_id = opened.spec, opened.folder.job_id
-    if spec.get("imported"):
-        raise BadInput(f"The images of evaluation {job_id} were made elsewhere, so no attack can be run again on it.")
     if opened.attack is None or spec["attack_version"] != opened.attack.edition or spec["harness"] != HARNESS:
         raise BadInput(
             f"The attack {spec['attack']} of evaluation {job_id} cannot be run again: it was made with another version "

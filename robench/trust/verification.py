@@ -21,7 +21,7 @@ from robench.results.rows import correct, success_of
 from robench.store.known import secret
 from robench.store.runs import EvaluationFolder, Store
 from robench.threat import TOLERANCE
-from robench.trust.again import attack_again
+from robench.trust.again import attack_again, made_elsewhere
 from robench.trust.answers import Chance, tied, too_many
 from robench.trust.opened import How, Opened, open_evaluation
 from robench.trust.origins import aged
@@ -60,7 +60,8 @@ class Verified:
 
     records: the fields of about.json and result.json that are wrong. again: on how many images that are said to stand
     the attack was run once more. unsealed: why no process that knows nothing of the evaluation could be asked.
-    made_by: whose code made it, "" where that is today's.
+    made_by: whose code made it, "" where that is today's. elsewhere: its images were
+    imported, so that there was no attack to run again.
     """
 
     evaluation: str
@@ -75,6 +76,7 @@ class Verified:
     again: int = 0
     unsealed: str = ""
     made_by: str = ""
+    elsewhere: bool = False
 
     @property
     def holds(self) -> bool:
@@ -172,6 +174,8 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     )
     if not how.again or check.examples != spec["count"]:
         return found
+    if made_elsewhere(opened):
+        return replace(found, elsewhere=True)
     try:
         again = attack_again(opened, rows, how.again)
     except BadInput as error:

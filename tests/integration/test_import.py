@@ -61,6 +61,13 @@ def test_export_import_verify_gives_equal_verdicts(form: str, evaluation: Path, 
         assert torch.equal(mine.span(0, 20), theirs.span(0, 20))
     (check,) = robench("verify", mine.job_id, "--json").json["evaluations"]
     assert check["holds"]
+    again = robench("verify", "--again", "5", "--json")
+    assert (again.code, {each["holds"] for each in again.json["evaluations"]}) == (0, {True})
+    assert {each["evaluation"]: (each["again"], each["elsewhere"]) for each in again.json["evaluations"]} == {
+        mine.job_id: (0, True), theirs.job_id: (5, False)}  # fmt: skip
+    assert f"1 of 2 evaluations are of images made elsewhere, which no attack can be run again on ({mine.job_id})" in (
+        again.err
+    )
     assert found["together"]["attacks"] == ["fgsm", "imported:made"]
     assert found["together"]["robust_accuracy"] == found["together"]["without"]
 

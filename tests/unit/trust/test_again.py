@@ -162,6 +162,12 @@ def test_an_attack_of_another_version_is_not_run_in_its_place(tmp_path: Path) ->
     assert "cannot be run again" in found.reason
 
 
+def test_calling_an_attack_s_images_imported_does_not_spare_it(tmp_path: Path) -> None:
+    forger = Forger.of(tmp_path, "plain", "pgd", options={"steps": 5}).spec(imported="0" * 16)
+    found = forger.verify(again=5)
+    assert (found.holds, found.again, found.elsewhere) == (True, 5, False)
+
+
 def test_which_images_are_drawn_is_the_user_s_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same each time for one user, and others for another evaluation or another user."""
     draws = {}
