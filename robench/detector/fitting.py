@@ -265,9 +265,9 @@ def _fit(lesson: _Lesson, show: Any) -> dict[str, Any]:
     with torch.no_grad():
         score.detector.fit(module, subject.dataset.train)
     score.to(device)
-    val = _shuffled(subject.dataset.val)
+    val = shuffled(subject.dataset.val)
     cut = int(FITTING_SHARE * len(val))
-    right = _right(module, val.subset(slice(0, cut)), settings)[: guard.images]
+    right = right_ones(module, val.subset(slice(0, cut)), settings)[: guard.images]
     require(len(right) >= LEAST_BROKEN, "the number of validation images that the model classifies correctly",
             len(right), f"at least {LEAST_BROKEN} to fit a detector; use more data or a better model")  # fmt: skip
     part = val.subset(right)
@@ -305,14 +305,14 @@ def plain(settings: Settings) -> Settings:
     return replace(settings, bpda=(), draws=1, precision="fp32")
 
 
-def _shuffled(split: Split) -> Split:
+def shuffled(split: Split) -> Split:
     """The split in an order that is always the same, since some data come class by class."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SPLIT_KEY))
     return split.subset(order)
 
 
 @torch.no_grad()
-def _right(module: nn.Module, split: Split, settings: Settings) -> list[int]:
+def right_ones(module: nn.Module, split: Split, settings: Settings) -> list[int]:
     """Positions of the images that the model classifies correctly."""
     answers = [
         module(split.pixels(slice(i, i + settings.batch_size)).to(settings.device)).argmax(1).cpu()

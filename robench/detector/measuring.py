@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from robench.attack.judge import Examples, Settings
+from robench.data.dataset import Split
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
 from robench.device import full_precision
 from robench.results.accuracy import Figure
@@ -20,6 +22,8 @@ from robench.store.runs import EvaluationFolder
 
 # the columns of an evaluation's rows that stand beside its scores
 SCORED = ("example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success")
+# what is scored, each in a column of its own
+KINDS = ("clean", "noisy", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,11 @@ class Detection:
     fitted: str
 
     @classmethod
-    def of(cls, figures: Figures, watch: Watch, subject: Subject, folder: EvaluationFolder) -> Detection:
+    def of(cls, figures: Figures, watch: Watch, model: str, dataset: str, folder: EvaluationFolder) -> Detection:
         """The figures with the names of all that they are about."""
         spec, about = folder.spec, folder.about
         return cls(
-            figures, subject.name, subject.dataset.name, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
+            figures, model, dataset, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
             spec["attack"], about.given_options, spec["norm"], about.eps, watch.spec.fpr, folder.job_id,
             watch.spec.job_id,
         )  # fmt: skip
@@ -89,15 +93,25 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     """
     name = f"scores-{folder.job_id}"
     threshold = float(watch.score.threshold)
-    kept = _kept(watch, folder)
-    if kept is not None:
-        return Detection.of(figures(kept, threshold), watch, subject, folder)
+    names = subject.name, subject.dataset.name
+    there = kept(watch, folder)
+    if there is not None:
+        return Detection.of(figures(there, threshold), watch, *names, folder)
+    split = subject.dataset.drawn(folder.spec.get("draw"))
+    table = scores(watch, subject.module, split, folder, settings)
+    sums = write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
+    found = Detection.of(figures(table, threshold), watch, *names, folder)
+    write_sealed(watch.folder / f"{name}.json", {**found.to_json(), "sha256": sums, "shards": folder.contents})
+    return found
+
+
+def scores(watch: Watch, module: nn.Module, split: Split, folder: EvaluationFolder, settings: Settings) -> pd.DataFrame:
+    """A detector's scores of an evaluation's images, of the clean ones and of noisy ones, a row per image."""
     settings, rows = plain(settings), folder.rows()
     ids = torch.tensor(rows["example_id"].to_numpy().copy())
-    split = subject.dataset.drawn(folder.spec.get("draw"))
     examples = Examples(split.pixels(ids), split.labels[ids], ids)
     images = torch.cat([folder.images(start, stop) for start, stop in folder.ranges()])
-    module = subject.module.to(settings.device)
+    module = module.to(settings.device)
     watch.score.to(settings.device)
     attacked = torch.tensor(correct(rows))
     copies = examples.x.clone()
@@ -107,20 +121,17 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
         broken[attacked],
     )  # fmt: skip
     with full_precision():
-        scores = {
+        found = {
             kind: scored(watch.score, module, x, settings).numpy()
-            for kind, x in (("clean", examples.x), ("noisy", copies), ("adversarial", images))
+            for kind, x in zip(KINDS, (examples.x, copies, images), strict=True)
         }
-    table = rows[[*SCORED]].copy()
-    for kind, values in scores.items():
+    table: pd.DataFrame = rows[[*SCORED]].copy()
+    for kind, values in found.items():
         table[f"score_{kind}"] = values
-    sums = write_file(watch.folder / f"{name}.parquet", lambda aside: table.to_parquet(aside, index=False))
-    found = Detection.of(figures(table, threshold), watch, subject, folder)
-    write_sealed(watch.folder / f"{name}.json", {**found.to_json(), "sha256": sums, "shards": folder.contents})
-    return found
+    return table
 
 
-def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
+def kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
     """The scores of these very images by this detector, if they were measured before and are undamaged."""
     stem = watch.folder / f"scores-{folder.job_id}"
     try:
@@ -135,10 +146,9 @@ def _kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
 
 def _sound(table: pd.DataFrame, folder: EvaluationFolder) -> pd.DataFrame | None:
     """The scores of an evaluation's rows, None where they are of others, or no scores."""
-    kinds = ("clean", "noisy", "adversarial")
     rows = folder.rows(SCORED)
-    same = list(table.columns) == [*SCORED, *(f"score_{kind}" for kind in kinds)] and table[[*SCORED]].equals(rows)
-    scores = [table[f"score_{kind}"].to_numpy() for kind in kinds] if same else []
+    same = list(table.columns) == [*SCORED, *(f"score_{kind}" for kind in KINDS)] and table[[*SCORED]].equals(rows)
+    scores = [table[f"score_{kind}"].to_numpy() for kind in KINDS] if same else []
     return table if same and all(s.dtype == float and np.isfinite(s).all() for s in scores) else None
 
 

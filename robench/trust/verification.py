@@ -29,6 +29,7 @@ from robench.trust.records import misrecorded, misstated, unjudged
 from robench.trust.recount import impossible
 from robench.trust.rungs import unsupported
 from robench.trust.second_look import differing
+from robench.trust.watching import watched
 
 FAULTS = (
     "outside eps",
@@ -40,6 +41,7 @@ FAULTS = (
     "wrong examples",
     "wrong goal",
     "wrong counts",
+    "wrong scores",
     "wrong record",
     "damaged shard",
     "missing flag",
@@ -58,9 +60,9 @@ SHOWN_AT_ONCE = ("randomised", "batch-dependent", "gradient-at-inference")
 class Verified:
     """The outcome for one evaluation: examples checked, faults by kind, and verdicts too close to call.
 
-    records: the fields of about.json and result.json that are wrong. again: on how many images that are said to stand
-    the attack was run once more. unsealed: why no process that knows nothing of the evaluation could be asked.
-    made_by: whose code made it, "" where that is today's. elsewhere: its images were
+    records: the fields of about.json, of result.json and of detectors' records that are wrong. again: on how many
+    images that are said to stand the attack was run once more. unsealed: why no process that knows nothing of the
+    evaluation could be asked. made_by: whose code made it, "" where that is today's. elsewhere: its images were
     imported, so that there was no attack to run again.
     """
 
@@ -160,12 +162,16 @@ def verify(store: Store, folder: EvaluationFolder, how: How) -> Verified:
     check.run(rows)
     if check.examples == spec["count"]:
         records += misstated(folder, folder.summarised(opened.attacker.metric, doubted=True))
-    check.faults["wrong record"] += len(records)
     reason = unjudged(opened)
     try:
+        if check.examples == spec["count"]:
+            behind = watched(opened)
+            records += behind.records
+            check.faults["wrong scores"] += behind.scores
         check.faults["fell within a larger eps"] += unsupported(store, spec, rows)
     except BadInput as error:
         reason = reason or str(error)
+    check.faults["wrong record"] += len(records)
     unsealed = ""
     if not check.faults["wrong verdict"]:  # else it is known that the rows are not the model's
         check.faults["wrong when sealed"], unsealed = differing(opened, rows)
