@@ -36,6 +36,10 @@ ACROSS, MOST = 8, 64
 PARTS = ("clean", "adversarial", "perturbation")
 
 
+# columns whose values are classes
+ANSWERS = ("label", "clean_pred", "adv_pred", "sealed_clean", "sealed_adv")
+
+
 @dataclass(frozen=True)
 class Stored:
     """A complete evaluation: its folder, its rows, and what its model is called among others."""
@@ -63,10 +67,16 @@ class Stored:
         return f"{self.title}; {about.dataset}, {which}; evaluation {self.folder.job_id}"
 
     def classes(self) -> list[str]:
-        """What the classes are called: their names, or their numbers."""
+        """What the classes are called: their names, or their numbers. Raises BadInput where rows have others."""
         about = self.folder.about
-        seen = int(self.rows[["label", "clean_pred", "adv_pred"]].max().max()) + 1
-        count = about.classes or seen
+        seen = 1 + max(int(self.rows[name].max()) for name in ANSWERS if name in self.rows)
+        labels, count = int(self.rows["label"].max()) + 1, about.classes or seen
+        largest = max(labels, seen - 1 if self.folder.spec.get("detector") else seen)  # which rejects in one of its own
+        if largest > count:
+            raise BadInput(
+                f"The evaluation {self.folder.job_id} has images or answers of class {largest - 1}, but its record "
+                f"says that there are {count} classes, from 0 on; run 'robench verify', or delete its folder."
+            )
         named = list(about.names or [])
         return [named[i] if i < len(named) else str(i) for i in range(count)]
 

@@ -14,6 +14,7 @@ from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged
 from robench.store.specs import GUIDED_BY, CraftSpec, sizes_told
 from robench.threat import ThreatModel
+from robench.trust.names import misnamed, others_named
 from robench.trust.opened import Opened
 
 
@@ -27,9 +28,10 @@ def misrecorded(opened: Opened) -> list[str]:
         "eps": opened.threat.eps_text,
         "surrogate": surrogate,
         "surrogate_digest": spec.get("surrogate") or "",
-        "guide": about.guide if spec.get("guide") else "",  # that the spec knows by its digest alone
+        "guide": about.guide if spec.get("guide") else "",  # that the spec knows by its digest alone: see `_other`
         "against": _against(opened, surrogate),
         "images": len(opened.dataset.test),
+        "classes": opened.dataset.classes,
         "chance": opened.dataset.chance,
         "names": opened.dataset.names or None,
     }
@@ -39,17 +41,30 @@ def misrecorded(opened: Opened) -> list[str]:
         expected["model"] = opened.model.name
     # what early records lack is not shown of them either
     silent = {
-        name for name in ("kind", "surrogate", "surrogate_digest", "images", "chance", "names") if name in about.lacks
+        name
+        for name in ("kind", "surrogate", "surrogate_digest", "images", "classes", "chance", "names")
+        if name in about.lacks
     }
     other = ["split"] if spec.get("split", "test") != "test" else []  # the data's digest is that of the test images
     wrong = other + [name for name, value in expected.items() if name not in silent and getattr(about, name) != value]
+    wrong += [name for name in _other(opened) if name not in wrong]
     return wrong + (["given_options"] if _misgiven(opened) and _of_today(opened) else [])
 
 
+def _other(opened: Opened) -> list[str]:
+    """The fields that name another model than the one whose digest the spec has, as far as the store knows it."""
+    spec, about, store = opened.spec, opened.about, opened.store
+    named = [(kind, getattr(about, kind), kind) for kind in ("surrogate", "guide")]
+    if about.guide_reference in store.model_names():  # else it may be a path, or a model with something around it
+        named.append(("guide_reference", about.guide_reference, "guide"))
+    return [field for field, name, kind in named if spec.get(kind) and misnamed(store, name, spec[kind])]
+
+
 def unjudged(opened: Opened) -> str:
-    """Why the label cannot be judged: an earlier version of the attack may have had other defaults; "" where it can."""
+    """Why the label cannot be judged: an earlier version of the attack may have had other defaults, or a model that it
+    names was trained again; "" where it can."""
     if _of_today(opened) or not _misgiven(opened):
-        return ""
+        return others_named(opened)
     return (
         f"The evaluation {opened.folder.job_id} was made by another version of {opened.spec['attack']}, and its "
         "options do not follow from its label by today's; verify it with that one."

@@ -19,6 +19,7 @@ from robench.results.summary import NEAR
 from robench.store.files import Damaged, read_sealed
 from robench.store.records import ScoresRecord
 from robench.trust.answers import too_many
+from robench.trust.names import misnamed, trained
 from robench.trust.opened import Opened
 from robench.trust.recount import steady
 
@@ -90,8 +91,11 @@ def _mistold(opened: Opened, watch: Watch, table: pd.DataFrame) -> list[str]:
         figures(table, float(watch.score.threshold)), watch, opened.model.name, opened.about.dataset, opened.folder
     )
     expected = json.loads(json.dumps(found.to_json()))
-    names = {"dataset"} | ({"model"} if opened.how.model is not None else set())  # what somebody called them
-    return [key for key, value in expected.items() if key not in names and not _alike(value, stated.get(key))]
+    digest = opened.spec["model_digest"]
+    if trained(opened.store).get(stated.get("model", "")) == digest or opened.how.model is not None:
+        expected.pop("model")  # it has several names, or somebody gave it one
+    expected.pop("dataset")
+    return [key for key, value in expected.items() if not _alike(value, stated.get(key))]
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -108,6 +112,7 @@ def _misfitted(opened: Opened, watch: Watch, settings: Settings, *, stable: bool
     "the stored threshold" where that one does not reject the share of clean images that the spec says."""
     said, spec, data = watch.fitted, watch.spec, opened.dataset
     wrong = {
+        "model": misnamed(opened.store, str(said.get("model")), spec.model_digest),
         "threshold": not _alike(float(watch.score.threshold), said.get("threshold")),
         "classes": said["classes"] != opened.dataset.classes,
         "fitted_on": said["fitted_on"] > spec.images,

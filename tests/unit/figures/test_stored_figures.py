@@ -12,7 +12,7 @@ import pytest
 from robench import BadInput
 from robench.figures import classes, learning, spending, stored
 from robench.results.statistics import wilson
-from robench.store.files import Damaged
+from robench.store.files import Damaged, write_sealed
 from robench.store.runs import Store
 from tests.unit.figures.tiny import ByHand, Linear, column, evaluated, lines
 
@@ -180,6 +180,15 @@ def test_what_cannot_be_drawn_is_refused(store: Store) -> None:
     tensors.unlink()
     with pytest.raises(BadInput, match="are not whole"):
         stored.examples(store, plain, 4, "all", None)
+
+
+def test_rows_of_classes_that_the_record_does_not_name_are_refused(store: Store) -> None:
+    job = evaluated(store, Linear(), "fgsm", n=20)
+    folder = store.evaluation(job)
+    write_sealed(folder.path / "about.json", {**folder.about.to_json(), "classes": 7, "evaluation": job})
+    for draw in (lambda: classes.per_class(store, [job]), lambda: classes.confusion(store, job)):
+        with pytest.raises(BadInput, match=r"answers of class 9, but its record says that there are 7 classes"):
+            draw()
 
 
 def test_no_broken_image_is_told(store: Store) -> None:

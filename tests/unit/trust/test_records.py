@@ -23,6 +23,7 @@ from tests.unit.trust.forger import Forger, faults
         ("surrogate", "other"),
         ("guide", "other"),
         ("surrogate_digest", "0" * 16),
+        ("classes", 7),
         ("given_options", {"steps": 40}),
         ("given_options", {}),
         ("given_options", {"steps": 3, "no_such": 1}),
