@@ -66,3 +66,21 @@ def among_told(copies: int, images: int, name: str) -> str:
         f"{copies:,} of the {images:,} test images of {name} stand among its training images, so accuracy on them says "
         "little about new images; take them out of one side."
     )
+
+
+def fitted_flag(dataset: Dataset) -> str:
+    """The flag with the share of the test images that a detector of these data was fitted on; "" where few are."""
+    copies, images = among_training(dataset), len(dataset.test)
+    return f"seen-by-detector {copies / images:.0%}" if many(copies, images) else ""
+
+
+def fitted_told(dataset: Dataset) -> str:
+    """That a detector is fitted on so many of the test images, in a sentence; "" where few are."""
+    copies, images = among_training(dataset), len(dataset.test)
+    if not many(copies, images):
+        return ""
+    return (
+        f"{copies:,} of the {images:,} test images of {dataset.name} stand among the training and validation images, "
+        "which detectors are fitted on, so what one finds on them says little about new images; take them out of one "
+        "side."
+    )

@@ -17,6 +17,7 @@ from robench import randomness, registry
 from robench.attack.base import Attack
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.data.dataset import Dataset, Split
+from robench.data.repeated import fitted_told
 from robench.detector.base import Detector
 from robench.detector.request import LEAST_BROKEN, DetectorRequest
 from robench.detector.score import Guarded, Score
@@ -362,8 +363,8 @@ def noisy(examples: Examples, adversarial: Tensor, seed: int, broken: Tensor) ->
     return at(high)
 
 
-def explain(watch: Watch) -> None:
-    """One line about a fitted detector, the first time this process hears of it."""
+def explain(watch: Watch, dataset: Dataset) -> None:
+    """A line about a detector fitted on these data, and one where it saw test images: when it is first heard of."""
     fitted = watch.fitted
     if watch.folder in _told:
         return
@@ -373,3 +374,5 @@ def explain(watch: Watch) -> None:
         f"threshold {fitted['threshold']:.3g} from {fitted['threshold_images']} others"
         + ("." if fitted["threshold_images"] >= FEW else ", so few that the false-positive rate is a rough guess.")
     )
+    if told := fitted_told(dataset):
+        say(told)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from robench.attack.judge import Examples, Settings
-from robench.data.dataset import Split
+from robench.data.dataset import Dataset, Split
+from robench.data.repeated import fitted_flag
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
 from robench.device import full_precision
 from robench.results.accuracy import Figure
@@ -52,7 +53,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class Detection:
-    """A detector on the images of one evaluation that did not know of it. fitted: the id of the fitted detector."""
+    """A detector on the images of one evaluation that did not know of it. fitted: the id of the fitted detector; flags:
+    what its figures are to be doubted for."""
 
     figures: Figures
     model: str
@@ -67,22 +69,23 @@ class Detection:
     false_positive_target: float
     evaluation: str
     fitted: str
+    flags: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, figures: Figures, watch: Watch, model: str, dataset: str, folder: EvaluationFolder) -> Detection:
+    def of(cls, figures: Figures, watch: Watch, model: str, dataset: Dataset, folder: EvaluationFolder) -> Detection:
         """The figures with the names of all that they are about."""
-        spec, about = folder.spec, folder.about
+        spec, about, flag = folder.spec, folder.about, fitted_flag(dataset)
         return cls(
-            figures, model, dataset, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
+            figures, model, dataset.name, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
             spec["attack"], about.given_options, spec["norm"], about.eps, watch.spec.fpr, folder.job_id,
-            watch.spec.job_id,
+            watch.spec.job_id, (flag,) if flag else (),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Figures and names as JSON types."""
         names = {each.name: getattr(self, each.name) for each in fields(self)}
         figures = names.pop("figures")
-        return {**figures.to_json(), **names}
+        return {**figures.to_json(), **names, "flags": list(self.flags)}
 
 
 def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: Settings) -> Detection:
@@ -93,7 +96,7 @@ def measure(watch: Watch, subject: Subject, folder: EvaluationFolder, settings: 
     """
     name = f"scores-{folder.job_id}"
     threshold = float(watch.score.threshold)
-    names = subject.name, subject.dataset.name
+    names = subject.name, subject.dataset
     there = kept(watch, folder)
     if there is not None:
         return Detection.of(figures(there, threshold), watch, *names, folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from robench.data.dataset import Dataset, open_dataset
-from robench.data.repeated import repeated_flag, seen_flag
+from robench.data.repeated import fitted_flag, repeated_flag, seen_flag
 from robench.device import choose_device
 from robench.errors import BadInput
 from robench.evaluation.address import Address
@@ -83,6 +83,7 @@ class Bench:
         found = [
             repeated_flag(job.split, spec.start, spec.count),
             seen_flag(accuracy, target.dataset.test),
+            fitted_flag(target.dataset) if spec.detector else "",
             wanted.flag if wanted else "",
         ]
         return [flag for flag in found if flag]

@@ -193,7 +193,7 @@ def watched(
 ) -> Target:
     """The target behind a detector, which is fitted if need be, or `anew`. Raises BadInput as `watch`."""
     found = watch(guard, target, threat, settings, store, anew=anew)
-    explain(found)
+    explain(found, target.dataset)
     return replace(target, watch=found)
 
 

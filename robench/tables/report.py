@@ -212,7 +212,7 @@ def detection_table(found: Sequence[Detection]) -> Grid:
         )
         shown.add_row(
             f"{each.detector} ({each.trained_on}), {each.model}, {label(each.attack, each.options)}, "
-            f"{each.norm} {each.eps}",
+            f"{each.norm} {each.eps}{''.join(f' [{flag}]' for flag in each.flags)}",
             f"{figures.broken:,}/{figures.attacked:,}",
             nadv,
             com,

@@ -24,6 +24,8 @@ OTHERS = (
      "interval is too narrow: evaluate each image once"),
     ("seen-in-training", "the model was trained on this share of its test images, so the figure says little about new "
      "ones: take them out of one side, and train it anew"),
+    ("seen-by-detector", "this share of the test images is among those that the detector is fitted on, so what it "
+     "finds says little about new ones: take them out of one side, and fit it anew"),
     ("mixed-environments", "shards are of different versions or devices: evaluate anew with --fresh on one machine"),
     ("borderline", "images that the search broke stand in the final verdict, in another batch: read the figure as an "
      "upper bound, and run 'robench verify'"),

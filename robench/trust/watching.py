@@ -88,13 +88,15 @@ def _mistold(opened: Opened, watch: Watch, table: pd.DataFrame) -> list[str]:
     except Damaged:  # nobody reads it then
         return []
     found = Detection.of(
-        figures(table, float(watch.score.threshold)), watch, opened.model.name, opened.about.dataset, opened.folder
+        figures(table, float(watch.score.threshold)), watch, opened.model.name, opened.dataset, opened.folder
     )
     expected = json.loads(json.dumps(found.to_json()))
     digest = opened.spec["model_digest"]
     if trained(opened.store).get(stated.get("model", "")) == digest or opened.how.model is not None:
         expected.pop("model")  # it has several names, or somebody gave it one
     expected.pop("dataset")
+    if "flags" not in stated:  # as before they were noted; the table has them all the same
+        expected.pop("flags")
     return [key for key, value in expected.items() if not _alike(value, stated.get(key))]
 
 

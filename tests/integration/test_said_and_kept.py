@@ -103,3 +103,30 @@ def test_a_training_says_that_it_saw_the_test_images(digits: dict[str, Any], rob
     assert not any("seen-in-training" in flag for row in fresh for flag in row["flags"])
     card = json.loads(robench("train", "standard", "--dataset", "digits", "--epochs", "1", "--json").out)
     assert "test_among_training" not in card["accuracy"]
+
+
+def test_a_detector_that_was_fitted_on_the_test_images_is_flagged(digits: dict[str, Any], robench: Run) -> None:
+    """Of a model that robench did not train, so that nothing else knows of it."""
+    np.savez("apart.npz", **digits)
+    digits["x_test"], digits["y_test"] = digits["x_train"], digits["y_train"]
+    np.savez("both.npz", **digits)
+    told, flag = (
+        "500 of the 500 test images of npz:both.npz stand among the training and validation",
+        "seen-by-detector",
+    )
+    behind = ("--detector", "kd", "-a", "pgd", "--eps", "0.2", "-n", "60", "--steps", "5", "--json")
+    done = robench("evaluate", "model.py:plain", "--dataset", "npz:both.npz", *behind)
+    assert done.err.count(told) == 1
+    alone, adaptive = done.json["rows"]
+    assert f"{flag} 100%" in adaptive["flags"]
+    assert not any(flag in each for each in alone["flags"])
+    (found,) = done.json["detections"]
+    assert found["flags"] == [f"{flag} 100%"]
+    assert "fit it anew" in advice(f"{flag} 100%")
+    table = robench("evaluate", "model.py:plain", "--dataset", "npz:both.npz", *behind[:-1])
+    assert f"{flag} 100%" in " ".join(table.out.replace("\u2502", " ").split())
+    assert {each["holds"] for each in robench("verify", "--json").json["evaluations"]} == {True}
+    other = robench("evaluate", "model.py:plain", "--dataset", "npz:apart.npz", *behind)
+    assert "stand among" not in other.err
+    assert other.json["detections"][0]["flags"] == []
+    assert not any(flag in each for row in other.json["rows"] for each in row["flags"])
