@@ -95,9 +95,8 @@ def _mistold(opened: Opened, watch: Watch, table: pd.DataFrame) -> list[str]:
     if trained(opened.store).get(stated.get("model", "")) == digest or opened.how.model is not None:
         expected.pop("model")  # it has several names, or somebody gave it one
     expected.pop("dataset")
-    if "flags" not in stated:  # as before they were noted; the table has them all the same
-        expected.pop("flags")
-    return [key for key, value in expected.items() if not _alike(value, stated.get(key))]
+    # an early record lacks some, and tables have them from the scores
+    return [key for key, value in expected.items() if key in stated and not _alike(value, stated[key])]
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -114,7 +113,7 @@ def _misfitted(opened: Opened, watch: Watch, settings: Settings, *, stable: bool
     "the stored threshold" where that one does not reject the share of clean images that the spec says."""
     said, spec, data = watch.fitted, watch.spec, opened.dataset
     wrong = {
-        "model": misnamed(opened.store, str(said.get("model")), spec.model_digest),
+        "model": "model" in said and misnamed(opened.store, said["model"], spec.model_digest),
         "threshold": not _alike(float(watch.score.threshold), said.get("threshold")),
         "classes": said["classes"] != opened.dataset.classes,
         "fitted_on": said["fitted_on"] > spec.images,

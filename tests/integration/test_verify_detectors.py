@@ -72,8 +72,8 @@ def test_figures_that_the_scores_do_not_have_are_found(field: str, value: Any, d
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("threshold", 99.0), ("fitted_on", 999), ("fitted_on", 60), ("adversarial", 2), ("adversarial", 5000),
-     ("threshold_images", 7)],
+    [("model", "other"), ("threshold", 99.0), ("fitted_on", 999), ("fitted_on", 60), ("adversarial", 2),
+     ("adversarial", 5000), ("threshold_images", 7)],
 )  # fmt: skip
 def test_what_a_detector_says_of_its_fit_follows_from_it(field: str, value: Any, detector: Path, robench: Run) -> None:
     _edited(detector / "fitted.json", **{field: value})
