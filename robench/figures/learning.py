@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robench.errors import BadInput
@@ -37,18 +37,22 @@ def training(store: Store, names: Sequence[str]) -> Drawing:
         *(_told(name, card) for name, card in cards.items()),
         "Terms as they enter the loss, weights included, as means over the batches of an epoch; what a defense "
         "monitors, and accuracy, as means over the validation images after it. Markers: epochs.",
-        *_watched(terms),
+        *_watched(terms, cards),
     )
     rows = -(-len(terms) // ACROSS)
     return Drawing("Training curves", caption, records, (8.4, 2.5 * rows + 0.35),
                    lambda picture: _panels(picture, list(cards), terms, records))  # fmt: skip
 
 
-def _watched(terms: Sequence[str]) -> list[str]:
-    """What is said where robustness was watched."""
+def _watched(terms: Sequence[str], cards: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What is said where robustness was watched; of how many images, older cards do not tell."""
     if not any(term.startswith(STANDS) for term in terms):
         return []
-    return [f"Robust accuracy: of the first {IMAGES} validation images under {STEPS} steps of PGD, an upper bound."]
+    seen = {name: card.get("watched_images") or f"up to {IMAGES}" for name, card in cards.items()
+            if any(term.startswith(STANDS) for line in card["history"] for term in line)}  # fmt: skip
+    several = len(set(seen.values())) > 1
+    first = ", ".join(f"{n} ({name})" if several else f"{n}" for name, n in [*seen.items()][: None if several else 1])
+    return [f"Robust accuracy: of the first {first} validation images under {STEPS} steps of PGD, an upper bound."]
 
 
 def _told(name: str, card: dict[str, Any]) -> str:

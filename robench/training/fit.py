@@ -27,7 +27,7 @@ from robench.errors import BadInput, CheckFailed, disk_error, first_line
 from robench.progress import Bar, bar
 from robench.training.checkpoints import CHECKPOINT, WholeFiles
 from robench.training.parts import Parts, parts_of
-from robench.training.watching import stands
+from robench.training.watching import IMAGES, stands
 
 # a model that gives one class to this share of the validation set has collapsed
 ONE_CLASS = 0.99
@@ -55,7 +55,8 @@ class Fit:
 class Trained:
     """What training measured: accuracies as fractions, the last epoch's mean loss terms, and the seconds it took.
 
-    A training that was interrupted took those until its checkpoint, too, but not what was lost.
+    watched_images: on how many validation images robustness was watched, 0 where it was not. A training that was
+    interrupted took the seconds until its checkpoint, too, but not what was lost.
     """
 
     val_accuracy: float
@@ -65,6 +66,7 @@ class Trained:
     seconds: float
     resumed_from_epoch: int
     history: list[dict[str, float]] = field(default_factory=list)
+    watched_images: int = 0
 
 
 def fit(defense: Defense, plan: Fit) -> Trained:
@@ -119,6 +121,7 @@ def fit(defense: Defense, plan: Fit) -> Trained:
         seconds=round(watch.seconds, 1),
         resumed_from_epoch=watch.first_epoch or 0,
         history=watch.history,
+        watched_images=min(IMAGES, len(val)) if plan.watched else 0,
     )
 
 

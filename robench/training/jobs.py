@@ -322,6 +322,7 @@ def _card(job: TrainJob, outcome: Trained, digest: str, copies: int) -> dict[str
         **({"classes": job.spec.classes} if job.spec.classes else {}),
         "loss_terms": outcome.terms,
         "history": outcome.history,
+        **({"watched_images": outcome.watched_images} if outcome.watched_images else {}),
         "seconds": outcome.seconds,
         "resumed_from_epoch": outcome.resumed_from_epoch,
         "device": job.device,

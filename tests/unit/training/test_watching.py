@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robench.cli.app import main
+from robench.data.dataset import open_dataset
 from robench.data.pixels import Array
 from robench.data.split import Split
 from robench.errors import BadInput
@@ -52,7 +53,8 @@ def test_it_changes_nothing_of_a_training_and_is_drawn(tmp_path: Path) -> None:
         assert {name: value for name, value in line.items() if not name.startswith(STANDS)} == other
     drawn = training(watched, ["asked"])
     assert sum(record["term"] == f"{STANDS}8/255" for record in drawn.records) == 2
-    assert f"first {IMAGES} validation images" in drawn.caption[-1]
+    assert card["watched_images"] == len(open_dataset("digits").val) < IMAGES
+    assert f"first {card['watched_images']} validation images" in drawn.caption[-1]
     assert train(replace(ASKED, watch=("0.02",)), watched)["fresh"] is False
     with pytest.raises(BadInput, match=r"robustness at 8/255 was not watched.*--fresh"):
         train(replace(ASKED, watch=("8/255",)), plain)
