@@ -13,15 +13,13 @@ from robench.attack.base import Attack, Batch, Metric, Trials
 from robench.attack.classifier import BatchModel
 from robench.attack.judge import Examples, Progress, Settings, ShardOutcome, attack_shard
 from robench.data.dataset import Split
-from robench.results.rows import spent
+from robench.results.rows import CUT, spent
 from robench.store.about import About
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder
 from robench.store.specs import CraftSpec
 from robench.threat import ThreatModel
 
-# the mark of what stands and was not attacked to the end
-CUT = "out-of-budget"
 # columns that are told of the crafting, not of what the target made of its images
 CRAFTED = ("forwards", "backwards", "zero_pixels", "stages")
 

@@ -16,8 +16,9 @@ from robench.errors import BadInput
 from robench.figures.drawing import MARKERS, Drawing, legend, numbers, style, whole_ticks
 from robench.figures.stored import Stored, stored
 from robench.results.accuracy import Figure, Measure
-from robench.results.rows import correct, succeeded
+from robench.results.rows import CUT, correct, marked, succeeded
 from robench.store.runs import Store
+from robench.store.specs import leans
 from robench.tables.costs import Spending, collect
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def passes(store: Store, names: Sequence[str]) -> Drawing:
     caption = (
         *told,
         "A forward pass is 1, a backward pass 2 more; before 1 pass stands clean accuracy. Bands: 95% Wilson "
-        "intervals. A broken image counts from all that was spent on it on.",
+        "intervals. A broken image counts from all that was spent on it on; in a cascade the evaluations before it "
+        "count too, and below a larger eps that one.",
     )
     records = [record for line in lines for record in line.records("passes")]
     return Drawing(
@@ -83,8 +85,9 @@ def restarts(store: Store, names: Sequence[str]) -> Drawing:
     """Robust accuracy after 1, 2, 3, ... random starts, from the trial that found each image.
 
     Restarts are run in groups, of whose finds the strongest is kept: only at the end of a group is it known who had
-    fallen, and between the curve is an upper bound. Raises BadInput for an attack whose trials are no restarts, a model
-    that answers at random, and an evaluation that goes on from another.
+    fallen, and between the curve is an upper bound; so it is wherever images ran out of their budget. Raises BadInput
+    for an attack whose trials are no restarts, a model that answers at random, and an evaluation that goes on from
+    another.
     """
     found = stored(store, names)
     lines = [_restarts_of(one) for one in found]
@@ -92,6 +95,7 @@ def restarts(store: Store, names: Sequence[str]) -> Drawing:
         *(one.told for one in found),
         "Filled markers: exact, at the ends of the groups in which restarts are run (1, then 8 each); between them an "
         "upper bound, since of a group's finds the strongest is kept. Bands: 95% Wilson intervals.",
+        *_cuts(found),
     )
     records = [record for line in lines for record in line.records("restarts")]
     return Drawing("Robust accuracy against restarts", caption, records, (7, 3.8),
@@ -101,7 +105,7 @@ def restarts(store: Store, names: Sequence[str]) -> Drawing:
 def _restarts_of(one: Stored) -> Line:
     folder, rows = one.folder, one.rows
     whole = _count_of(one)
-    if folder.spec.get("after") or folder.spec.get("above") or (rows["trial"] < -1).any():
+    if leans(folder.spec) or (rows["trial"] < -1).any():
         raise BadInput(
             f"The evaluation {folder.job_id} goes on from another, so its restarts are not all there were; name one "
             "that stands alone."
@@ -115,8 +119,21 @@ def _restarts_of(one: Stored) -> Line:
     trial: NDArray[np.int64] = np.maximum(rows["trial"].to_numpy(), 0)
     at = list(range(whole + 1))
     figures = [Figure(int((clean & ~(won & (trial < k))).sum()), len(rows)) for k in at]
-    ends = {0, *(wave.stop for wave in waves(whole))}
+    ends = {0, whole} if _cut(one) else {0, *(wave.stop for wave in waves(whole))}
     return Line(one.title, at, figures, [k in ends for k in at], folder.job_id, one.model)
+
+
+def _cut(one: Stored) -> int:
+    """How many images ran out of their budget: what fewer restarts would have found on those is not known."""
+    return int(marked(one.rows, CUT).sum())
+
+
+def _cuts(found: Sequence[Stored]) -> list[str]:
+    """What is said of evaluations whose images ran out of their budget."""
+    told = [f"{cut:,} of {one.folder.job_id}" for one in found if (cut := _cut(one))]
+    if not told:
+        return []
+    return [f"Images ran out of their budget ({', '.join(told)}), so that there only the first and the last are exact."]
 
 
 def _count_of(one: Stored) -> int:

@@ -42,6 +42,8 @@ SEALED = {
 STOOD = "stood-at-larger-eps"
 # ... and of images that fell all the same, so that what is said about the larger eps is too high
 FELL = "fell-below-larger-eps"
+# a mark of what stands and was not attacked to the end, since it ran out of its budget
+CUT = "out-of-budget"
 # a guide's gradient was zero, or not finite, at the first step
 FLAT_GUIDE = "guide-zero-gradient"
 # ranges of absent classes that are listed one by one

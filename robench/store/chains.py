@@ -34,6 +34,12 @@ def rungs_of(folder: EvaluationFolder) -> list[EvaluationFolder]:
     return found
 
 
+def rested_on(folder: EvaluationFolder) -> list[EvaluationFolder]:
+    """The evaluations whose passes an evaluation goes on from: in a cascade those before it, and those within larger
+    eps. Raises Damaged."""
+    return [*chain_of(folder)[:-1], *rungs_of(folder)[1:]]
+
+
 def stood_in(folder: EvaluationFolder, start: int, stop: int) -> NDArray[np.bool_]:
     """Which of the examples [start, stop) an attack left standing with nothing to say about them, bool [n].
 
@@ -46,7 +52,7 @@ def stood_in(folder: EvaluationFolder, start: int, stop: int) -> NDArray[np.bool
     quiet = rows["flags"].fillna("").isin(("", STOOD)).to_numpy()
     ids = rows["example_id"].to_numpy()
     for shard in flagged:
-        quiet &= (ids < shard.start) | (ids >= shard.stop)
+        quiet = quiet & ((ids < shard.start) | (ids >= shard.stop))
     found: NDArray[np.bool_] = quiet & correct(rows) & ~broken(rows)
     if len(found) != stop - start:
         raise Damaged(f"The evaluation {folder.job_id} is not complete; run its command again.")

@@ -14,7 +14,7 @@ from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
 from robench.results.accuracy import Figure
 from robench.results.rows import Marks, correct, spent, succeeded
-from robench.store.chains import chain_of, spent_on
+from robench.store.chains import rested_on, spent_on
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
@@ -27,8 +27,9 @@ SUBJECT = ("model_digest", "data_digest", "split", "start", "count", "norm", "ep
 
 NOTE = (
     "A forward pass is 1, a backward pass 2 more, the harness's own not counted; of a cascade, with the evaluations "
-    "before it. Robust: percent of all n images, a broken one from all that was spent on it on. Attacked: images on "
-    "which more was spent; mean: passes per image up to there, of those that cost any. A dash: no image cost as much."
+    "before it, and below a larger eps with that one's. Robust: percent of all n images, a broken one from all that "
+    "was spent on it on. Attacked: images on which more was spent; mean: passes per image up to there, of those that "
+    "cost any. A dash: no image cost as much."
 )
 STAGE_NOTE = (
     "Of the evaluation itself. Ended there: images whose last stage it was, broken or left standing, and what they "
@@ -40,7 +41,8 @@ STAGE_NOTE = (
 class Spending:
     """What the images of one evaluation cost, one element per image.
 
-    passes: int64 [n], with those of the evaluations that it goes on from; own: without. clean, standing: bool [n],
+    passes: int64 [n], with those of the evaluations that it goes on from, in a cascade or within larger eps; own:
+    without. clean, standing: bool [n],
     classified correctly before and after the attack. stages: names per image, as in its row.
     """
 
@@ -60,7 +62,7 @@ class Spending:
         spec, about = folder.spec, folder.about
         rows = whole_rows(folder, "accuracy that passes lower", "ask what it cost")
         own = spent(rows)
-        passes = own + spent_on(chain_of(folder)[:-1], rows["example_id"].tolist())
+        passes = own + spent_on(rested_on(folder), rows["example_id"].tolist())
         told = rows["stages"].fillna("").astype(str) if "stages" in rows else pd.Series([""] * len(rows))
         clean, threat = correct(rows), str(ThreatModel.of(spec["norm"], spec["eps"]))
         return cls(folder.job_id, about.model, label_of(folder) + marked(folder), threat, passes, own, clean,

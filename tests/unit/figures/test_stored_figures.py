@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from robench import BadInput
+from robench import BadInput, ThreatModel
+from robench.evaluation.request import Request
+from robench.evaluation.scheduler import evaluate
 from robench.figures import classes, learning, spending, stored
 from robench.results.statistics import wilson
 from robench.store.files import Damaged, write_sealed
@@ -109,6 +112,32 @@ def test_restarts_are_those_of_other_evaluations(store: Store, tmp_path: Path) -
         assert values[count] == pytest.approx(result.value, abs=1e-5)
 
 
+def test_restarts_under_a_budget_are_exact_at_the_ends_alone(store: Store, tmp_path: Path) -> None:
+    """What an image that ran out would have cost with fewer restarts is not known."""
+    options = {"steps": 1, "step": 0.02, "restarts": 12}
+    cut = evaluated(store, Linear(), "pgd", most=20, **options)
+    assert store.evaluation(cut).rows()["flags"].str.contains("out-of-budget").any()
+    drawing = spending.restarts(store, [cut])
+    assert [int(line["restarts"]) for line in lines(drawing, tmp_path) if line["exact"] == "True"] == [0, 12]
+    assert "ran out of their budget" in " ".join(drawing.caption)
+    ample = spending.restarts(store, [evaluated(store, Linear(), "pgd", most=500, **options)])
+    assert [line["restarts"] for line in ample.records if line["exact"]] == [0, 1, 9, 12]
+    assert "budget" not in " ".join(ample.caption)
+
+
+def test_restarts_below_a_larger_eps_are_refused(store: Store) -> None:
+    """Images that stood there were not attacked here, whether or not a find was taken over."""
+    threats = [ThreatModel.of("linf", eps) for eps in ("0.01", "0.02")]
+    request = Request([Linear()], ["pgd"], threats[0], dataset="digits", count=20, options={"restarts": 3, "steps": 2})
+    done = evaluate(request, store, None, [replace(request, threat=threats[1])])
+    assert done.complete, "also where a flag of the larger eps lets no image stand by it"
+    below = next(result.evaluation for result in done.results if "below" in result.about.against)
+    (one,) = stored.stored(store, [below])
+    for rows in (one.rows, one.rows.assign(trial=0)):
+        with pytest.raises(BadInput, match="goes on from another"):
+            spending._restarts_of(replace(one, rows=rows))
+
+
 def test_passes_count_each_image_s_cost(store: Store, tmp_path: Path) -> None:
     job_id = evaluated(store, Linear(), "pgd", steps=5, step=0.02, restarts=2)
     found = lines(spending.passes(store, [job_id]), tmp_path)
@@ -143,6 +172,17 @@ def test_training_curves_are_the_card_s(store: Store, tmp_path: Path) -> None:
     expected = {("m", i + 1, term): value for i, epoch in enumerate(HISTORY) for term, value in epoch.items()
                 if term != "epoch"}  # fmt: skip
     assert seen == {**expected, ("o", 1, "val_accuracy"): 1.0, ("o", 1, "total"): 4.0}
+
+
+def test_the_caption_says_of_how_many_images_robustness_was_watched(store: Store) -> None:
+    """Older cards do not tell; a data set may have fewer validation images than are looked at."""
+    watched = [{"epoch": 0, "val_accuracy": 0.5, "robust accuracy at 0.1": 0.25}]
+    store.finish_model("m", card(history=watched, watched_images=129))
+    store.finish_model("old", card("old", history=watched))
+    store.finish_model("plain", card("plain", history=HISTORY))
+    assert "of the first 129 validation images" in learning.training(store, ["m", "plain"]).caption[-1]
+    assert "of the first up to 200 validation images" in learning.training(store, ["old"]).caption[-1]
+    assert "the first 129 (m), up to 200 (old) validation" in learning.training(store, ["m", "old"]).caption[-1]
 
 
 def test_a_model_without_curves_is_told(store: Store) -> None:

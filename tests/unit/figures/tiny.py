@@ -82,11 +82,13 @@ class ByHand:
         return np.clip(self.x + eps * np.sign(self.gradient(self.x)), 0, 1)
 
 
-def evaluated(store: Store, model: nn.Module, attack: str, eps: str = "0.05", n: int = 60, **options: object) -> str:
-    """The id of an evaluation of a model on the first n images."""
+def evaluated(store: Store, model: nn.Module, attack: str, eps: str = "0.05", n: int = 60, *, most: int | None = None,
+              **options: object) -> str:  # fmt: skip
+    """The id of an evaluation of a model on the first n images, of at most so many passes each."""
     request = Request(
-        [model], [attack], ThreatModel.of("linf", eps), dataset="digits", count=n, shard_size=25, options=options
-    )
+        [model], [attack], ThreatModel.of("linf", eps), dataset="digits", count=n, shard_size=25, options=options,
+        max_passes=most,
+    )  # fmt: skip
     before = set(store.evaluation_ids())
     evaluate(request, store)
     (found,) = set(store.evaluation_ids()) - before

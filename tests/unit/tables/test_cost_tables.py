@@ -152,3 +152,22 @@ def test_an_evaluation_with_stages_has_a_table_of_them() -> None:
     assert len(list(tables([staged]))) == 2
     assert len(list(tables([BY_HAND]))) == 1
     assert points_of([staged, BY_HAND]) == [10, 30, 100, 300]
+
+
+def test_what_a_larger_eps_cost_counts_below_it(
+    store: tuple[Store, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that stood within the larger eps are not attacked again: what they cost there is what they cost."""
+    kept, _ = store
+    rows = evaluate("plain", None, ["pgd"], "0.03,0.06,0.09", count=N, options={"restarts": 2}, runs=kept.root).rows
+    ids = {row["eps"]: row["evaluation"] for row in rows}
+    below, middle, above = (collect(kept, [ids[eps]])[0] for eps in ("0.03", "0.06", "0.09"))
+    assert above.passes.tolist() == above.own.tolist()
+    assert middle.passes.tolist() == (middle.own + above.own).tolist()
+    assert below.passes.tolist() == (below.own + middle.own + above.own).tolist()
+    held = below.standing & (below.own == 0)
+    assert held.sum() > 5
+    assert (below.passes[held] >= 80).all()
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["cost", ids["0.03"], "--runs", str(kept.root)]) == 0
+    assert "below a larger eps with that one's" in " ".join(capsys.readouterr().out.split())
