@@ -53,7 +53,7 @@ def _table(model: str, advice: Advice) -> Grid:
     from robench.tables.rendering import grid
 
     worst, n = advice.worst, advice.worst.n
-    title = f"{model}, {advice.dataset}, {advice.norm} eps {advice.eps}, n = {n:,}"
+    title = f"{model}, {advice.dataset}, {advice.norm} eps {advice.eps}, n = {n:,}{advice.apart}"
     caption = (
         f"Of {advice.clean.count:,} images classified correctly {worst.count:,} stand ({100 * worst.value:.1f}% of n). "
         f"Passes are forward passes, a backward one counted as two: about {advice.expected:,.0f} per image in this "

@@ -14,7 +14,7 @@ from robench.text.terminal import note, tell, tell_json
 
 if TYPE_CHECKING:
     from robench.extras import Need
-    from robench.store.runs import EvaluationFolder
+    from robench.store.runs import EvaluationFolder, Store
 
 KINDS = {
     "defenses": "what robench train trains",
@@ -137,7 +137,7 @@ def _evaluations(runs: Any, model: str | None, attack: str | None) -> list[dict[
     from robench.store.runs import Store, runs_root
 
     store = Store(runs_root(runs))
-    items = []
+    items, folders = [], []
     for job_id in store.evaluation_ids():
         folder = store.evaluation(job_id)
         try:
@@ -147,11 +147,13 @@ def _evaluations(runs: Any, model: str | None, attack: str | None) -> list[dict[
             continue
         if model in (None, item["model"]) and attack in (None, folder.spec["attack"]):
             items.append(item)
+            folders.append(folder)
     whole = [item for item in items if "damaged" not in item]
-    widths = {key: max(len(visible(item[key])) for item in whole) for key in COLUMNS} if whole else {}
+    shown = {each["name"]: each for each in _told_apart(store, whole, folders)}
+    widths = {key: max(len(visible(item[key])) for item in shown.values()) for key in COLUMNS} if whole else {}
     for item in items:
         cells = (
-            (f"{visible(item[key]):<{widths[key]}}" for key in COLUMNS)
+            (f"{visible(shown[item['name']][key]):<{widths[key]}}" for key in COLUMNS)
             if "damaged" not in item
             else [f"damaged: {item['damaged']}"]
         )
@@ -159,7 +161,30 @@ def _evaluations(runs: Any, model: str | None, attack: str | None) -> list[dict[
     return items
 
 
-COLUMNS = ("model", "attack", "threat", "n", "figure", "status")
+def _told_apart(
+    store: Store, items: Sequence[dict[str, Any]], folders: Sequence[EvaluationFolder]
+) -> list[dict[str, Any]]:
+    """What a reader sees of the items: models that share a name, also with one that was trained since, and
+    evaluations whose lines would read the same, with what they differ in."""
+    from robench.store.labels import endings
+    from robench.tables.left_out import digests
+    from robench.tables.model_names import told_apart
+
+    today = digests(store) if folders else {}
+    models = [(folder.spec["model_digest"], folder.about) for folder in folders]
+    models += [(today[about.model], about) for _, about in models if about.reference == about.model in today]
+    titles = told_apart(models)
+    named = [
+        {**item, "model": titles[item["model"], folder.spec["model_digest"]]}
+        for item, folder in zip(items, folders, strict=True)
+    ]
+    ends = endings(folders, {item["name"]: tuple(item[key] for key in TOLD) for item in named})
+    return [{**item, "attack": item["attack"] + ends[item["name"]]} for item in named]
+
+
+# what a line of the list tells of an evaluation beside its figure
+TOLD = ("model", "attack", "threat", "n")
+COLUMNS = (*TOLD, "figure", "status")
 
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
@@ -174,6 +199,9 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "n": f"n {spec['count']}{', balanced' if spec.get('draw') else ''}",
         "figure": "",
         "status": _status(folder, result is not None),
+        "seed": spec["seed"],
+        "dataset": about.dataset,
+        "model_digest": spec["model_digest"],
     }
     if result is not None and result.value is not None and result.interval is not None:
         low, high = result.interval

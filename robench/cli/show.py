@@ -107,6 +107,8 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "second_verdict": folder.second.to_json() if folder.second else {},
         "command": command_of(folder),
     }
+    if anew := _trained_anew(folder):
+        found["renewed"] = anew
     if old := aged(folder):
         found["code"] = f"made by {old}; for today's figure run its command again"
     if found["status"] == "complete" and (absent := absent_classes(rows, about.classes, about.names)):
@@ -114,6 +116,27 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     if about.mended:
         found["record"] = "the first record was lost; the environment is that of a later run"
     return found
+
+
+def _trained_anew(folder: EvaluationFolder) -> str:
+    """That a model which it is of is another by now, since it was trained anew under its name; "" where none is."""
+    from robench.store.runs import Store
+
+    store, spec, about = Store(folder.root), folder.spec, folder.about
+    asked = (("model", about.reference), ("surrogate", about.surrogate), ("guide", about.guide_reference))
+    told = []
+    for role, name in asked:
+        then = spec["model_digest"] if role == "model" else spec.get(role)
+        if not then or name not in store.model_names():
+            continue
+        try:
+            now = store.model_digest(name)
+        except BadInput:  # a damaged card tells nothing
+            continue
+        told += [f"the {role} {name!r} was #{then[:6]} and is #{now[:6]} now"] if now != then else []
+    if not told:
+        return ""
+    return f"trained anew since: {', '.join(told)}; the command below makes another evaluation"
 
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +160,7 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
         "evaluation": found["evaluation"],
         "attack": label(spec["attack"], about["given_options"], about.get("against", "")),
         "model": about["model"],
+        "renewed": found.get("renewed"),
         "data": f"{about['dataset']}, {images}",
         "threat model": f"{spec['norm']} eps {about['eps']}",
         "status": found["status"] + ("" if result.get("n") else f" ({found['examples_done']:,} of {spec['count']:,})"),

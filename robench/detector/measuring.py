@@ -70,6 +70,7 @@ class Detection:
     evaluation: str
     fitted: str
     flags: tuple[str, ...] = ()
+    seed: int = 0
 
     @classmethod
     def of(cls, figures: Figures, watch: Watch, model: str, dataset: Dataset, folder: EvaluationFolder) -> Detection:
@@ -78,7 +79,7 @@ class Detection:
         return cls(
             figures, model, dataset.name, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
             spec["attack"], about.given_options, spec["norm"], about.eps, watch.spec.fpr, folder.job_id,
-            watch.spec.job_id, (flag,) if flag else (),
+            watch.spec.job_id, (flag,) if flag else (), spec["seed"],
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +21,7 @@ from robench.results.rows import broken, correct, spent
 from robench.results.summary import label
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import canonical
+from robench.store.labels import SHARED, endings
 from robench.store.runs import Store
 from robench.store.specs import HARNESS, leans
 from robench.text.escaping import command_line
@@ -54,7 +55,8 @@ class Advice:
     """The order within one threat model, and what it is compared with.
 
     worst: what all evaluations that enter leave standing together. spent: the passes of all of them per image that is
-    classified correctly. notes: what is to be known, a sentence each.
+    classified correctly. notes: what is to be known, a sentence each. apart: what tells it apart from others of as many
+    images of the same data within the same threat model, as the end of a title.
     """
 
     dataset: str
@@ -66,6 +68,8 @@ class Advice:
     clean: Figure
     spent: float
     notes: tuple[str, ...] = field(default=())
+    seed: int = 0
+    apart: str = ""
 
     @property
     def expected(self) -> float:
@@ -79,6 +83,7 @@ class Advice:
             "norm": self.norm,
             "eps": self.eps,
             "n": self.worst.n,
+            "seed": self.seed,
             "clean_accuracy": self.clean.value,
             "robust_accuracy": self.worst.value,
             "steps": [
@@ -117,7 +122,13 @@ def advise(
             f"There is no complete white-box evaluation of {reference!r}{where} in {store.evaluations}; run "
             f"'robench evaluate' with several attacks first."
         )
-    return [_advice(store, reference, group, places) for _, group in sorted(entered.items())]
+    ordered = [group for _, group in sorted(entered.items())]
+    firsts = [group[0] for group in ordered]
+    fields = ("norm", "eps", "count")
+    lines = {each.job_id: (each.about.dataset, *(each.spec[name] for name in fields)) for each in firsts}
+    ends = endings(firsts, lines, SHARED)
+    found = [_advice(store, reference, group, places) for group in ordered]
+    return [replace(each, apart=ends[first.job_id]) for each, first in zip(found, firsts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,7 @@ def _advice(store: Store, reference: str, group: list[EvaluationFolder], places:
     return Advice(
         about.dataset, spec["norm"], about.eps, tuple(steps), tuple(commands),
         Figure(int((counts & ~union).sum()), len(first)), Figure(int(counts.sum()), len(first)),
-        whole / max(int(counts.sum()), 1), tuple(notes),
+        whole / max(int(counts.sum()), 1), tuple(notes), spec["seed"],
     )  # fmt: skip
 
 

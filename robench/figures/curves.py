@@ -21,6 +21,7 @@ from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
 from robench.store.files import Damaged, write_text
+from robench.store.labels import endings
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables import rendering
 from robench.tables.cells import whole_rows
@@ -136,11 +137,13 @@ def collect(store: Store, names: Sequence[str], models: Sequence[str] = (), norm
 
 
 def _told_apart(store: Store, curves: Sequence[Curve]) -> list[Curve]:
-    """The curves, with names that no two models share."""
+    """The curves, with names that no two models and titles that no two evaluations share."""
     folders = [store.evaluation(curve.evaluation) for curve in curves]
     titles = told_apart((folder.spec["model_digest"], folder.about) for folder in folders)
     pairs = zip(curves, folders, strict=True)
-    return [replace(curve, model=titles[curve.model, folder.spec["model_digest"]]) for curve, folder in pairs]
+    named = [replace(curve, model=titles[curve.model, folder.spec["model_digest"]]) for curve, folder in pairs]
+    ends = endings(folders, {curve.evaluation: curve.title for curve in named})
+    return [replace(curve, attack=curve.attack + ends[curve.evaluation]) for curve in named]
 
 
 def _of_model(store: Store, model: str) -> list[Curve]:

@@ -19,6 +19,7 @@ from robench.figures.drawing import Drawing, as_is, numbers
 from robench.norms import NORMS
 from robench.results.accuracy import standing
 from robench.results.rows import broken
+from robench.store.labels import endings
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import draw_told
 from robench.tables.model_names import told_apart
@@ -42,11 +43,12 @@ ANSWERS = ("label", "clean_pred", "adv_pred", "sealed_clean", "sealed_adv")
 
 @dataclass(frozen=True)
 class Stored:
-    """A complete evaluation: its folder, its rows, and what its model is called among others."""
+    """A complete evaluation: its folder, its rows, and what its model and its attack are called among others."""
 
     folder: EvaluationFolder
     rows: pd.DataFrame
     model: str
+    attack: str
 
     @property
     def threat(self) -> ThreatModel:
@@ -56,7 +58,7 @@ class Stored:
     @property
     def title(self) -> str:
         """Model, attack and threat model in words."""
-        return f"{self.model}, {label_of(self.folder)}{marked(self.folder)}, {self.threat}"
+        return f"{self.model}, {self.attack}, {self.threat}"
 
     @property
     def told(self) -> str:
@@ -90,15 +92,20 @@ def stored(store: Store, names: Sequence[str]) -> list[Stored]:
         raise BadInput("No evaluation is named; give ids, which 'robench list evaluations' has.")
     folders = [store.evaluation(i) for i in dict.fromkeys(store.find_evaluation(name).job_id for name in names)]
     titles = told_apart((folder.spec["model_digest"], folder.about) for folder in folders)
+    attacks = {folder.job_id: label_of(folder) + marked(folder) for folder in folders}
+    named = {folder.job_id: titles[folder.about.model, folder.spec["model_digest"]] for folder in folders}
+    ends = endings(
+        folders, {f.job_id: (named[f.job_id], attacks[f.job_id], f.spec["norm"], f.spec["eps"]) for f in folders}
+    )
     found = []
     for folder in folders:
-        spec, rows = folder.spec, folder.rows()
+        spec, rows, job_id = folder.spec, folder.rows(), folder.job_id
         if folder.result is None or len(rows) != spec["count"]:
             raise BadInput(
                 f"The evaluation {folder.job_id} ({spec['attack']} on {folder.about.model}) is incomplete, or its rows "
                 "and images are not whole; run its command again, then draw it."
             )
-        found.append(Stored(folder, rows, titles[folder.about.model, spec["model_digest"]]))
+        found.append(Stored(folder, rows, named[job_id], attacks[job_id] + ends[job_id]))
     return found
 
 

@@ -15,6 +15,7 @@ from robench.evaluation.attacks import label_of
 from robench.results.accuracy import Figure
 from robench.results.rows import Marks, correct, spent, succeeded
 from robench.store.chains import rested_on, spent_on
+from robench.store.labels import endings
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables.cells import whole_rows
 from robench.tables.model_names import told_apart
@@ -161,10 +162,12 @@ def collect(store: Store, names: Sequence[str]) -> list[Spending]:
                     "so their costs do not compare; name those of one model, the same images and one eps."
                 )
     titles = told_apart((folder.spec["model_digest"], folder.about) for folder in folders)
+    spendings = [Spending.of(folder) for folder in folders]
+    ends = endings(folders, {each.evaluation: each.attack for each in spendings})
     return [
-        replace(each, model=titles[each.model, folder.spec["model_digest"]])
-        for folder in folders for each in [Spending.of(folder)]
-    ]  # fmt: skip
+        replace(each, model=titles[each.model, folder.spec["model_digest"]], attack=each.attack + ends[each.evaluation])
+        for folder, each in zip(folders, spendings, strict=True)
+    ]
 
 
 def points_of(found: Sequence[Spending]) -> list[int]:

@@ -27,6 +27,7 @@ from robench.results.accuracy import (
 from robench.results.rows import COUNTED, absent_classes
 from robench.results.summary import COMPLETE, INCOMPLETE, Summary
 from robench.store.files import Damaged
+from robench.store.labels import behind, endings
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import draw_told
 from robench.tables.board import Board
@@ -51,9 +52,6 @@ from robench.text.escaping import file_name
 from robench.threat import ThreatModel
 from robench.trust.bounds import UNSEARCHED, upper_bound_of_all
 from robench.trust.origins import aged
-
-# what an attack may have beside the model, by fields of a spec
-BESIDE = ("detector", "surrogate", "guide")
 
 
 def build(store: Store, chosen: Chosen = EVERYTHING) -> list[Board]:
@@ -191,11 +189,8 @@ def _name(dataset: str, spec: dict[str, Any], eps: str) -> str:
 def _labels(folders: Sequence[EvaluationFolder]) -> dict[str, str]:
     """Every evaluation's label: attack, options and what it was up against, with a digest where names are shared."""
     found = {folder.job_id: label_of(folder) for folder in folders}
-    behind = {f.job_id: str(next(filter(None, map(f.spec.get, BESIDE)), "")) for f in folders}
-    several: dict[str, set[str]] = defaultdict(set)
-    for job_id, name in found.items():
-        several[name].add(behind[job_id])
-    return {i: f"{name} #{behind[i][:6]}" if len(several[name]) > 1 else name for i, name in found.items()}
+    ends = endings(folders, found, (behind,), ())
+    return {job_id: name + ends[job_id] for job_id, name in found.items()}
 
 
 def _line(model: str, cells: dict[str, Scored], ranking: Sequence[str], common: Sequence[str], lost: int = 0) -> Line:

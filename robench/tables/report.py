@@ -60,11 +60,13 @@ class Report:
         results = [replace(r, about=replace(r.about, model=titles[r.model, r.model_digest])) for r in done.results]
         found = [replace(each, model=titles.get((each.model, each.model_digest), each.model)) for each in done.findings]
         found = list(dict.fromkeys(found))  # the same whatever the eps and the seed
+        names = {result.evaluation: result.model for result in results}
+        detected = [replace(each, model=names.get(each.evaluation, each.model)) for each in done.detections]
         worst = worst_cases(results, store)
         for i, row in enumerate(worst):
             gates = [finding.gate for finding in found if finding.fired and finding.model == row.model]
             worst[i] = replace(row, flags=tuple(dict.fromkeys([*row.flags, *gates])))
-        return cls(results, worst, done.refused, done.detections, transfers(results, store), found, store)
+        return cls(results, worst, done.refused, detected, transfers(results, store), found, store)
 
     @property
     def rows(self) -> Rows:
@@ -204,6 +206,7 @@ def detection_table(found: Sequence[Detection]) -> Grid:
     shown.add_column("detector (learnt from), model, attack", overflow="fold", min_width=20)
     for name in ("broken", "nadv", "com", "auc", "found", "false", "robust"):
         shown.add_column(name, justify="right", no_wrap=True, min_width=5)
+    seeds = len({each.seed for each in found}) > 1
     for each in found:
         figures = each.figures
         nadv, com, caught, rejected, robust = (
@@ -212,7 +215,7 @@ def detection_table(found: Sequence[Detection]) -> Grid:
         )
         shown.add_row(
             f"{each.detector} ({each.trained_on}), {each.model}, {label(each.attack, each.options)}, "
-            f"{each.norm} {each.eps}{''.join(f' [{flag}]' for flag in each.flags)}",
+            f"{each.norm} {each.eps}{f', seed {each.seed}' if seeds else ''}{''.join(f' [{flag}]' for flag in each.flags)}",
             f"{figures.broken:,}/{figures.attacked:,}",
             nadv,
             com,
