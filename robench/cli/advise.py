@@ -54,10 +54,11 @@ def _table(model: str, advice: Advice) -> Grid:
 
     worst, n = advice.worst, advice.worst.n
     title = f"{model}, {advice.dataset}, {advice.norm} eps {advice.eps}, n = {n:,}{advice.apart}"
+    order = f"about {advice.expected:,.0f} per image in this order, " if advice.steps else ""
     caption = (
         f"Of {advice.clean.count:,} images classified correctly {worst.count:,} stand ({100 * worst.value:.1f}% of n). "
-        f"Passes are forward passes, a backward one counted as two: about {advice.expected:,.0f} per image in this "
-        f"order, {advice.spent:,.0f} in all stored evaluations."
+        f"Passes are forward passes, a backward one counted as two: {order}{advice.spent:,.0f} "
+        f"{'' if advice.steps else 'per image '}in all stored evaluations."
     )
     shown = grid(title, caption)
     shown.add_column("attack", overflow="fold")

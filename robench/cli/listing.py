@@ -189,6 +189,7 @@ COLUMNS = (*TOLD, "figure", "status")
 
 def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
     """What a line says of an evaluation; raises BadInput where it is damaged."""
+    from robench.store.labels import status_of
 
     spec, about, result = folder.spec, folder.about, folder.result
     item: dict[str, Any] = {
@@ -198,7 +199,7 @@ def _evaluation(folder: EvaluationFolder) -> dict[str, Any]:
         "threat": f"{spec['norm']} {about.eps}",
         "n": f"n {spec['count']}{', balanced' if spec.get('draw') else ''}",
         "figure": "",
-        "status": _status(folder, result is not None),
+        "status": status_of(folder, result is not None),
         "seed": spec["seed"],
         "dataset": about.dataset,
         "model_digest": spec["model_digest"],
@@ -223,15 +224,3 @@ def _bound(folder: EvaluationFolder) -> str:
 
     found = bound_of(folder)
     return f" ({found})" if found else ""
-
-
-def _status(folder: EvaluationFolder, summarised: bool) -> str:
-    """ "complete", or what is missing."""
-    if summarised:
-        return "complete"
-    done, count = sum(stop - start for start, stop in folder.ranges()), folder.spec["count"]
-    lost = len(folder.damaged())
-    damaged = f", {lost} damaged shard{'s' * (lost > 1)}" if lost else ""
-    if done < count:
-        return f"incomplete ({done:,} of {count:,}{damaged})"
-    return "not summarised"

@@ -9,19 +9,22 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robench import norms, registry
 from robench.attack.judge import TAKEN_OVER
 from robench.errors import BadInput
 from robench.evaluation.attacks import NamedAttack
 from robench.evaluation.recorded_command import WRITABLE
+from robench.progress import say
 from robench.results.accuracy import Figure, Measure, entering
 from robench.results.greedy import Step, Tried, greedy
 from robench.results.rows import broken, correct, spent
 from robench.results.summary import label
+from robench.store.chains import rungs_of, spent_on
 from robench.store.evaluation_folder import EvaluationFolder
-from robench.store.files import canonical
-from robench.store.labels import SHARED, endings
+from robench.store.files import Damaged, canonical
+from robench.store.labels import SHARED, endings, why_not_whole
 from robench.store.runs import Store
 from robench.store.specs import HARNESS, leans
 from robench.text.escaping import command_line
@@ -108,13 +111,21 @@ def advise(
     within = norms.parse_norm(norm) if norm is not None else None
     radius = parse_epsilon(eps, within) if eps is not None else None
     groups: dict[str, list[EvaluationFolder]] = defaultdict(list)
-    for folder in store.intact()[0]:
+    intact, damaged = store.intact()
+    reasons = list(damaged.values())
+    for folder in intact:
         spec = folder.spec
         mine = spec["model_digest"] == digest and not any(spec.get(name) for name in (*APART, "imported"))
         chosen = within in (None, spec["norm"]) and radius in (None, Fraction(spec["eps"]))
-        if mine and chosen and folder.result is not None:
+        if not mine or not chosen:
+            continue
+        if reason := why_not_whole(folder):
+            reasons.append(reason)
+        else:
             shared = {name: value for name, value in spec.items() if name not in OWN and value is not None}
             groups[canonical(shared)].append(folder)
+    for reason in reasons:
+        say(f"Left out: {reason}")
     entered = {key: kept for key, group in groups.items() if (kept := _entering(group))}
     if not entered:
         where = "".join([f" in {norm}" if norm else "", f" at eps {eps}" if eps else ""])
@@ -165,7 +176,7 @@ def _advice(store: Store, reference: str, group: list[EvaluationFolder], places:
     steps = greedy([each.known for each in found.values()], counts)
     order = [found[step.attack.name] for step in steps]
     commands = [_command(reference, folders, spec, about, places) for folders in _parts(order)]
-    notes += _notes(steps, order, commands, int((union & counts).sum()))
+    notes += _notes(steps, order, commands, int((union & counts).sum()), below=_taken(group, rows))
     whole = sum(float(spent(each)[counts].sum()) for each in rows.values())
     return Advice(
         about.dataset, spec["norm"], about.eps, tuple(steps), tuple(commands),
@@ -195,14 +206,26 @@ def _named(folder: EvaluationFolder, threat: ThreatModel) -> NamedAttack | str:
 def _known(folder: EvaluationFolder, rows: dict[str, Any], name: str) -> Tried:
     """What an evaluation says of its attack alone: of those that began where another ended, on the rest."""
     mine = rows[folder.job_id]
-    took = spent(mine)
+    took = _took(folder, mine)
     tried, found = correct(mine) & (took > 0), broken(mine)
-    if leans(folder.spec):
+    if folder.spec.get("after"):
         # a find that was taken over is another attack's, even where this one looked for a better one
         found = found & (mine["trial"].to_numpy() != TAKEN_OVER)
-    else:
+    elif not folder.spec.get("below"):
         tried = correct(mine)
     return Tried(name, tried, tried & found, took)
+
+
+def _took(folder: EvaluationFolder, rows: Any) -> NDArray[np.int64]:
+    """What an attack took on each image, int64 [n]: of one that was not attacked again, what it took within the larger
+    eps where it stood or was found, as far as that is stored."""
+    took = spent(rows)
+    try:
+        for rung in rungs_of(folder)[1:]:
+            took = np.where(took > 0, took, spent_on([rung], rows["example_id"].tolist()))
+    except Damaged:  # those count as images that were never tried
+        pass
+    return took
 
 
 def _parts(order: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -247,8 +270,22 @@ def _command(reference: str, part: Sequence[Candidate], spec: dict[str, Any], ab
     return command_line([*words, *places])
 
 
-def _notes(steps: Sequence[Step], order: Sequence[Candidate], commands: Sequence[str], union: int) -> list[str]:
+def _taken(group: Sequence[EvaluationFolder], rows: dict[str, Any]) -> dict[str, int]:
+    """By attack, how many finds were taken over from its evaluation within a larger eps."""
+    below = [folder for folder in group if folder.spec.get("below")]
+    found = {f.label: int((broken(r) & (r["trial"] == TAKEN_OVER)).sum()) for f in below for r in [rows[f.job_id]]}
+    return {name: count for name, count in found.items() if count}
+
+
+def _notes(
+    steps: Sequence[Step], order: Sequence[Candidate], commands: Sequence[str], union: int, below: dict[str, int]
+) -> list[str]:
     notes, reached = [], sum(step.broken for step in steps)
+    if not union:
+        notes.append("No stored evaluation broke any of these images, so there is no order of attacks to advise.")
+    if below:
+        told = ", ".join(f"{name} ({count})" for name, count in below.items())
+        notes.append(f"Finds that were made within a larger eps count; by itself an attack may miss them: {told}.")
     if len(commands) > 1:
         notes.append(
             "One command cannot say all of it, since an option holds for every attack that has it and some attacks "
@@ -261,8 +298,8 @@ def _notes(steps: Sequence[Step], order: Sequence[Candidate], commands: Sequence
     if unknown:
         told = ", ".join(f"{step.attack.name} ({step.unknown})" for step in unknown)
         notes.append(
-            f"Images that an attack never tried, because others had broken them before, are taken for images that it "
-            f"leaves standing: {told}."
+            "Images that an attack never tried, because others had broken them before or what it took on them within "
+            f"a larger eps is not stored, are taken for images that it leaves standing: {told}."
         )
     batched = [each.known.name for each in order if each.named.attack.batched]
     if batched:

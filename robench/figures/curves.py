@@ -20,8 +20,8 @@ from robench.norms import parse_norm
 from robench.progress import say
 from robench.results.accuracy import Figure, Measure
 from robench.results.rows import Marks, correct, succeeded
-from robench.store.files import Damaged, write_text
-from robench.store.labels import endings
+from robench.store.files import write_text
+from robench.store.labels import endings, why_not_whole
 from robench.store.runs import EvaluationFolder, Store
 from robench.tables import rendering
 from robench.tables.cells import whole_rows
@@ -154,11 +154,12 @@ def _of_model(store: Store, model: str) -> list[Curve]:
     for folder in intact:
         spec, about = folder.spec, folder.about
         mine = about.model == model and digest in (None, spec["model_digest"])
-        try:
-            if mine and about.metric == Measure.ROBUST and folder.result is not None:
-                found.append((folder, Curve.of(folder)))
-        except Damaged as error:
-            reasons.append(str(error))
+        if not mine or about.metric != Measure.ROBUST:
+            continue
+        if reason := why_not_whole(folder):
+            reasons.append(reason)
+        else:
+            found.append((folder, Curve.of(folder)))
     for reason in reasons:
         say(f"Left out: {reason}")
     kept = {folder.job_id for folder in newest(folder for folder, _ in found)}

@@ -1,4 +1,4 @@
-"""What tells evaluations apart that would read the same in a list, a table or a figure."""
+"""What tells evaluations apart that would read the same in a list, a table or a figure, and how whole they are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from robench.store.evaluation_folder import EvaluationFolder
+from robench.store.files import Damaged
 
 # what an attack may have beside the model, by fields of a spec
 BESIDE = ("detector", "surrogate", "guide")
@@ -102,3 +103,26 @@ def _ending(parts: Sequence[str]) -> str:
     marks = [part for part in parts if part.startswith("#")]
     words = [part for part in parts if part and not part.startswith("#")]
     return "".join(f" {mark}" for mark in marks) + (f" [{', '.join(words)}]" if words else "")
+
+
+def status_of(folder: EvaluationFolder, summarised: bool) -> str:
+    """ "complete", or what is missing."""
+    if summarised:
+        return "complete"
+    done, count = sum(stop - start for start, stop in folder.ranges()), folder.spec["count"]
+    lost = len(folder.damaged())
+    damaged = f", {lost} damaged shard{'s' * (lost > 1)}" if lost else ""
+    if done < count:
+        return f"incomplete ({done:,} of {count:,}{damaged})"
+    return "not summarised"
+
+
+def why_not_whole(folder: EvaluationFolder) -> str:
+    """Why an evaluation cannot be read whole, as a sentence; "" where it can."""
+    try:
+        if folder.result is not None and len(folder.rows()) == folder.spec["count"]:
+            return ""
+        what, status = f"{folder.about.model} under {folder.label}", status_of(folder, False)
+        return f"The evaluation {folder.job_id}, {what}, is {status}; run its command again."
+    except Damaged as error:
+        return str(error)

@@ -121,3 +121,42 @@ def test_what_cannot_be_advised_on_is_said_in_a_sentence(robench: Run, arguments
     assert outcome.code == 2
     assert len(outcome.err.splitlines()) == 1
     assert said in outcome.err
+
+
+@pytest.mark.usefixtures("store")
+def test_images_that_stood_within_a_larger_eps_were_tried(robench: Run, fresh: Path) -> None:
+    robench("evaluate", "plain", "-a", "pgd", "--eps", "0.05,0.15", "-n", str(COUNT))
+    advice = _advice(robench, "--eps", "0.05")
+    (step,) = advice["steps"]
+    assert step["never_tried"] == 0
+    assert not any("never tried" in note for note in advice["notes"])
+    (row,) = _again(robench, advice["commands"][0], fresh)
+    passes = (row["forwards"] + 2 * row["backwards"]) / step["images"]
+    assert step["passes_per_image"] == pytest.approx(passes, rel=0.15)
+
+
+@pytest.mark.usefixtures("store")
+def test_where_nothing_was_broken_there_is_nothing_to_advise(robench: Run) -> None:
+    robench("evaluate", "plain", "-a", "pgd", "--eps", "0.0001", "-n", str(COUNT))
+    advice = _advice(robench, "--eps", "0.0001")
+    assert advice["commands"] == advice["steps"] == []
+    assert advice["notes"] == [
+        "No stored evaluation broke any of these images, so there is no order of attacks to advise."
+    ]
+    shown = robench("advise", "plain", "--eps", "0.0001").out
+    assert "No stored evaluation broke any of these images" in shown
+    assert "in this order" not in shown
+
+
+def test_what_is_damaged_is_left_out_and_said(robench: Run, store: Path) -> None:
+    """So is it where the curves of a model are drawn."""
+    robench("evaluate", "plain", "-a", "pgd,fgsm", "--shard-size", "20", *CASE)
+    listed = robench("list", "evaluations", "--attack", "pgd", "--json").json["evaluations"]
+    (pgd,) = [each["name"] for each in listed]
+    next((store / "evaluations" / pgd).glob("shard-000020*.safetensors")).unlink()
+    for command in (("advise", "plain"), ("figure", "curve", "--model", "plain")):
+        outcome = robench(*command)
+        assert outcome.code == 0
+        assert (
+            f"Left out: The evaluation {pgd}, plain under pgd, is incomplete (40 of 60, 1 damaged shard)" in outcome.err
+        )
