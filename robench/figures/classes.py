@@ -126,11 +126,14 @@ def confusion(store: Store, name: str) -> Drawing:
         for i in range(len(named)) for j in range(len(names))
         if counts[i, j] or (len(named) <= WRITTEN and counts[i].any())
     ]  # fmt: skip
-    stands = int(np.trace(counts))
+    kept = f"{int(np.trace(counts)):,} keep their class (the diagonal)"
+    if REJECTED in names:  # which breaks nothing
+        rejected = int(counts[:, names.index(REJECTED)].sum())
+        kept = f"{int(np.trace(counts)) + rejected:,} stand: {kept} and {rejected:,} are rejected by the detector"
     caption = (
         one.told,
         f"Images by their class before (rows) and after the attack (columns): {len(right):,} of {len(one.rows):,} that "
-        f"were classified correctly, of which {stands:,} keep their class (the diagonal). Grey: share of the row.",
+        f"were classified correctly, of which {kept}. Grey: share of the row.",
     )
     side = min(max(4.5, 0.36 * len(names) + 1.6), 16.0)
     return Drawing("Class before and after the attack", caption, records, (side + 0.7, side - 0.4),

@@ -236,26 +236,28 @@ def draw(curves: Sequence[Curve], points: Sequence[Fraction]) -> Picture:
     caption = (
         *(f"{c.title} ({c.threat.norm}); {c.dataset}, n = {len(c.rows):,}; evaluation {c.evaluation}" for c in curves),
         "An image is broken from the distance of its adversarial image on: below its own eps, of an attack that does "
-        "not look for the nearest image, an upper bound. Dots: its own eps. Bars: 95% Wilson intervals.",
+        "not look for the nearest image, an upper bound. Dots: its own eps, unless the axis ends before it. Bars: 95% "
+        "Wilson intervals.",
     )
     return drawing.draw(Drawing(_axis(curves), caption, [], (7, 4.2), lambda picture: _paint(picture, curves, points)))
 
 
 def _paint(picture: Picture, curves: Sequence[Curve], points: Sequence[Fraction]) -> None:
-    axes = picture.add_subplot()
+    axes, last = picture.add_subplot(), float(points[-1]) or 1.0
     lines = []
     for place, curve in enumerate(curves):
         eps, accuracy = curve.steps()
         (line,) = axes.step(eps, [100 * a for a in accuracy], where="post", label=curve.title, **style(place))
         lines.append(line)
-        axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4, clip_on=False)
+        if eps[-1] <= last + TOLERANCE:
+            axes.plot(eps[-1], 100 * accuracy[-1], "o", color=line.get_color(), markersize=4, clip_on=False)
         found = [(float(point), curve.at(float(point))) for point in points]
         marks = [(e, 100 * f.value, [100 * end for end in f.interval]) for e, f in found if f]
         bars = [[max(y - ends[0], 0.0) for _, y, ends in marks], [max(ends[1] - y, 0.0) for _, y, ends in marks]]
         axes.errorbar(
             [m[0] for m in marks], [m[1] for m in marks], yerr=bars, fmt="none", color=line.get_color(), capsize=2
         )
-    axes.set_xlim(0, float(points[-1]) or 1.0)
+    axes.set_xlim(0, last)
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps ({curves[0].threat.norm}, pixels of [0, 1])")
     axes.set_ylabel("accuracy (%)")

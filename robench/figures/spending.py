@@ -19,7 +19,7 @@ from robench.results.accuracy import Figure, Measure
 from robench.results.rows import CUT, correct, marked, succeeded
 from robench.store.runs import Store
 from robench.store.specs import leans
-from robench.tables.costs import Spending, collect
+from robench.tables.costs import Spending, collect, whose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +62,7 @@ def passes(store: Store, names: Sequence[str]) -> Drawing:
         "A forward pass is 1, a backward pass 2 more; before 1 pass stands clean accuracy. Bands: 95% Wilson "
         "intervals. A broken image counts from all that was spent on it on; in a cascade the evaluations before it "
         "count too, and below a larger eps that one.",
+        *whose(found),
     )
     records = [record for line in lines for record in line.records("passes")]
     return Drawing(

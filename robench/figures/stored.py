@@ -133,10 +133,9 @@ def examples(store: Store, name: str, count: int, which: Which, data: Path | Non
     largest = float(np.abs(change).max())
     scale = 0.5 / largest if largest else 1.0
     records = [_record(one, rows.iloc[place], change[i]) for i, place in enumerate(places)]
-    said = {"broken": " broken", "standing": " standing", "all": ""}[which]
     caption = (
         one.told,
-        f"The first {len(places)}{said} images of {int(chosen.sum()):,}. Above each: its place, its label, and the "
+        f"{_first(len(places), int(chosen.sum()), which)} Above each: its place, its label, and the "
         f"answers to the clean and to the adversarial image. Perturbation: grey is none, x {scale:.3g} (largest change "
         f"{largest:.4g} of [0, 1]).",
     )
@@ -146,6 +145,14 @@ def examples(store: Store, name: str, count: int, which: Which, data: Path | Non
     size = (max(1.05 * across + 0.6, 4.0), 3.45 * blocks)
     return Drawing("Clean, adversarial and perturbation", caption, records, size,
                    lambda picture: _sheet(picture, sheets, records, across, blocks))  # fmt: skip
+
+
+def _first(shown: int, among: int, which: Which) -> str:
+    """Which images are on the sheet, as a sentence."""
+    kind = "" if which == "all" else f"{which} "
+    if shown == among:
+        return f"All {among} {kind}images." if among > 1 else f"The only {kind}image."
+    return f"The first {shown} of {among:,} {kind}images." if shown > 1 else f"The first of {among:,} {kind}images."
 
 
 def _clean(folder: EvaluationFolder, places: NDArray[np.int64], data: Path | None) -> NDArray[np.float32]:

@@ -45,6 +45,7 @@ class Spending:
     passes: int64 [n], with those of the evaluations that it goes on from, in a cascade or within larger eps; own:
     without. clean, standing: bool [n],
     classified correctly before and after the attack. stages: names per image, as in its row.
+    surrogate: the model that the images were crafted on, whose passes these then are; "" for the attacked one itself.
     """
 
     evaluation: str
@@ -56,6 +57,7 @@ class Spending:
     clean: Marks
     standing: Marks
     stages: tuple[str, ...]
+    surrogate: str = ""
 
     @classmethod
     def of(cls, folder: EvaluationFolder) -> Spending:
@@ -67,7 +69,7 @@ class Spending:
         told = rows["stages"].fillna("").astype(str) if "stages" in rows else pd.Series([""] * len(rows))
         clean, threat = correct(rows), str(ThreatModel.of(spec["norm"], spec["eps"]))
         return cls(folder.job_id, about.model, label_of(folder) + marked(folder), threat, passes, own, clean,
-                   clean & ~succeeded(rows), tuple(told))  # fmt: skip
+                   clean & ~succeeded(rows), tuple(told), about.surrogate if spec.get("surrogate") else "")  # fmt: skip
 
     def at(self, most: int) -> Figure:
         """Robust accuracy once `most` was spent on every image: one is broken when all that was spent on it is."""
@@ -124,6 +126,7 @@ class Spending:
             "evaluation": self.evaluation,
             "model": self.model,
             "attack": self.attack,
+            **({"passes_of": self.surrogate} if self.surrogate else {}),
             "n": len(self.passes),
             "points": [
                 {"passes": most, "robust_accuracy": figure.value, "interval": list(figure.interval),
@@ -178,7 +181,7 @@ def points_of(found: Sequence[Spending]) -> list[int]:
 def tables(found: Sequence[Spending]) -> Iterator[Grid]:
     """A line per number of passes, columns for every evaluation; then a table of stages for each that has them."""
     about = f"{found[0].model}, {found[0].threat}, n {len(found[0].passes):,}"
-    shown = grid(f"Robust accuracy against passes per image: {about}", NOTE)
+    shown = grid(f"Robust accuracy against passes per image: {about}", " ".join([NOTE, *whose(found)]))
     shown.add_column("passes", justify="right", no_wrap=True)
     for each in found:
         shown.add_column(lines(each.attack, "robust"), justify="right", overflow="fold", min_width=6)
@@ -194,6 +197,15 @@ def tables(found: Sequence[Spending]) -> Iterator[Grid]:
     for each in found:
         if any(each.stages):
             yield _stages(each)
+
+
+def whose(found: Sequence[Spending]) -> list[str]:
+    """Sentences on passes that are those of a surrogate and not of the model that is attacked."""
+    return [
+        f"{each.attack}: the passes are those on {each.surrogate}, where its images were crafted; {each.model} was "
+        "asked for verdicts alone."
+        for each in found if each.surrogate
+    ]  # fmt: skip
 
 
 def _cells(each: Spending, most: int | None) -> tuple[str, str, str]:

@@ -81,6 +81,17 @@ def test_figures_and_costs_name_what_differs(
     assert "seed" not in shown(runs, capsys, "cost", pair[0])
 
 
+def test_passes_on_a_surrogate_are_said_to_be_its_own(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    crafted, plain = ids(runs, capsys, "fgsm from re", "mad")[0], ids(runs, capsys, "pgd (steps=2)", "mad")[0]
+    told = "the passes are those on re, where its images were crafted"
+    for words in (("cost",), ("figure", "passes", "--out", str(runs / "passes.csv"))):
+        assert told in " ".join(shown(runs, capsys, *words, crafted).split())
+        assert told not in " ".join(shown(runs, capsys, *words, plain).split())
+
+
 def test_show_says_that_a_model_was_trained_anew(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = [shown(runs, capsys, "show", each) for each in ids(runs, capsys, "fgsm", "re")]
     assert sum("renewed: trained anew since: the model 're' was #" in each for each in found) == 1

@@ -123,6 +123,14 @@ def test_the_picture_has_every_step() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["m, pgd, eps 0.3", "m, pgd, eps 0.1"]  # type: ignore[union-attr]
 
 
+def test_a_dot_stays_inside_of_the_axes() -> None:
+    """A curve that falls no more before its own eps is drawn up to where it falls."""
+    points = [Fraction(0), Fraction("0.3")]
+    (axes,) = curves.draw([curve(eps="0.4"), curve(eps="0.3")], points).axes
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [list(dot.get_xdata()) for dot in dots] == [[0.3]]  # type: ignore[arg-type]
+
+
 # --- from a store ----------------------------------------------------------------------------------------------------
 
 

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from robench import BadInput, ThreatModel
+from robench.detector.request import DetectorRequest
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
 from robench.figures import classes, learning, spending, stored
 from robench.results.statistics import wilson
 from robench.store.files import Damaged, write_sealed
 from robench.store.runs import Store
+from tests.unit.evaluation.evaluating import linear
 from tests.unit.figures.tiny import ByHand, Linear, column, evaluated, lines
 
 EPS, N = 0.05, 60
@@ -41,6 +43,20 @@ def test_confusion_by_hand(store: Store, hand: ByHand, tmp_path: Path) -> None:
     assert {(int(r["clean"]), int(r["adversarial"])): int(r["count"]) for r in found if r["count"] != "0"} == expected
     rows = Counter(hand.y[right].tolist())
     assert column(found, "share") == pytest.approx([int(r["count"]) / rows[int(r["clean"])] for r in found], abs=1e-5)
+
+
+def test_what_a_detector_rejects_stands_beside_the_diagonal(store: Store) -> None:
+    guard = DetectorRequest("kd", {}, "fgsm@linf:0.3", images=60)
+    request = Request([linear()], ["fgsm"], ThreatModel.of("linf", "0.1"), dataset="digits", count=60, guard=guard)
+    done = evaluate(request, store)
+    (job_id,) = (result.evaluation for result in done.results if result.access == "detector")
+    rows = store.evaluation(job_id).rows()
+    right = rows[rows["clean_correct"]]
+    rejected, kept = int((right["adv_pred"] == 10).sum()), int((right["adv_pred"] == right["label"]).sum())
+    assert rejected > 0
+    assert kept + rejected == (~right["success"]).sum()
+    told = classes.confusion(store, job_id).caption[-1]
+    assert f"{kept + rejected} stand: {kept} keep their class (the diagonal) and {rejected} are rejected" in told
 
 
 def test_a_second_verdict_counts_as_an_answer() -> None:
@@ -77,6 +93,11 @@ def test_examples_by_hand(store: Store, hand: ByHand, tmp_path: Path) -> None:
     stand = np.flatnonzero((before == hand.y) & (after == hand.y))
     assert [record["example_id"] for record in drawing.records] == stand[:9].tolist()
     assert len(stored.examples(store, job_id, 64, "all", None).records) == N
+    told = {which: stored.examples(store, job_id, 1, which, None).caption[1] for which in ("broken", "all")}  # type: ignore[arg-type]
+    assert told["broken"].startswith(f"The first of {len(broken)} broken images.")
+    assert told["all"].startswith(f"The first of {N} images.")
+    assert stored.examples(store, job_id, 64, "all", None).caption[1].startswith(f"All {N} images.")
+    assert stored._first(1, 1, "all") == "The only image."
     assert job_id in drawing.caption[0]
     assert "linf eps 0.05" in drawing.caption[0]
     assert "n = 60" in drawing.caption[0]
