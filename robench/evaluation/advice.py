@@ -271,9 +271,14 @@ def _command(reference: str, part: Sequence[Candidate], spec: dict[str, Any], ab
 
 
 def _taken(group: Sequence[EvaluationFolder], rows: dict[str, Any]) -> dict[str, int]:
-    """By attack, how many finds were taken over from its evaluation within a larger eps."""
+    """By attack, how many finds were taken over from its evaluation within a larger eps and made nowhere else."""
     below = [folder for folder in group if folder.spec.get("below")]
-    found = {f.label: int((broken(r) & (r["trial"] == TAKEN_OVER)).sum()) for f in below for r in [rows[f.job_id]]}
+    others = [broken(rows[folder.job_id]) for folder in group if folder not in below]
+    found = {}
+    for folder in below:
+        mine = rows[folder.job_id]
+        alone = broken(mine) & (mine["trial"] == TAKEN_OVER).to_numpy()
+        found[folder.label] = int((alone & ~np.any([np.zeros(len(mine), dtype=bool), *others], axis=0)).sum())
     return {name: count for name, count in found.items() if count}
 
 
