@@ -215,7 +215,8 @@ def detection_table(found: Sequence[Detection]) -> Grid:
         )
         shown.add_row(
             f"{each.detector} ({each.trained_on}), {each.model}, {label(each.attack, each.options)}, "
-            f"{each.norm} {each.eps}{f', seed {each.seed}' if seeds else ''}{''.join(f' [{flag}]' for flag in each.flags)}",
+            f"{each.norm} {each.eps}{f', seed {each.seed}' if seeds else ''}"
+            f"{''.join(f' [{flag}]' for flag in each.flags)}",
             f"{figures.broken:,}/{figures.attacked:,}",
             nadv,
             com,
