@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -20,7 +20,6 @@ from robench.data.dataset import Dataset, Split
 from robench.data.repeated import fitted_told
 from robench.detector.base import Detector
 from robench.detector.request import LEAST_BROKEN, DetectorRequest
-from robench.detector.score import Guarded, Score
 from robench.device import full_precision
 from robench.environment import command, environment
 from robench.errors import BadInput, first_line, require
@@ -44,6 +43,9 @@ from robench.store.released import unreleased
 from robench.store.runs import Store
 from robench.store.specs import DetectorSpec
 from robench.threat import ThreatModel
+
+if TYPE_CHECKING:  # it loads scikit-learn, which nobody waits for who asks for no detector
+    from robench.detector.score import Guarded, Score
 
 # of the validation images, this share fits the regression; the others set the threshold
 FITTING_SHARE = 0.8
@@ -97,6 +99,8 @@ class Watch:
 
     def guard(self, module: nn.Module) -> Guarded:
         """The classifier and this detector as one model."""
+        from robench.detector.score import Guarded
+
         return Guarded(module, self.score).eval()
 
 
@@ -182,7 +186,7 @@ def _plan(
         batch_size=settings.batch_size if built.batched and settings.batch_size != USUAL else None,
         sources=_unreleased(_made_of(detector, built, subject)),
     )
-    return _Lesson(Score(detector.eval()), subject, built, trained, guard, plain(settings)), spec
+    return _Lesson(_score_of(detector), subject, built, trained, guard, plain(settings)), spec
 
 
 def _made_of(detector: Detector, attack: Attack, subject: Subject) -> dict[str, type]:
@@ -230,7 +234,7 @@ def load(store: Store, job_id: str) -> Watch:
     except ValidationError:
         raise BadInput(f"The detector in {folder} is of another version of robench; {advice}.") from None
     detector = registry.load("detector", spec.detector).build(spec.options, fitted["classes"])
-    score = Score(detector.eval())
+    score = _score_of(detector)
     try:
         _restore(score, load_file(weights))
     except (SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
@@ -238,6 +242,12 @@ def load(store: Store, job_id: str) -> Watch:
             f"The tensors of the detector in {folder} are damaged ({first_line(error, 120)}); {advice}."
         ) from error
     return Watch(score, spec, folder, fitted)
+
+
+def _score_of(detector: Detector) -> Score:
+    from robench.detector.score import Score
+
+    return Score(detector.eval())
 
 
 def _restore(score: Score, tensors: dict[str, Tensor]) -> None:

@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor, nn
 
 from robench.attack.classifier import REJECTING
@@ -37,10 +39,6 @@ class Score(nn.Module):
         Unweighted, as in the reference code of KD and LID: clean and noisy images together are twice the adversarial.
         Raises BadInput where a feature is not finite.
         """
-        # they take longer to import than torch's own tensors, and who has no detector needs none of them
-        from sklearn.linear_model import LogisticRegressionCV
-        from sklearn.preprocessing import MinMaxScaler, StandardScaler
-
         values, labels = features.double().numpy(), adversarial.numpy()
         if not np.isfinite(values).all():
             raise BadInput(
