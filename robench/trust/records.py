@@ -9,7 +9,7 @@ from typing import Any
 
 from robench.attack.gradient import kind_of
 from robench.errors import BadInput
-from robench.results.summary import NOT_SEALED, Summary
+from robench.results.summary import NEAR, NOT_SEALED, Summary
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.files import Damaged
 from robench.store.specs import GUIDED_BY, CraftSpec, sizes_told
@@ -81,7 +81,16 @@ def misstated(folder: EvaluationFolder, figures: Summary) -> list[str]:
         figures = replace(figures, flags=tuple(flag for flag in figures.flags if flag != NOT_SEALED))
         stated["flags"] = [flag for flag in stated.get("flags", []) if flag != NOT_SEALED]
     expected = json.loads(json.dumps(figures.to_json()))
-    return [key for key in expected if key != "seconds" and expected[key] != stated.get(key)] if stated else []
+    return [key for key in expected if key != "seconds" and not alike(expected[key], stated.get(key))] if stated else []
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same, numbers as nearly as libraries and their versions compute them."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return all(alike(*pair) for pair in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, (int, float)):
+        return abs(one - other) <= NEAR
+    return bool(one == other)
 
 
 def _misgiven(opened: Opened) -> bool:

@@ -15,12 +15,12 @@ from robench.detector.fitting import FITTING_SHARE, Watch, load, plain, right_on
 from robench.detector.measuring import KINDS, Detection, figures, kept, scores
 from robench.detector.request import LEAST_BROKEN
 from robench.device import full_precision
-from robench.results.summary import NEAR
 from robench.store.files import Damaged, read_sealed
 from robench.store.records import ScoresRecord
 from robench.trust.answers import too_many
 from robench.trust.names import misnamed, trained
 from robench.trust.opened import Opened
+from robench.trust.records import alike
 from robench.trust.recount import steady
 
 # scores may differ by this share of their spread, and of themselves, as kernels of other batch sizes round otherwise
@@ -96,16 +96,7 @@ def _mistold(opened: Opened, watch: Watch, table: pd.DataFrame) -> list[str]:
         expected.pop("model")  # it has several names, or somebody gave it one
     expected.pop("dataset")
     # an early record lacks some, and tables have them from the scores
-    return [key for key, value in expected.items() if key in stated and not _alike(value, stated[key])]
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same, numbers as nearly as libraries compute them."""
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return all(_alike(*pair) for pair in zip(one, other, strict=True))
-    if isinstance(one, float) and isinstance(other, (int, float)):
-        return abs(one - other) <= NEAR
-    return bool(one == other)
+    return [key for key, value in expected.items() if key in stated and not alike(value, stated[key])]
 
 
 def _misfitted(opened: Opened, watch: Watch, settings: Settings, *, stable: bool) -> list[str]:
@@ -114,7 +105,7 @@ def _misfitted(opened: Opened, watch: Watch, settings: Settings, *, stable: bool
     said, spec, data = watch.fitted, watch.spec, opened.dataset
     wrong = {
         "model": "model" in said and misnamed(opened.store, said["model"], spec.model_digest),
-        "threshold": not _alike(float(watch.score.threshold), said.get("threshold")),
+        "threshold": not alike(float(watch.score.threshold), said.get("threshold")),
         "classes": said["classes"] != opened.dataset.classes,
         "fitted_on": said["fitted_on"] > spec.images,
         "adversarial": not LEAST_BROKEN <= said["adversarial"] <= said["fitted_on"],

@@ -125,3 +125,13 @@ def test_a_later_attack_than_the_installed_one_is_not_judged_by_it(tmp_path: Pat
     forger = Forger.of(tmp_path, "plain").spec(attack_version=99)
     with pytest.raises(BadInput, match="later version"):
         forger.verify([forger.folder.job_id])
+
+
+def test_an_interval_that_another_library_rounded_holds(tmp_path: Path) -> None:
+    """Figures are stored for years, and the last digit of a square root is not the same for ever."""
+    forger = Forger.of(tmp_path, "plain")
+    low, high = forger.folder.summarised("robust accuracy").interval or (0.0, 0.0)
+    forger.result(interval=[low + 1e-12, high - 1e-12])
+    assert forger.verify().holds
+    forger.result(interval=[low + 1e-4, high])
+    assert forger.verify().records == ("interval",)
