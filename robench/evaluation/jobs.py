@@ -241,7 +241,7 @@ def make_job(
         below=address.below.job if address.below else None,
         search_precision=_searched(address, target, named),
         max_passes=_allowed(address, named),
-        in_turn=True if _allowed(address, named) is not None else None,
+        in_turn=_allowed(address, named) is not None or None,
         sources=identified(plugins),
         imported=address.imported,
         **_sizes(address, named),

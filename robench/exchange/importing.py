@@ -16,7 +16,6 @@ from robench.errors import BadInput, shown
 from robench.evaluation.address import Address, How
 from robench.evaluation.attacks import attack_at, label_of
 from robench.evaluation.bench import Bench
-from robench.evaluation.recorded_command import command_of
 from robench.evaluation.scheduler import evaluate_one
 from robench.exchange.readers import Reading, read
 from robench.progress import bar, say
@@ -25,6 +24,7 @@ from robench.results.accuracy import Figure, entering, standing
 from robench.results.rows import COUNTED
 from robench.store.evaluation_folder import EvaluationFolder
 from robench.store.imported import CHUNK, content_digest
+from robench.store.labels import why_not_whole
 from robench.store.runs import Store
 from robench.store.specs import IMPORTED
 from robench.tables.report import Report
@@ -264,11 +264,8 @@ def _together(store: Store, imported: EvaluationFolder) -> Together | None:
         same = all(spec.get(name) == mine.get(name) for name in about)
         if not covers or not same or folder.about.probes:
             continue
-        if folder.result is None:
-            say(
-                f"Left out of the worst case: {label_of(folder)} (evaluation {folder.job_id}) is incomplete or "
-                f"damaged; run {command_of(folder)!r} again."
-            )
+        if reason := why_not_whole(folder):
+            say(f"Left out of the worst case: {reason}")
         else:
             entries.append(_Entry(folder, folder.about.access, folder.about.metric))
     chosen = [each.folder for each in entering(entries)]

@@ -157,6 +157,16 @@ class Store:
         """Ids of all evaluations, finished or not."""
         return sorted(p.parent.name for p in self.evaluations.glob("[!.]*/spec.json"))
 
+    def model_digests(self) -> tuple[dict[str, str], list[str]]:
+        """The digests of the finished models by name, and a sentence on each whose card is damaged."""
+        found, damaged = dict[str, str](), list[str]()
+        for name in self.model_names():
+            try:
+                found[name] = self.model_digest(name)
+            except BadInput as error:
+                damaged.append(str(error))
+        return found, damaged
+
     def intact(self) -> tuple[list[EvaluationFolder], dict[str, str]]:
         """The evaluations whose spec and record can be read, and, by the ids of the others, a sentence on why not."""
         found: list[EvaluationFolder] = []

@@ -16,12 +16,9 @@ LEFT_OUT = "damaged left out"
 
 def digests(store: Store) -> dict[str, str]:
     """The digests of the finished models by name, but of those whose card is damaged."""
-    found = {}
-    for name in store.model_names():
-        try:
-            found[name] = store.model_digest(name)
-        except BadInput as error:
-            say(str(error))
+    found, damaged = store.model_digests()
+    for reason in damaged:
+        say(reason)
     return found
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from robench.errors import BadInput
 from robench.store.runs import Store
 from robench.trust.opened import Opened
 
 
-def trained(store: Store) -> dict[str, str]:
-    """The digests of the store's trained models by their names, as far as these can be read."""
-    found = {}
-    for name in store.model_names():
-        try:
-            found[name] = store.model_digest(name)
-        except BadInput:
-            continue
-    return found
-
-
 def misnamed(store: Store, name: str, digest: str) -> bool:
     """Whether the model of that digest is in the store, and none that goes by this name."""
-    known = trained(store)
+    known = store.model_digests()[0]
     return digest in known.values() and known.get(name) != digest
 
 
 def others_named(opened: Opened) -> str:
     """Why a surrogate or a guide may be another model than the record says, though nothing proves it: the store has one
     of that name and other weights, and none of the weights that were used; "" where there is none such."""
-    spec, about, known = opened.spec, opened.about, trained(opened.store)
+    spec, about, known = opened.spec, opened.about, opened.store.model_digests()[0]
     for kind, name in (("surrogate", about.surrogate), ("guide", about.guide)):
         digest = spec.get(kind)
         if digest and name in known and digest not in known.values():

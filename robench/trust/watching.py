@@ -18,7 +18,7 @@ from robench.device import full_precision
 from robench.store.files import Damaged, read_sealed
 from robench.store.records import ScoresRecord
 from robench.trust.answers import too_many
-from robench.trust.names import misnamed, trained
+from robench.trust.names import misnamed
 from robench.trust.opened import Opened
 from robench.trust.records import alike
 from robench.trust.recount import steady
@@ -92,7 +92,7 @@ def _mistold(opened: Opened, watch: Watch, table: pd.DataFrame) -> list[str]:
     )
     expected = json.loads(json.dumps(found.to_json()))
     digest = opened.spec["model_digest"]
-    if trained(opened.store).get(stated.get("model", "")) == digest or opened.how.model is not None:
+    if opened.store.model_digests()[0].get(stated.get("model", "")) == digest or opened.how.model is not None:
         expected.pop("model")  # it has several names, or somebody gave it one
     expected.pop("dataset")
     # an early record lacks some, and tables have them from the scores

@@ -98,7 +98,9 @@ def test_images_of_some_enter_the_worst_case_of_those_alone(
     assert found["together"]["robust_accuracy"] == pytest.approx(standing(tables).mean())
     next(other.path.glob("shard-*.safetensors")).unlink()
     again = robench("import", "mine.npz", "--model", "plain", "--eps", "0.1", "--name", "theirs", *places)
-    assert f"Left out of the worst case: multi-targeted (steps=5) (evaluation {other.job_id})" in again.err
+    assert (
+        f"Left out of the worst case: The evaluation {other.job_id}, plain under multi-targeted (steps=5)" in again.err
+    )
     assert "over fgsm, imported:theirs" in again.out
     told = " ".join(robench("leaderboard").out.split())
     assert "drawn images 10-19 (n = 10, balanced over classes, of 500)" in told
