@@ -98,15 +98,19 @@ class Ascend(Stage):
 class AscendTo(Stage):
     """Short ascents towards the wrong classes in turn, the nearest first, or as likely where nobody has sorted them.
 
-    first: only towards so many of them. most: only towards those that came nearest, from corners.
+    first: only towards so many of them. most: only towards those that came nearest, from corners. sort: whether classes
+    are ordered by their distances before, if nobody has done so.
     """
 
     steps: int = 4
     first: int = 0
     most: int = 0
+    sort: bool = False
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """Towards one class after the other."""
+        if self.sort:
+            standing.sort()
         places = torch.arange(standing.order.shape[1], device=standing.device).expand_as(standing.order)
         places = places[:, : self.first or None]
         if self.most:
@@ -229,7 +233,12 @@ class Ask(Stage):
 
 @dataclass(frozen=True)
 class AskOn(Ask):
-    """The same from the best image so far; also for images that a witness came nearer to than gradients."""
+    """The same from the best image so far; also for images that a witness came nearer to than gradients.
+
+    first: so many queries go before; those that they bring no nearer are asked nothing more.
+    """
+
+    first: int = 0
 
     def who(self, standing: Standing) -> Tensor:
         """Who stands near enough or was led by answers alone."""
@@ -237,10 +246,24 @@ class AskOn(Ask):
         return torch.cat([super().who(standing), led]).unique()
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
-        """`queries` for each."""
+        """`first` queries for each, and `queries` for those that still stand and gained by them."""
+        if self.first:
+            before = standing.margin.clone()
+            self._ask(standing, rows, self.first)
+            standing.went(1, self.first + 1)
+            rows = standing.still(rows[(standing.margin > before).cpu()[rows]])
+        if len(rows):
+            self._ask(standing, rows, self.queries)
+
+    def _ask(self, standing: Standing, rows: Tensor, queries: int) -> None:
         handle, part = standing.part(rows)
-        square = Square(queries=self.queries, p_init=ONWARD)
+        square = Square(queries=queries, p_init=ONWARD)
         standing.take(rows, square.improve(handle, part, standing.x[rows.to(standing.device)]))
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """An answer per query, and one for what comes of each search."""
+        del threat, classes, targets
+        return Cost(0, sum(queries + 1 for queries in (self.first, self.queries) if queries))
 
 
 @dataclass(frozen=True)

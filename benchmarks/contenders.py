@@ -307,6 +307,16 @@ def _worst(norm: str) -> Group:
     )  # fmt: skip
 
 
+# who of a group is an effort of `standard`, whose plans change
+EFFORTS = {"robench standard": "standard", "robench quick": "quick", "robench quick-search": "quick"}
+
+
+def edition(who: str) -> int | None:
+    """The version of `standard` that a contender runs, or None for others."""
+    effort = EFFORTS.get(who)
+    return registry.load("attack", "standard").build({"effort": effort}).edition if effort else None
+
+
 GROUPS: dict[str, Group] = {
     "pgd-40": _pgd40(),
     "pgd-200x20": _pgd200(),

@@ -84,7 +84,8 @@ def _line(row: Row, whole: Sequence[Row], mine: Row | None, width: int, far: boo
         return "| " + " | ".join([row["who"], *[""] * (width - 3), said, f"`{row['command']}`"]) + " |"
     seconds = row["seconds"]
     times = " / ".join(f"{seen:.2f}" for seen in ratios(mine, row)) if mine else ""
-    cells = [row["who"], f"{100 * row['robust']:.1f}", *([_distance(row["distance"])] if far else [])]
+    version = f" (version {row['edition']})" if "edition" in row else ""
+    cells = [row["who"] + version, f"{100 * row['robust']:.1f}", *([_distance(row["distance"])] if far else [])]
     cells += [f"{row['forwards']:,.1f} + {row['backwards']:,.1f}"]
     cells += [f"{seconds[0]:.2f} / {statistics.median(seconds):.2f} / {seconds[-1]:.2f}", times]
     return "| " + " | ".join([*cells, weaker(row, whole), f"`{row['command']}`"]) + " |"

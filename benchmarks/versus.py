@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import BATCH, GROUPS, Counted, Crafted, Group, Subject, craft, installed
+from contenders import BATCH, GROUPS, Counted, Crafted, Group, Subject, craft, edition, installed
 from speed_table import Row, render, summarise
 from torch import Tensor
 
@@ -185,6 +185,7 @@ def alternate(arguments: argparse.Namespace, name: str, chosen: list[str]) -> li
     for who in chosen:
         row = f"{name}:{who}"
         base: Row = {"who": who, "package": group.who[who][0], "command": shlex.join(command(arguments, row))}
+        base |= {"edition": edition(who)} if edition(who) else {}
         lines.append(base | (summarise(found[who]) if who in found else {"failed": "not installed"}))
     return lines
 

@@ -242,11 +242,11 @@ def test_passes_are_bounded_for_any_number_of_classes_by_targets_and_not_by_clas
     cost = attack.passes(threat, classes)
     assert (left["backwards"] <= cost.backwards).all()
     targets = min(3, classes - 1)
-    # far from everything: an ascent, what orders the classes, the walk with three finds halved back and the ascent from
-    # its end, the targets, and the queries
-    assert left["backwards"].min() == 10 + targets + 9 + 3 + 12 + 4 * targets
+    # far from everything: an ascent, what orders the classes, the targets, the queries, and two walks with three finds
+    # halved back and the ascent from the walk's end
+    assert left["backwards"].min() == 10 + targets + 4 * targets + 2 * (9 + 3 + 12)
     walk = 9 * 3 + 3 * (4 + 3) + 1 + 12 * 3 + 1
-    assert left["passes"].min() == 1 + 31 + 3 * targets + walk + targets * (3 * 4 + 1) + 101
+    assert left["passes"].min() == 1 + 31 + 3 * targets + targets * (3 * 4 + 1) + 101 + 2 * walk
 
 
 def test_what_queries_alone_come_near_to_is_asked_on_and_told() -> None:
@@ -300,6 +300,7 @@ STAGES = [
     Walk("f", steps=5, sort=False, onward=3),
     Ask("d", queries=9),
     AskOn("e", queries=9),
+    AskOn("g", queries=9, first=90),
 ]
 
 
@@ -314,6 +315,20 @@ def test_a_stage_costs_no_more_than_it_says_and_all_of_it_where_an_image_stands(
     cost = stage.cost(ThreatModel.of(norm, "0.0001"), 5, 3)
     spent = (model.spent - before)[standing.rows]
     assert set(spent.tolist()) == {cost.spent}
+
+
+def test_queries_go_on_for_what_they_bring_nearer_and_for_nothing_else() -> None:
+    model, x, threat = Linear(), grey(6), ThreatModel.of("linf", "0.0001")
+    standing = standing_of(model, x, "linf", "0.0001")
+    top = model(x).topk(2, dim=1).indices
+    way = model.weight.detach()[top[:, 1]] - model.weight.detach()[top[:, 0]]
+    corner = threat.project(x, x + 0.0001 * way.sign().reshape(x.shape))  # nothing within eps is nearer
+    standing.take(torch.arange(3), Proposal(corner[:3], torch.zeros(3, dtype=torch.int64)))
+    asked = standing.model._classifier
+    before, stage = asked.spent.clone(), AskOn("on", queries=9, first=40)
+    stage.run(standing)
+    first, whole = (each.cost(threat, 5, 9).spent for each in (AskOn("first", queries=40), stage))
+    assert (asked.spent - before).tolist() == [first] * 3 + [whole] * 3
 
 
 @pytest.mark.parametrize("options", [{"effort": "all"}, {"targets": 0}])
@@ -331,7 +346,7 @@ def told(stage: Stage) -> str:
 # a plan that is changed raises the edition of its efforts, and what stands here
 @pytest.mark.parametrize(("effort", "norm", "edition", "plan"), [
     ("quick", "linf", 5, "8d4b6031"), ("quick", "l2", 5, "f7b4177e"),
-    ("standard", "linf", 4, "d20ad5a1"), ("standard", "l2", 4, "77cd08b2"),
+    ("standard", "linf", 6, "b599fa2c"), ("standard", "l2", 6, "523f124b"),
 ])  # fmt: skip
 def test_editions_stand_for_plans(effort: str, norm: str, edition: int, plan: str) -> None:
     attack = built(effort=effort)
