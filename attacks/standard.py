@@ -22,8 +22,6 @@ Effort = Literal["quick", "standard", "thorough"]
 
 # a third of the passes of an image that stands
 EXPECTED = {"quick": 60, "standard": 250, "thorough": 8000}
-# the version since which the figures of an effort are what they are
-_SINCE = {"quick": 5, "standard": 6, "thorough": 6}
 # in linf the way home weighs more, and the first steps begin at the boundary; in L2 the first go beyond it
 _LINF, _L2 = Gait((0.3, 0.5), closing=4), Gait(over=1.5)
 _anew = partial(Walk, steps=17, sort=False, gait=Gait(over=1.8), onward=6, hope=0.3)
@@ -34,8 +32,9 @@ _QUICK = {
         Walk("boundary", -math.inf, also="stuck", steps=9, to=(ANY,), sort=False, gait=_LINF, onward=10),
         Walk("boundary again", -math.inf, 2.0, steps=9, to=(ANY,), first=1, sort=False, gait=_LINF, onward=12),
         AscendTo("targets", trusting=True, steps=4, first=5),
-        Ascend("restarts", 0.3, trusting=True, steps=30, corners=4),
-        AskOn("queries", 0.15, trusting=True, queries=1800),
+        Ascend("restarts", 0.6, trusting=True, steps=20, corners=1),
+        Ascend("restarts again", 0.15, trusting=True, steps=30, corners=4),
+        AskOn("queries", 0.15, trusting=True, queries=2400, first=100),
     ),
     "l2": (
         Walk("boundary", steps=18, sort=False, gait=_L2, onward=10, hope=0.5),
@@ -103,11 +102,6 @@ class Standard(Attack):
         self.expected = EXPECTED[effort]
         names = [stage.name for norm in self.norms for stage in self.plan(norm)]
         self.stages = tuple(dict.fromkeys(names))
-
-    @property
-    def edition(self) -> int:
-        """6 but for "quick", whose plans are those of version 5."""
-        return _SINCE[self.effort]
 
     def plan(self, norm: str) -> tuple[Stage, ...]:
         """The stages in their order."""
