@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,9 @@ class Bar:
 
     def update(self, share: float, note: str = "") -> None:
         """Show the share done and the note."""
+        if _display.hearer is not None:
+            _display.hearer(share, note)
+            return
         self._pace.update(share)
         left = self._pace.left(1 - share)
         if self._progress is not None and self._task is not None:
@@ -98,6 +101,23 @@ def clock(seconds: float) -> str:
 def shortened(title: str, room: int) -> str:
     """A title that fits: without its beginning, for the end of a path says more."""
     return title if len(title) <= room else f"…{title[len(title) - room + 1 :]}"
+
+
+@contextmanager
+def heard(by: Callable[[float, str], None]) -> Iterator[None]:
+    """While this lasts, bars and `report` show nothing, but tell `by` the share done and a note: in a process that
+    works for another one, which shows it."""
+    before, _display.hearer = _display.hearer, by
+    try:
+        yield
+    finally:
+        _display.hearer = before
+
+
+def report(share: float) -> None:
+    """So much of the work is done that this process does for another one."""
+    if _display.hearer is not None:
+        _display.hearer(share, "")
 
 
 @contextmanager
@@ -145,6 +165,7 @@ class _Display:
     """A terminal has one live part; this is what is shown there, if anything is."""
 
     shown: Progress | None = None
+    hearer: Callable[[float, str], None] | None = None
     debug = False
 
 

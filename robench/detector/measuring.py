@@ -16,13 +16,13 @@ from robench.data.repeated import fitted_flag
 from robench.detector.fitting import Subject, Watch, noisy, plain, scored
 from robench.device import full_precision
 from robench.results.accuracy import Figure
-from robench.results.rows import correct, misled
+from robench.results.rows import SEALED, correct, misled, misled_clean
 from robench.store.files import Damaged, checksum, read_sealed, write_file, write_sealed
 from robench.store.records import ScoresRecord
 from robench.store.runs import EvaluationFolder
 
-# the columns of an evaluation's rows that stand beside its scores
-SCORED = ("example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success")
+# the columns of an evaluation's rows that stand beside its scores, the second verdict's where there is one
+SCORED = ("example_id", "label", "clean_pred", "adv_pred", "clean_correct", "success", *SEALED)
 # what is scored, each in a column of its own
 KINDS = ("clean", "noisy", "adversarial")
 
@@ -75,11 +75,12 @@ class Detection:
     @classmethod
     def of(cls, figures: Figures, watch: Watch, model: str, dataset: Dataset, folder: EvaluationFolder) -> Detection:
         """The figures with the names of all that they are about."""
-        spec, about, flag = folder.spec, folder.about, fitted_flag(dataset)
+        spec, about, fitted = folder.spec, folder.about, fitted_flag(dataset)
+        flags = dict.fromkeys([*([fitted] if fitted else []), *(folder.result.flags if folder.result else ())])
         return cls(
             figures, model, dataset.name, watch.spec.detector, watch.spec.options, watch.spec.trained_on,
             spec["attack"], about.given_options, spec["norm"], about.eps, watch.spec.fpr, folder.job_id,
-            watch.spec.job_id, (flag,) if flag else (), spec["seed"],
+            watch.spec.job_id, tuple(flags), spec["seed"],
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def scores(watch: Watch, module: nn.Module, split: Split, folder: EvaluationFold
             kind: scored(watch.score, module, x, settings).numpy()
             for kind, x in zip(KINDS, (examples.x, copies, images), strict=True)
         }
-    table: pd.DataFrame = rows[[*SCORED]].copy()
+    table: pd.DataFrame = rows[[name for name in SCORED if name in rows]].copy()
     for kind, values in found.items():
         table[f"score_{kind}"] = values
     return table
@@ -151,7 +152,8 @@ def kept(watch: Watch, folder: EvaluationFolder) -> pd.DataFrame | None:
 def _sound(table: pd.DataFrame, folder: EvaluationFolder) -> pd.DataFrame | None:
     """The scores of an evaluation's rows, None where they are of others, or no scores."""
     rows = folder.rows(SCORED)
-    same = list(table.columns) == [*SCORED, *(f"score_{kind}" for kind in KINDS)] and table[[*SCORED]].equals(rows)
+    names = [f"score_{kind}" for kind in KINDS]
+    same = list(table.columns) == [*rows.columns, *names] and table[[*rows.columns]].equals(rows)
     scores = [table[f"score_{kind}"].to_numpy() for kind in KINDS] if same else []
     return table if same and all(s.dtype == float and np.isfinite(s).all() for s in scores) else None
 
@@ -162,7 +164,8 @@ def figures(table: pd.DataFrame, threshold: float) -> Figures:
     acc_nadv: share of clean and noisy images taken for what they are, at even odds. acc_com: share of attacked images
     detected at even odds or still classified correctly. auc: of broken images against clean and noisy ones.
     detection_rate: share of broken images above `threshold`, which accepts all but a stated share of clean images.
-    robust_accuracy: share of all images classified correctly and accepted, and not broken by an accepted image.
+    robust_accuracy: share of all images classified correctly and accepted, and not broken by an accepted image; the
+    clean one breaks itself where a second verdict found another answer.
     """
     started = table[correct(table)]
     fallen = started[misled(started)]  # whatever class the attack aimed at
@@ -172,7 +175,7 @@ def figures(table: pd.DataFrame, threshold: float) -> Figures:
     caught = Figure(int((fallen["score_adversarial"] > threshold).sum()), len(fallen))
     rejected = Figure(int((table["score_clean"] > threshold).sum()), len(table))
     accepted = correct(table) & (table["score_clean"] <= threshold)
-    fooled = misled(table) & (table["score_adversarial"] <= threshold)
+    fooled = misled_clean(table) | (misled(table) & (table["score_adversarial"] <= threshold))
     robust = Figure(int((accepted & ~fooled).sum()), len(table))
     auc = None
     if len(fallen) and len(honest):

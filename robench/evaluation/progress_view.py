@@ -12,7 +12,8 @@ from robench.progress import Bar, Pace, say, trace
 
 
 class View:
-    """Progress: a bar per evaluation under way, in images, and one for everything where there are several."""
+    """Progress: a bar per evaluation under way, in images, one per training elsewhere, and where there are several one
+    for all evaluations and one for all trainings."""
 
     def __init__(self) -> None:
         self.cells: dict[str, str] = {}  # by task: the evaluation or training that it is a piece of
@@ -21,6 +22,8 @@ class View:
         self.bars: dict[str, Bar] = {}
         self.paces: dict[str, Pace] = {}
         self.overall: Bar | None = None
+        self.models = self.trained = 0
+        self.trainings: Bar | None = None
 
     def expect(self, wanted: Iterable[Node]) -> None:
         """Count what there will be to do."""
@@ -28,19 +31,25 @@ class View:
             if node.task is not None:
                 self.cells[node.task.key] = node.cell
                 self.total[node.cell] += node.task.size
-        if len(self.total) > 1 and self.overall is None:
+                self.models += not node.task.size
+        if self.models > 1 and self.trainings is None:
+            self.trainings = Bar("trainings")
+            self.trainings.update(0.0)  # time is counted from here
+        if sum(map(bool, self.total.values())) > 1 and self.overall is None:
             self.overall = Bar("all")
 
-    def share(self, task: Task, share: float) -> None:
-        """A running task has come so far."""
+    def share(self, task: Task, share: float, note: str = "") -> None:
+        """A running task has come so far, with a note where it is not counted in images."""
         cell = self.cells[task.key]
-        images = self.done[cell] + share * task.size
         bar = self._bar(cell, task)
-        if bar is not None:
-            pace = self.paces[cell]
-            pace.update(images)
-            rate = f"  {pace.rate:,.1f}/s" if pace.rate else ""
-            bar.update(images / max(self.total[cell], 1), f"{images:,.0f} images{rate}")
+        if not task.size:
+            bar.update(share, note)
+            return
+        images = self.done[cell] + share * task.size
+        pace = self.paces[cell]
+        pace.update(images)
+        rate = f"  {pace.rate:,.1f}/s" if pace.rate else ""
+        bar.update(images / max(self.total[cell], 1), f"{images:,.0f} images{rate}")
 
     def told(self, node: Node, outcome: Outcome) -> None:
         """A task has ended."""
@@ -52,6 +61,7 @@ class View:
             elif not isinstance(outcome.error, RobenchError):  # the others are told at the end
                 say(f"{task.piece} failed: {crash(outcome.error)}; run the same command again.")
         if not task.size:
+            self._trained(node.cell)
             return
         self.share(task, 1.0)
         self.done[node.cell] += task.size
@@ -63,10 +73,17 @@ class View:
 
     def close(self) -> None:
         """Take everything off the display."""
-        for bar in [*self.bars.values(), *([self.overall] if self.overall else [])]:
+        for bar in [*self.bars.values(), *filter(None, [self.overall, self.trainings])]:
             bar.close()
 
-    def _bar(self, cell: str, task: Task) -> Bar | None:
-        if cell not in self.bars and task.size:
+    def _trained(self, cell: str) -> None:
+        self.trained += 1
+        if cell in self.bars:
+            self.bars.pop(cell).close()
+        if self.trainings:
+            self.trainings.update(self.trained / self.models, f"{self.trained:,} of {self.models:,} models")
+
+    def _bar(self, cell: str, task: Task) -> Bar:
+        if cell not in self.bars:
             self.bars[cell], self.paces[cell] = Bar(task.title), Pace()
-        return self.bars.get(cell)
+        return self.bars[cell]

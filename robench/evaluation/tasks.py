@@ -22,7 +22,7 @@ from robench.evaluation.bench import Bench
 from robench.evaluation.jobs import Job
 from robench.executors.base import Executor, Show, State
 from robench.executors.workers import Workers
-from robench.progress import say
+from robench.progress import report, say
 from robench.store.claims import claim, note
 from robench.store.files import digest
 from robench.store.runs import Store
@@ -46,7 +46,7 @@ class TrainTask:
 
     @property
     def size(self) -> int:
-        """0: a training's epochs have a bar of their own."""
+        """0: a training is counted in epochs."""
         return 0
 
     @property
@@ -165,7 +165,7 @@ def perform_json(task: Mapping[str, Any], device: Callable[[str], str]) -> State
     if place not in _kept:
         _kept.clear()
         _kept[place] = Bench(Store(known.root))
-    return perform(known, _kept[place], lambda share: None)
+    return perform(known, _kept[place], report)
 
 
 def executor_of(workers: Workers, bench: Bench, show: Show) -> Executor:

@@ -42,8 +42,8 @@ class Task(Protocol):
         """The task as JSON types. Raises BadInput where it holds what cannot be sent."""
 
 
-# called with the share of a running task that is done
-Show = Callable[[Task, float], None]
+# called with the share of a running task that is done, and a note such as a rate
+Show = Callable[[Task, float, str], None]
 # performs a task in this process, and tells the share that is done
 Here = Callable[[Any, Callable[[float], None]], State]
 # what a worker calls: a module-level function of a task as JSON and of what turns the device that it asks for into the

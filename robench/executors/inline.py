@@ -27,7 +27,7 @@ class Inline:
         """Do the task."""
         task = self.tasks.popleft()
         try:
-            return Outcome(task, self.here(task, lambda share: self.show(task, share)))
+            return Outcome(task, self.here(task, lambda share: self.show(task, share, "")))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a user's model does, and were it to end the process

@@ -95,17 +95,16 @@ class Cluster:
         """Send a task for `function`; returns what stands for its answer."""
         return self.function.remote(function, task, self.driver)
 
-    def first(self, running: Iterable[Any]) -> Any:
-        """Wait for the first answer among those that are running; returns what stands for it."""
-        running = list(running)
-        while True:
-            ready, _ = self.ray.wait(running, num_returns=1, timeout=REFRESH)
-            if ready:
-                self._waiting = False
-                return ready[0]
-            if self._capacity() == 0 and not self._waiting:
-                self._waiting = True
-                say("No machine of the cluster has room for a task now; waiting for one (Ctrl-C stops).")
+    def first(self, running: Iterable[Any], seconds: float = REFRESH) -> Any | None:
+        """Wait so long for the first answer among those that are running; returns what stands for it, None for none."""
+        ready, _ = self.ray.wait(list(running), num_returns=1, timeout=seconds)
+        if ready:
+            self._waiting = False
+            return ready[0]
+        if self._capacity() == 0 and not self._waiting:
+            self._waiting = True
+            say("No machine of the cluster has room for a task now; waiting for one (Ctrl-C stops).")
+        return None
 
     def answer(self, reference: Any) -> dict[str, Any]:
         """What `run` returned. Raises WorkerDied, and BadInput where the workers cannot run robench."""

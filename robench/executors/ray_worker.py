@@ -19,6 +19,8 @@ import torch
 
 from robench.errors import BadInput, CheckFailed, DiskError, Permanent, RobenchError, contained, place_of
 from robench.executors.base import There
+from robench.executors.word import sending
+from robench.text.terminal import kept
 
 # seconds until a file of the driver's shows up on another machine
 APPEAR = 15.0
@@ -52,15 +54,18 @@ class Driver:
 
 
 def run(function: There, task: Mapping[str, Any], driver: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker does with a task; returns {"state": what `function` does}, or what `told` makes of an error."""
-    try:
-        sender = Driver(**driver)
-        _settle(sender)
-        return {"state": function(task, partial(_device, gpus=sender.gpus))}
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever a user's model does, and were it to end the process
-        return told(contained(error))
+    """What a worker does with a task; returns {"state": what `function` does}, or what `told` makes of an error, and as
+    "said" the lines that were said."""
+    with kept() as said:
+        try:
+            sender = Driver(**driver)
+            _settle(sender)
+            with sending(Path(task["root"]), task["key"]):
+                return {"state": function(task, partial(_device, gpus=sender.gpus)), "said": said}
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's model does, and were it to end the process
+            return {**told(contained(error)), "said": said}
 
 
 def told(error: Exception) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from robench.errors import BadInput
 from robench.evaluation.attacks import label_of
@@ -19,7 +20,7 @@ from robench.figures.drawing import Drawing, legend, places, save, style
 from robench.norms import parse_norm
 from robench.progress import say
 from robench.results.accuracy import Figure, Measure
-from robench.results.rows import Marks, correct, succeeded
+from robench.results.rows import Marks, correct, misled_clean, succeeded
 from robench.store.files import write_text
 from robench.store.labels import endings, why_not_whole
 from robench.store.runs import EvaluationFolder, Store
@@ -48,8 +49,15 @@ NOTE = (
 def standing(rows: pd.DataFrame, norm: str, eps: float) -> Marks:
     """Per row, whether the image is classified correctly and no image within eps of it, in `norm`, was found to break
     it: bool [n]."""
-    found: Marks = succeeded(rows) & (rows[norm].to_numpy() <= eps + TOLERANCE)
+    found: Marks = falls(rows, norm) <= eps + TOLERANCE
     return correct(rows) & ~found
+
+
+def falls(rows: pd.DataFrame, norm: str) -> NDArray[np.float64]:
+    """Per row, how far away in `norm` an image lies that breaks it, infinity where none was found: float64 [n]. 0 where
+    the clean image itself was answered wrongly when the verdict was taken a second time."""
+    distance = np.where(succeeded(rows), rows[norm].to_numpy(dtype=np.float64), np.inf)
+    return np.where(misled_clean(rows), 0.0, distance)
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,11 @@ class Curve:
 
     def steps(self) -> tuple[list[float], list[float]]:
         """Every eps at which accuracy falls, in order, from 0 to the evaluation's, and the accuracy from there on."""
-        broken = correct(self.rows) & succeeded(self.rows)
-        falls, counts = np.unique(self.rows[self.threat.norm].to_numpy()[broken], return_counts=True)
+        distances = falls(self.rows, self.threat.norm)[correct(self.rows)]
+        ends, counts = np.unique(distances[np.isfinite(distances)], return_counts=True)
         left = int(correct(self.rows).sum()) - np.cumsum([0, *counts])
         n = max(len(self.rows), 1)
-        return [0.0, *falls.tolist(), self.threat.radius], [*(left / n).tolist(), float(left[-1]) / n]
+        return [0.0, *ends.tolist(), self.threat.radius], [*(left / n).tolist(), float(left[-1]) / n]
 
     def to_json(self, points: Sequence[Fraction]) -> dict[str, Any]:
         """The evaluation and its accuracy, a fraction with its interval, at every one of `points` it has."""

@@ -81,11 +81,14 @@ def broken(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
 
 def misled(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
     """Whether the adversarial image is answered wrongly and accepted, whatever became of the clean one; bool [n]."""
-    found = _wrong(rows, "adv_pred", rejected)
-    for column in ("sealed_clean", "sealed_adv"):  # the clean image lies within any eps too
-        if column in rows:
-            found = found | _wrong(rows, column, rejected)
-    return found
+    found = _wrong(rows, "adv_pred", rejected) | misled_clean(rows, rejected)  # that one lies within any eps too
+    return found | _wrong(rows, "sealed_adv", rejected) if "sealed_adv" in rows else found
+
+
+def misled_clean(rows: pd.DataFrame, rejected: int | None = None) -> Marks:
+    """Whether the clean image was answered wrongly, and accepted, in the second verdict; bool [n]."""
+    none: Marks = np.zeros(len(rows), dtype=np.bool_)
+    return _wrong(rows, "sealed_clean", rejected) if "sealed_clean" in rows else none
 
 
 def _wrong(rows: pd.DataFrame, column: str, rejected: int | None) -> Marks:

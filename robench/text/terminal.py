@@ -45,7 +45,25 @@ def tell(text: str = "") -> None:
 
 def say(text: str) -> None:
     """A line on stderr, as robench's."""
+    if _kept is not None:
+        _kept.append(text)
+        return
     _on_stderr(f"robench: {visible(text)}")
+
+
+# what was said while somebody keeps it
+_kept: list[str] | None = None
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[list[str]]:
+    """While this lasts, what is said is put into the list that this yields, for another process to say."""
+    global _kept
+    before, _kept = _kept, []
+    try:
+        yield _kept
+    finally:
+        _kept = before
 
 
 def note(*lines: str) -> None:

@@ -48,6 +48,12 @@ class Flat(nn.Module):
         return self.head(x.flatten(1))
 
 
+class Slow(Flat):
+    def forward(self, x):
+        time.sleep(0.02)
+        return super().forward(x / 1000)  # so that some images stand
+
+
 class Fragile(Flat):
     def forward(self, x):
         if ((x * 255 - (x * 255).round()).abs() > 0.01).any():
@@ -71,6 +77,7 @@ def load():
 
 
 def other(): return Flat(1).eval()
+def slow(): return Slow().eval()
 def fragile(): return Fragile().eval()
 def deadly(): return Deadly().eval()
 def probabilities(): return nn.Sequential(Flat(), nn.Softmax(1)).eval()
@@ -176,7 +183,7 @@ def first_task(store: Store, request: Request) -> Task:
 
 
 def outcomes_of(workers: Workers, store: Store, *tasks: Task | TrainTask) -> list[Outcome]:
-    executor = executor_of(workers, Bench(store), lambda task, share: None)
+    executor = executor_of(workers, Bench(store), lambda task, share, note: None)
     try:
         for task in tasks:
             executor.submit(task)

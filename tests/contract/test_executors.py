@@ -128,6 +128,20 @@ def test_a_model_trained_elsewhere_is_the_same(workers: Workers) -> None:
     assert there.card("m")["command"] == card["command"]
 
 
+def test_how_far_a_task_has_come_is_shown_while_it_runs(workers: Workers) -> None:
+    store, shares = store_of("runs"), list[float]()
+    task = first_task(store, request_for("slow", attacks=["pgd"], options={"steps": 150}))
+    executor = executor_of(workers, Bench(store), lambda of, share, note: shares.append(share))
+    try:
+        executor.submit(task)
+        assert executor.next().state == "done"
+    finally:
+        executor.close()
+    assert any(0 < share < 1 for share in shares)
+    assert shares == sorted(shares)
+    assert not list((store.root / "locks").glob("*.word"))
+
+
 def test_a_task_that_is_done_is_there_and_one_that_is_claimed_is_busy(workers: Workers) -> None:
     store = store_of("runs")
     task = first_task(store, request_for("load", attacks=["fgsm"], options={}))
@@ -287,7 +301,7 @@ def test_only_what_a_worker_has_begun_is_cancelled(ray: Workers, monkeypatch: py
     wanted = want(request.models[0], resolve(request), [], Bench(store))
     tasks = [node.task for node in nodes(wanted.evaluations, "0") if node.task is not None]
     Path("hold").touch()
-    executor = executor_of(ray, Bench(store), lambda task, share: None)
+    executor = executor_of(ray, Bench(store), lambda task, share, note: None)
     try:
         for task in tasks:
             executor.submit(task)

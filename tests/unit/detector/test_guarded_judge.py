@@ -141,6 +141,12 @@ def test_figures_by_hand() -> None:
     assert found.value("robust_accuracy") == pytest.approx(2 / 6)
     targeted = figures(table.assign(success=False), 2.0)  # the class aimed at was missed, the image broken all the same
     assert targeted.value("robust_accuracy") == found.value("robust_accuracy")
+    # one that stood is broken by its second verdict, and one that was caught is wrong without an attack
+    again = table.assign(
+        sealed_clean=[1, 0, 1, 0, 0, 0], sealed_adv=[1, 1, 1, 1, 1, 1], sealed_success=[False, *[True] * 5]
+    )
+    twice = figures(again, 2.0)
+    assert (twice.broken, twice.value("robust_accuracy"), twice.value("acc_com")) == (5, 0.0, pytest.approx(3 / 5))
     pairs = [(a, h) for a in (4, 5, 1, -1) for h in (-2, -2, 3, -1, -1, -1, 1, 1, -1, -1)]
     assert found.auc == pytest.approx(sum((a > h) + 0.5 * (a == h) for a, h in pairs) / len(pairs))
 

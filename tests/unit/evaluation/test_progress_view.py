@@ -12,8 +12,11 @@ from torch import nn
 from robench import ThreatModel, progress, registry
 from robench.attack import waves
 from robench.attack.judge import Examples, Settings, attack_shard
+from robench.evaluation.progress_view import View
 from robench.evaluation.request import Request
 from robench.evaluation.scheduler import evaluate
+from robench.executors.base import Outcome
+from robench.executors.graph import Node
 from robench.store.runs import Store
 from tests import liars
 
@@ -70,3 +73,22 @@ def test_lines_say_how_far_how_fast_and_how_long(tmp_path: Path, capsys: pytest.
     assert shares == sorted(shares)
     for line in lines[1:]:
         assert re.search(r"\d+:\d\d left, [\d,]+ images  [\d,.]+/s", line), line
+
+
+class Piece:
+    """A training or a piece of an evaluation, as a view sees it."""
+
+    def __init__(self, key: str, size: int) -> None:
+        self.key, self.size, self.title, self.piece = key, size, f"title of {key}", key
+
+
+def test_trainings_elsewhere_are_shown_with_their_note_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    view, trainings = View(), [Piece("train-a", 0), Piece("train-b", 0)]
+    view.expect([Node(piece.key, piece, cell=piece.key) for piece in trainings])  # type: ignore[arg-type]
+    view.share(trainings[0], 0.25, "epoch 1/4")  # type: ignore[arg-type]
+    view.told(Node("train-a", cell="train-a"), Outcome(trainings[0], "done"))  # type: ignore[arg-type]
+    said = capsys.readouterr().err.splitlines()
+    assert "title of train-a: 25%, epoch 1/4" in said
+    assert re.fullmatch(r"trainings: 50%, \d+:\d\d left, 1 of 2 models", said[-1])
+    assert list(view.bars) == []
+    assert view.overall is None, "no image is to be attacked"

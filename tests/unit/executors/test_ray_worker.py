@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,10 @@ import torch
 from robench.errors import BadInput, CheckFailed, DiskError
 from robench.evaluation.tasks import perform_json
 from robench.executors import ray_worker
+from robench.executors.base import State
 from robench.executors.ray_worker import retold, told
+from robench.executors.word import listen
+from robench.progress import bar, say
 from robench.store.files import Damaged
 
 
@@ -72,6 +76,40 @@ def test_a_worker_leaves_the_tasks_of_a_driver_that_has_stopped(
     assert ray_worker.run(perform_json, {}, sender)["error"] == "KeyError", "the task is looked at"
     token.unlink()
     assert ray_worker.run(perform_json, {}, sender)["text"] == "The process that sent this task has stopped."
+
+
+def test_a_worker_tells_what_it_would_say_and_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token, heard = tmp_path / "driver-1", []
+    sender = json.loads(json.dumps(vars(ray_worker.Driver.here(token, 1.0, 0.0))))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    token.touch()
+
+    def work(task: Mapping[str, Any], device: object) -> State:
+        say("a sentence for the user")
+        with bar("a training") as shown:
+            shown.update(0.25, "epoch 1/4")
+        heard.append(listen(tmp_path, "key"))
+        if task["fails"]:
+            raise BadInput("No.")
+        return "done"
+
+    task = {"root": str(tmp_path), "key": "key", "fails": False}
+    assert ray_worker.run(work, task, sender) == {"state": "done", "said": ["a sentence for the user"]}
+    assert ray_worker.run(work, {**task, "fails": True}, sender)["said"] == ["a sentence for the user"]
+    assert heard == [(0.25, "epoch 1/4")] * 2
+    assert listen(tmp_path, "key") is None
+    assert capsys.readouterr() == ("", "")
+    say("by this process")
+    assert capsys.readouterr().err == "robench: by this process\n"
+
+
+def test_a_word_that_is_none_is_not_heard(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    for text in ("", "[0.5", "[1]", "{}", '["a", "b"]', "3"):
+        (tmp_path / "locks" / "key.word").write_text(text)
+        assert listen(tmp_path, "key") is None
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,20 @@ def test_accuracy_by_hand(eps: float, left: int) -> None:
     assert standing(table(), "linf", eps).sum() == left
 
 
+def test_what_is_wrong_without_an_attack_in_the_second_verdict_stands_within_no_eps() -> None:
+    second = {
+        "label": 0,
+        "sealed_clean": [0, 0, 0, 0, 7, 7],
+        "sealed_adv": 0,
+        "sealed_success": [False] * 4 + [True] * 2,
+    }
+    rows = table().assign(**second)
+    assert [standing(rows, "linf", eps).sum() for eps in (0.0, 0.1, 0.25)] == [3, 1, 0]
+    eps, accuracy = curve(rows).steps()
+    assert eps == pytest.approx([0, 0, 0.1, 0.1, 0.25, 0.3], abs=1e-6)
+    assert accuracy == pytest.approx([5 / 6, 3 / 6, 2 / 6, 1 / 6, 0, 0])
+
+
 def test_nothing_is_said_beyond_the_evaluation() -> None:
     assert curve().at(0.3000001) is not None
     assert curve().at(0.31) is None
