@@ -54,7 +54,7 @@ def parse_epsilon(value: str | float | Fraction, norm: str | None = None) -> Fra
 class ThreatModel:
     """All images x in [0, 1] with ||x - x0|| <= eps, eps in pixels.
 
-    The float radius used in arithmetic is the float32 nearest to the exact fraction.
+    Arithmetic takes the float64 nearest to the exact fraction as its radius.
     """
 
     norm: str

@@ -180,6 +180,8 @@ class _Loop:
                 grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
             self._advance(logits, grad, size)
         else:
+            if any_step:
+                self._confirm()
             if any_step and self.search.looks:
                 self._last()
         self._write(torch.arange(len(self.live), device=self.live.device))
@@ -210,6 +212,9 @@ class _Loop:
     def _see(self, logits: Tensor, step: int) -> None:
         """Look at the answers that came with the gradients of a step."""
         self._record(logits, step)
+
+    def _confirm(self) -> None:
+        """Ask about what was only taken for a find: nothing."""
 
     def _last(self) -> None:
         """Look at the last images."""
@@ -293,10 +298,6 @@ class _RoughLoop(_Loop):
     def _compact(self) -> Tensor | None:
         self._confirm()
         return super()._compact()
-
-    def _last(self) -> None:
-        self._confirm()
-        super()._last()
 
     def _confirm(self) -> None:
         """Ask in float32 about the images that may be finds, and keep those that are, as `_record` does."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.classifier import Classifier
+from robench.attack.edges import sudden
 from robench.attack.objectives import FIRM
 from robench.errors import BadInput, crash
 
@@ -189,6 +190,8 @@ def inspect(model: Classifier, x: Tensor, logits: Tensor, batch_size: int) -> li
         flags.append("randomised")
     elif not _alone(model, x, logits, torch.arange(min(ASKED, len(x)))):
         flags.append("batch-dependent")
+    if "randomised" not in flags and sudden(model, x, own):
+        flags.append("sudden-answers")
     return flags
 
 

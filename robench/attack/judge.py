@@ -161,6 +161,7 @@ class _Judge:
         seen = self.model.fold(clean, torch.arange(len(y)))
         plan = repeated(lambda: self.attack.trials(y, seen, ids, self.settings.seed))
         self.goal = plan.goal[:, 0] if self.targeted else torch.full_like(y, -1)
+        self.reached = predictions(clean) == self.goal
         return plan
 
     def _attack(self, plan: Trials, attacked: Tensor) -> Tensor:
@@ -269,7 +270,8 @@ class _Judge:
         if budget is None or trials == 1 or cost.forwards is None:
             return torch.ones(len(members), dtype=torch.bool)
         draws = self.model.draws if self.model.randomised else 1
-        return budget.affords(members, trials * cost.spent * draws, self.model.spent)
+        again = (cost.backwards or 0) if self.model.rough else 0  # what may be a find is asked about in float32
+        return budget.affords(members, trials * (cost.spent + again) * draws, self.model.spent)
 
     def _side_by_side(self, plan: Trials, wave: range, members: Tensor) -> None:
         if not len(members):
@@ -330,13 +332,16 @@ class _Judge:
         return projected
 
     def _margin(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """How far past success each proposal is; an answer that is not finite counts as wrong."""
+        """How far past success each proposal is. An answer that is not finite counts as wrong; of a targeted attack it
+        comes before any that misses the goal, unless the clean image reached that."""
         goal = self.goal[rows]
         targeted = self.targeted
         margin = misclassified_margin(logits, self.examples.y[rows], goal if targeted else None)
         finite = logits.isfinite().all(1)
         self.model.nonfinite[rows[~finite]] = True
-        return torch.where(finite, margin, -torch.inf if targeted else torch.inf)
+        if not targeted:
+            return torch.where(finite, margin, torch.inf)
+        return torch.where(finite, margin, torch.where(self.reached[rows], -torch.inf, -torch.finfo(margin.dtype).tiny))
 
     def _rows(self, clean_pred: Tensor, adv_pred: Tensor, attacked: Tensor) -> pd.DataFrame:
         y, x = self.examples.y, self.examples.x

@@ -13,7 +13,7 @@ from robench.results.accuracy import Figure
 from robench.results.paired import Paired
 from robench.results.statistics import holm
 from robench.suites.provenance import Made, command
-from robench.suites.readings import way
+from robench.suites.readings import nearest, way
 from robench.suites.schema import Order
 from robench.suites.settings import orders_of, said, settings
 from robench.suites.suite import ScaledSuite
@@ -169,11 +169,10 @@ def _claims_of(table: SuiteTable) -> Iterator[Claim]:
 
 
 def _read(table: SuiteTable) -> dict[str, str]:
-    """By printed column, the column of ours that stands for it: that of the way to read them all that is nearer to
-    print over the whole table, where several are run."""
-    readings = table.readings()
-    nearer = readings[-1].nearer if readings else ""  # the last one is about all of them together
-    return {each.reading_of: each.name for each in table.suite.columns if each.reading_of and way(each) == nearer}
+    """By printed column, the column of ours that stands for it where several are run: that of the way to read it, and
+    all that are read in the same ways, that is nearer to print over the whole table."""
+    nearer, others = nearest(table.readings()), [each for each in table.suite.columns if each.reading_of]
+    return {each.reading_of: each.name for each in others if each.reading_of and way(each) == nearer[each.reading_of]}
 
 
 def _entries(table: SuiteTable, rows: Sequence[str], column: str) -> list[Entry]:

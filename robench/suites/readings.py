@@ -26,8 +26,13 @@ class Readings:
     """The ways to read some printed columns, each with its distances to print, in points of percent: one per place
     where every way has its figure."""
 
-    printed: str
+    columns: tuple[str, ...]
     distances: dict[str, tuple[float, ...]]
+
+    @property
+    def printed(self) -> str:
+        """The columns, in words."""
+        return ("All of " if len(self.columns) > 1 else "") + ", ".join(self.columns)
 
     @property
     def nearer(self) -> str:
@@ -51,11 +56,19 @@ class Readings:
 
 
 def readings_of(suite: ScaledSuite, measured: Measured) -> list[Readings]:
-    """Every printed column that is read in several ways, and all of those together that are read in the same ones."""
+    """Every printed column that is read in several ways, and after them all of those together that are read in the same
+    ones."""
     found = [_readings(suite, column, measured) for column in suite.columns if column.reading_of is None]
     several = [each for each in found if len(each.distances) > 1]
-    alike = [each for each in several if each.distances.keys() == several[0].distances.keys()]
-    return [*several, _together(alike)] if len(alike) > 1 else several
+    alike: dict[frozenset[str], list[Readings]] = {}
+    for each in several:
+        alike.setdefault(frozenset(each.distances), []).append(each)
+    return [*several, *(_together(group) for group in alike.values() if len(group) > 1)]
+
+
+def nearest(readings: Sequence[Readings]) -> dict[str, str]:
+    """By printed column the way to read it that is nearer to print: over all columns that are read in the same ways."""
+    return {column: each.nearer for each in readings for column in each.columns}
 
 
 def _readings(suite: ScaledSuite, column: Column, measured: Measured) -> Readings:
@@ -69,10 +82,10 @@ def _readings(suite: ScaledSuite, column: Column, measured: Measured) -> Reading
         }
         if known and len(known) == len(ways):
             places.append(known)
-    return Readings(column.name, {how: tuple(place[how] for place in places) for how in ways})
+    return Readings((column.name,), {how: tuple(place[how] for place in places) for how in ways})
 
 
 def _together(several: Sequence[Readings]) -> Readings:
-    names = ", ".join(each.printed for each in several)
+    names = tuple(name for each in several for name in each.columns)
     ways = several[0].distances
-    return Readings(f"All of {names}", {how: tuple(d for each in several for d in each.distances[how]) for how in ways})
+    return Readings(names, {how: tuple(d for each in several for d in each.distances[how]) for how in ways})

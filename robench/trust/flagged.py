@@ -59,6 +59,11 @@ FLAGGED: tuple[tuple[str, str, str], ...] = (
         "attack with a margin loss",
     ),
     (
+        "sudden-answers", "answers that change without warning",
+        "hardly anything of a class's lead is gone when another takes its place, so that attacks which follow it see "
+        "no boundary: attack with square and with the images of a substitute, and run 'robench diagnose'",
+    ),
+    (
         "moved-nothing", "an attack that moves nothing",
         "the attack left every image as it was: look whether it gets gradients at all and proposes finite pixels, or "
         "use another",

@@ -39,6 +39,8 @@ def impossible(opened: Opened, rows: pd.DataFrame, flags: Sequence[str]) -> int:
     # a guide's passes are counted beside the model's, and a model that answers at random may be attacked twice
     if not opened.spec.get("guide") and "randomised" not in flags:
         most = attack.cost(opened.threat, opened.classes)
+        # what may be a find by gradients in bfloat16 is asked about in float32: at most once for each of them
+        forwards = forwards - backwards if opened.spec.get("search_precision") else forwards
         for counted, bound in ((forwards, most.forwards), (backwards, most.backwards)):
             if bound is not None:
                 found |= counted > bound * draws

@@ -307,6 +307,17 @@ def test_an_answer_of_nan_under_attack_is_no_robustness():
     assert rows["flags"].str.contains("non-finite").equals(mute)
 
 
+def test_an_answer_of_nan_breaks_an_image_whose_attack_has_a_goal() -> None:
+    """The goal is not reached, but the image no longer answered as it should be."""
+    model, data = Linear(lambda z: torch.where(z.amax(1, keepdim=True) > limit, math.nan, z)), examples(40)
+    limit = Linear()(data.x).max().item() + 0.5
+    rows = judge(built("random-targeted", steps=5, restarts=1), data, model, eps="0.5").rows
+    mute = rows["adv_pred"] == -1
+    assert mute.any()
+    assert not rows["success"][mute].any()
+    assert (rows["trial"][mute] >= 0).all()
+
+
 # --- the batch does not matter ---------------------------------------------------------------------------------------
 
 

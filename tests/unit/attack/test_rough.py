@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from robench import DataInfo, ThreatModel, build_backbone, registry
-from robench.attack.classifier import Classifier
+from robench.attack import gradient
+from robench.attack.base import Batch
+from robench.attack.classifier import Classifier, Rough
+from robench.attack.gradient import GradientAttack, Search
 from robench.attack.judge import Examples, Settings, ShardOutcome, attack_shard
+from robench.attack.objectives import misclassified_margin
 from robench.attack.rough import COPY, rough_of
 
 N, CLASSES = 40, 4
@@ -139,6 +143,48 @@ def test_a_find_is_a_find_in_float32() -> None:
     left = outcome.rows[(outcome.rows["step"] >= 0) & (outcome.rows["trial"] >= 0)]
     assert len(left)
     assert left["success"].all()
+
+
+class Shell(nn.Module):
+    """Wrong in a narrow shell alone, whose middle lies `at` of eps away, seen along the mean of the pixels."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.at = at
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of two classes."""
+        margin = 0.03 - ((x.flatten(1).mean(1) - 0.5) / 0.1 - self.at).abs()
+        return 4 * torch.stack([-margin / 2, margin / 2], 1)
+
+
+def test_what_was_found_since_the_last_look_is_asked_about_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU looks are eight steps apart, and the caller may ask about the last image itself."""
+
+    class Blind(GradientAttack):
+        """Does not ask about its last image."""
+
+        def search(self, threat: ThreatModel) -> Search:
+            return Search([threat.radius / 2] * 4, "steepest", random_start=False, looks=False)
+
+        def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+            return misclassified_margin(logits, y)
+
+    begin = gradient._Loop.__init__
+
+    def eight(self: gradient._Loop, *given: object) -> None:
+        begin(self, *given)  # type: ignore[arg-type]
+        self.interval = 8
+
+    monkeypatch.setattr(gradient._Loop, "__init__", eight)
+    x, none, ids = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64), torch.arange(1)
+    batch = Batch(x, none, none - 1, ids, none, ids, ThreatModel.of("linf", "0.1"), 0)
+    model = Classifier(Shell(0.5), 2, 1, labels=none)
+    model.rough = Rough(model.module, own=True)
+    found = Blind().perturb(model.rows(ids), batch)
+    assert found.step.tolist() != [-1]
+    assert Shell(0.5)(found.x).argmax(1).tolist() == [1]
 
 
 @pytest.mark.parametrize("patience", [1, 3])

@@ -12,7 +12,7 @@ from robench.results.accuracy import Figure
 from robench.store.runs import Store
 from robench.suites.claims import Verdict, claims_of
 from robench.suites.plan import Setup, plan
-from robench.suites.readings import readings_of
+from robench.suites.readings import nearest, readings_of
 from robench.suites.reproduce import reproduce
 from robench.suites.suite import ScaledSuite, load
 from robench.suites.table import Entry, SuiteTable
@@ -123,6 +123,30 @@ def test_a_claim_is_about_the_nearer_reading_an_order_as_well_as_a_value(
     assert found[2].verdict is (Verdict.REPRODUCED if nearer == "g" else Verdict.NOT)
     assert found[2].ours == ("A 52.0 < B 91.0" if nearer == "g" else "B 20.0 < A 50.0")
     assert found[3].ours in ("A 10.0 = B 10.0", "B 10.0 = A 10.0")
+
+
+def test_columns_that_are_read_in_other_ways_each_have_the_one_that_is_nearer(tmp_path: Path) -> None:
+    """b by itself or guided; w alone or crafted on the source: each is nearer by its first way, or by its second."""
+    further = """[[columns]]
+name = "wb"
+attack = "pgd"
+eps = "0.1"
+surrogate = "Source"
+reading_of = "w"
+options = { steps = 3 }
+[printed.A]
+b = 50
+w = 10
+[printed.B]"""
+    suite = load(written(tmp_path, TWO.replace("[printed.A]\nb = 50\n[printed.B]", further))).at("small")
+    places = {"b": 100, "g": 60, "w": 10, "wb": 70}
+    counts = {(row, column): [count] for row in "AB" for column, count in places.items()}
+    found = table(suite, counts).readings()
+    assert [each.printed for each in found] == ["b", "w"]
+    assert nearest(found) == {"b": "guided by Source", "w": "on the models alone"}
+    claims = {claim.claim: claim.ours for claim in claims_of(table(suite, counts))}
+    assert claims["A: w"].startswith("10")
+    assert claims["A: b, read as g"].startswith("60")
 
 
 def test_a_place_counts_where_every_reading_is_there(suite: ScaledSuite) -> None:

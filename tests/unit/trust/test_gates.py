@@ -29,7 +29,7 @@ def test_honest_runs_fire_nothing_and_reach_every_gate() -> None:
         "single step beats iteration", "black box beats white box",
         "queries beat gradients", "boundary attack beats ascent", "success not rising with eps",
         "robust at eps that allows anything", "more effort still breaks images", "replaced functions",
-        "changed global state", "squashed outputs", "logits beyond comparison",
+        "changed global state", "answers that change without warning", "squashed outputs", "logits beyond comparison",
         "logits too small for a cross-entropy", "an attack that moves nothing",
         "queries come nearer than gradients", "walks break what ascents do not", "clean answers at chance",
     }  # fmt: skip
