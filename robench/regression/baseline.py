@@ -15,7 +15,7 @@ from robench import registry
 from robench.errors import BadInput, first_line, unknown
 from robench.progress import say
 from robench.results.accuracy import Measure, enters
-from robench.results.rows import Marks, broken, correct, succeeded
+from robench.results.rows import Marks, broken, correct, marked, succeeded
 from robench.results.statistics import wilson
 from robench.results.summary import UNSTABLE, label
 from robench.store.files import digest, fit, read_json, unfit, write_text
@@ -23,6 +23,7 @@ from robench.store.records import Images, Interval, Metric, Options, Shape, Shar
 from robench.store.runs import EvaluationFolder, Store
 from robench.store.specs import HARNESS, CraftSpec, EvalSpec, Name, leans
 from robench.threat import ThreatModel
+from robench.trust.gates import MARKED
 from robench.trust.origins import aged
 
 FORMAT = 1
@@ -75,7 +76,8 @@ class Kept(BaseModel):
     the attack left standing, or with targeted attacks the share it reached, is `figure`. `batch_size` and `shard_size`
     are those of an attack whose outcome depends on which images share a batch, None for all others. `misses`: of a
     targeted attack, whether the outcomes tell images broken at another class; None in files of before they did.
-    `sources`: the digests of the source of the plugins behind it, by kind and name.
+    `sources`: the digests of the source of the plugins behind it, by kind and name. `marks`: on how many images an
+    attack made of stages set each mark that a gate asks about; None for others, and in files of before they were kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True, allow_inf_nan=False)
@@ -100,6 +102,7 @@ class Kept(BaseModel):
     outcomes: str
     misses: bool | None = None
     sources: Sources | None = None
+    marks: dict[str, int] | None = None
 
     @property
     def threat(self) -> ThreatModel:
@@ -325,8 +328,16 @@ def keep(folder: EvaluationFolder, store: Store) -> Kept:
         outcomes=encode(folder, spec),
         misses=True if result.measure is Measure.SUCCESS else None,
         sources=next((dict(note["sources"]) for note in folder.notes() if note.get("sources")), None),
+        marks=_marks(folder),
         **_batches(folder, spec),
     )
+
+
+def _marks(folder: EvaluationFolder) -> dict[str, int] | None:
+    """How many images have each mark that a gate asks about; None of an attack that sets none."""
+    rows = folder.rows()
+    staged = "stages" in rows and bool((rows["stages"] != "").any())
+    return {mark: int(marked(rows, mark).sum()) for mark in MARKED} if staged else None
 
 
 def _batches(folder: EvaluationFolder, spec: EvalSpec) -> dict[str, int]:

@@ -28,6 +28,8 @@ from robench.store.known import allow
 from robench.store.runs import Store
 from robench.trust.gates import Finding
 
+# what a line that rose asks for
+HOLD = "make the baseline anew to hold the gain, if 'robench diagnose' finds nothing against it"
 # a model by reference, or itself
 Model = str | nn.Module
 
@@ -127,11 +129,11 @@ def _compare(name: str, plan: Sequence[tuple[Kept, Address]], store: Store, term
         if done.findings:  # of all runs on the same images so far, so the later ones hold the earlier ones
             findings[kept.model, kept.spec.data_digest, kept.spec.norm, kept.spec.count] = done.findings
     lines = judge(lines_of(pairs), terms)
-    alone = lacking(pairs)
+    alone, blind = lacking(pairs), [line.blindness for line in lines if line.blindness]
     gains = _gains(lines, alone)
     news = [pair.news for pair in pairs if pair.news]
     news += [_edited(pair) for pair in pairs if pair.other]
-    return Checked(name, lines, terms, (*gains, *news, *alone.values(), *_fired(findings)), tuple(lasting))
+    return Checked(name, lines, terms, (*blind, *gains, *news, *alone.values(), *_fired(findings)), tuple(lasting))
 
 
 def _gains(lines: Sequence[Line], alone: Collection[str]) -> list[str]:
@@ -142,7 +144,7 @@ def _gains(lines: Sequence[Line], alone: Collection[str]) -> list[str]:
     for line in lines:
         if line.verdict is Verdict.ROSE and line.model not in doubted:
             unsure = line.model in alone and line.metric != CLEAN_METRIC
-            then = "no gain before another attack says so" if unsure else "make the baseline anew to hold the gain"
+            then = "no gain before another attack says so" if unsure else HOLD
             told.append(f"{line.model} rose on {line.attack}; {then}.")
     return told
 

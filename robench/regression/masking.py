@@ -10,7 +10,7 @@ import numpy as np
 
 from robench.regression.baseline import BROKEN, MISSED, ROBUST, Kept
 from robench.results.accuracy import Measure
-from robench.trust.gates import ACROSS, WHITE, WITHIN, AttackRun, Gate, diagnose
+from robench.trust.gates import ACROSS, MARKED, WHITE, WITHIN, AttackRun, Gate, diagnose, too_many
 
 # what counts as much more than before: by this factor, and by as many percent of the images
 GROWTH, POINTS = 1.5, 5
@@ -53,7 +53,24 @@ def fired_anew(held: Sequence[Held]) -> list[tuple[str, ...]]:
         told = [said for gate, seen in now.items() if (said := _told(gate, seen, then.get(gate, NOTHING), n))]
         for i in group:
             found[i] |= dict.fromkeys(told)
+    for i, (kept, run) in enumerate(held):
+        found[i] |= dict.fromkeys(_marked_anew(kept, run))
     return [tuple(each) for each in found]
+
+
+def _marked_anew(kept: Kept, run: AttackRun) -> Iterator[str]:
+    """The gates on marks of an attack made of stages that fire now and did not then, or on far more images; where the
+    baseline does not say how many had them, all that fire."""
+    n = kept.spec.count
+    for mark, gate in MARKED.items():
+        for found in gate([run]):
+            if kept.marks is None:
+                told = f"{found.gate} on {found.images:,} of {n:,} images (the baseline does not say on how many)"
+                yield from [told] if found.fired else []
+                continue
+            before = kept.marks.get(mark, 0)
+            told = _told(found.gate, Seen(found.fired, found.images), Seen(too_many(before, n), before), n)
+            yield from [told] if told else []
 
 
 def _told(gate: str, now: Seen, then: Seen, n: int) -> str:

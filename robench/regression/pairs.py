@@ -26,7 +26,7 @@ from robench.trust.origins import identified
 # flags that say that an attack may have failed where the model would not have stood
 TROUBLE = (
     "zero-gradient", "non-finite", "invalid-proposal", "gradient-at-inference", "squashed-outputs", "extreme-logits",
-    "flat-logits", "wrong-gradients", "moved-nothing", "changes-torch", "changes-global-state",
+    "flat-logits", "sudden-answers", "wrong-gradients", "moved-nothing", "changes-torch", "changes-global-state",
     "reaches-outside", "unchecked-gradients", NOT_SEALED,
 )  # fmt: skip
 # a flag with its share of the images

@@ -20,7 +20,7 @@ CAPTION = (
     "stands, in points, and its paired 95% interval. fell, rose, stayed: images that stood only then, only now, both "
     "times. p: exact McNemar, then with Holm's correction over all lines, which the verdict goes by. "
     "untrusted: flagged with trouble of gradients that the baseline did not have, a gate on masking fires that did not "
-    "then, or the attack is another one."
+    "then, or the attack is another one. open: fewer stand than did, of so few that all could have fallen by chance."
 )
 
 
@@ -51,7 +51,9 @@ class Checked:
     def verdict(self) -> str:
         """The outcome in one sentence."""
         if self.exit_code == 0:
-            return f"Nothing fell in {len(self.lines)} comparisons with {self.name}."
+            some = any(line.fell > line.rose for line in self.lines)
+            told = "Nothing fell more than chance explains" if some else "Nothing fell"
+            return f"{told} in {len(self.lines)} comparisons with {self.name}."
         parts = [f"{len(lines)} {verdict.told}" for verdict in Verdict if verdict.told and (lines := self.of(verdict))]
         return f"Of {len(self.lines)} comparisons with {self.name}, {' and '.join(parts)}."
 

@@ -20,6 +20,7 @@ class Verdict(StrEnum):
     FELL = "fell"
     UNTRUSTED = "untrusted"
     INCOMPLETE = "incomplete"
+    OPEN = "open"
     ROSE = "rose"
     SAME = "same"
 
@@ -60,6 +61,7 @@ _FOLLOWS = {
     Verdict.FELL: _Follows(1, "fell", "red", "failure"),
     Verdict.UNTRUSTED: _Follows(1, "cannot be trusted", "magenta", "failure"),
     Verdict.INCOMPLETE: _Follows(3, "could not be made", "yellow", "error"),
+    Verdict.OPEN: _Follows(3, "stand on too few images to tell", "yellow", "error"),
     Verdict.ROSE: _Follows(style="green"),
     Verdict.SAME: _Follows(),
 }
@@ -102,7 +104,8 @@ class Line:
     lines of the check. model is the baseline's name for it, `subject` that of what stands in for it now; flags, seconds
     and evaluation are of now. doubts: those flags, with the share then, and what else says more of the attack than of
     the model.
-    note: what is to be said beside both figures.
+    note: what is to be said beside both figures. blind: all images that stood then could fall without being told from
+    chance.
     """
 
     model: str
@@ -123,6 +126,26 @@ class Line:
     seconds: float = 0.0
     evaluation: str = ""
     note: str = ""
+    blind: bool = False
+
+    @property
+    def stood(self) -> int:
+        """How many images stood then."""
+        return self.fell + self.stayed
+
+    @property
+    def blindness(self) -> str:
+        """A sentence on a comparison that can find no fall and has not, "" for others."""
+        if not self.blind or self.verdict is not Verdict.SAME:
+            return ""
+        return f"{self.model} {self._where}: {self._few}."
+
+    @property
+    def _few(self) -> str:
+        return (
+            f"{self.stood} {'images' if self.stood > 1 else 'image'} stood then, and were they all to fall, that could "
+            "be chance; take more images, or give --max-drop"
+        )
 
     def counted(self, then: Marks, now: Marks, figure: float | None) -> Line:
         """The line with today's figure, and the counts and p of bool [n] then and now."""
@@ -143,8 +166,7 @@ class Line:
     @property
     def sentence(self) -> str:
         """What happened, in words."""
-        where = f"in the {self.attack}" if self.attack.startswith(WORST) else f"under {self.attack}"
-        where = f"on clean images{self.attack.removeprefix(CLEAN)}" if self.metric == CLEAN_METRIC else where
+        where = self._where
         if self.now is None:
             said = f"{self.model} {where}: the evaluation is incomplete"
             return f"{said}; run the same command again, unless it is said to fail each time."
@@ -152,8 +174,14 @@ class Line:
             f"{self.model} {where}: {self.metric} {100 * self.then:.1f}% then, {100 * self.now:.1f}% now; of "
             f"{self.n:,} images {self.fell:,} fell, {self.rose:,} rose and {self.stayed:,} stayed "
             f"(McNemar p = {self.p:.2g}, with Holm's correction {self.adjusted:.2g}){self._distrust}"
-            f"{f'; {self.note}' if self.note else ''}."
+            f"{f'; {self.note}' if self.note else ''}{f'; {self._few}' if self.verdict is Verdict.OPEN else ''}."
         )
+
+    @property
+    def _where(self) -> str:
+        if self.metric == CLEAN_METRIC:
+            return f"on clean images{self.attack.removeprefix(CLEAN)}"
+        return f"in the {self.attack}" if self.attack.startswith(WORST) else f"under {self.attack}"
 
     @property
     def _distrust(self) -> str:
@@ -173,15 +201,25 @@ class Line:
         unknown = ("fell", "rose", "stayed", "p", "adjusted", "change", "interval") if self.now is None else ()
         if not self.note:
             del found["note"]
+        if not self.blind:
+            del found["blind"]
         return found | dict.fromkeys(unknown)
 
 
 def judge(lines: Sequence[Line], terms: Terms) -> tuple[Line, ...]:
     """The lines with adjusted p values and verdicts; an incomplete one counts as a comparison that found nothing."""
+    lines = [replace(line, blind=_blind(line, len(lines), terms)) for line in lines]
     return tuple(
         replace(line, adjusted=adjusted, verdict=_verdict(line, adjusted, terms))
         for line, adjusted in zip(lines, holm([line.p for line in lines]), strict=True)
     )
+
+
+def _blind(line: Line, lines: int, terms: Terms) -> bool:
+    """Whether some images stood then, but so few that the fall of all of them is no more than chance explains, among so
+    many lines, and no limit of the user's holds."""
+    limited = terms.max_drop is not None and line.metric != CLEAN_METRIC
+    return line.now is not None and line.stood > 0 and not limited and lines * mcnemar(line.stood, 0) >= terms.alpha
 
 
 def _verdict(line: Line, adjusted: float, terms: Terms) -> Verdict:
@@ -192,6 +230,8 @@ def _verdict(line: Line, adjusted: float, terms: Terms) -> Verdict:
         return Verdict.FELL
     if line.doubts:
         return Verdict.UNTRUSTED
+    if drop > 0 and line.blind:
+        return Verdict.OPEN
     return Verdict.ROSE if drop < 0 and significant else Verdict.SAME
 
 

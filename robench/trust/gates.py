@@ -178,9 +178,14 @@ def _marked(mark: str, gate: str, words: str, advice: str) -> Gate:
                 continue
             n, count = len(run.rows), int(marked(run.rows, mark).sum())
             evidence = f"{run.at}: {words} {count:,} of {n:,} images"
-            yield Finding(gate, count >= max(LEAST, int(ZERO_IMAGES * n) + 1), evidence, f"{ZERO_IMAGES:.0%}", advice)
+            yield Finding(gate, too_many(count, n), evidence, f"{ZERO_IMAGES:.0%}", advice, images=count)
 
     return found
+
+
+def too_many(count: int, n: int) -> bool:
+    """Whether a mark on so many of n images is more than a slip of the attack."""
+    return count >= max(LEAST, int(ZERO_IMAGES * n) + 1)
 
 
 # --- gates on pairs of runs ------------------------------------------------------------------------------------------
@@ -343,6 +348,19 @@ def _more_effort(runs: Sequence[AttackRun]) -> Iterator[Finding]:
         )
 
 
+# by mark, the gates on what an attack made of stages notes of an image
+MARKED: dict[str, Gate] = {
+    "queries-beat-gradients": _marked(
+        "queries-beat-gradients", "queries come nearer than gradients",
+        "a few queries came nearer than all gradients to",
+        "the gradients are worse than none: attack with BPDA for the layer hiding them, and with more queries",
+    ),
+    "walks-beat-ascents": _marked(
+        "walks-beat-ascents", "walks break what ascents do not",
+        "a walk along the boundary broke, where ascents had taken less than half of the margin away,",
+        "gradients at the images mislead: report the worst case with a boundary attack, and no figure of ascents alone",
+    ),
+}  # fmt: skip
 # gates that hold runs within one threat model against each other by nothing but which images each of them broke
 WITHIN: tuple[Gate, ...] = (
     _beats(
@@ -369,16 +387,7 @@ ACROSS: tuple[Gate, ...] = (_not_rising,)
 GATES: tuple[Gate, ...] = (
     *(_flagged(*each) for each in FLAGGED),
     _zero_gradient,
-    _marked(
-        "queries-beat-gradients", "queries come nearer than gradients",
-        "a few queries came nearer than all gradients to",
-        "the gradients are worse than none: attack with BPDA for the layer hiding them, and with more queries",
-    ),
-    _marked(
-        "walks-beat-ascents", "walks break what ascents do not",
-        "a walk along the boundary broke, where ascents had taken less than half of the margin away,",
-        "gradients at the images mislead: report the worst case with a boundary attack, and no figure of ascents alone",
-    ),
+    *MARKED.values(),
     *WITHIN,
     *ACROSS,
     _at_chance,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from robench.regression.check import _gains
+from robench.regression.check import HOLD, _gains
 from robench.regression.masking import then_of, unwitnessed
 from robench.regression.pairs import Pair, lacking
 from robench.results.accuracy import Measure
@@ -107,6 +107,29 @@ def test_what_could_show_masking(pairs: list[Pair], told: bool) -> None:
     assert unwitnessed([(pair.kept, pair.run) for pair in pairs if pair.run]) == sentences
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (None, 40, "the baseline does not say on how many"),
+        (None, 2, ""),
+        ({}, 40, "it did not in the baseline"),
+        ({"queries-beat-gradients": 35}, 40, ""),
+        ({"queries-beat-gradients": 20}, 40, "20 in the baseline"),
+        ({"walks-beat-ascents": 40}, 40, "it did not in the baseline"),
+    ],
+)
+def test_marks_of_an_attack_made_of_stages_count_as_gates(before: dict[str, int] | None, now: int, said: str) -> None:
+    """It is its own witness, and the same model as then is asked about both times."""
+    pair = seen("standard", 120, 20, "ensemble")
+    assert pair.run is not None
+    flags = ["queries-beat-gradients" if i < now else "" for i in range(N)]
+    rows = pair.run.rows.assign(stages="untargeted;queries", flags=flags)
+    pair = replace(pair, kept=pair.kept.model_copy(update={"marks": before}), run=replace(pair.run, rows=rows))
+    line = judged([pair])[-1]
+    assert line.doubts == ((f"queries come nearer than gradients on {now} of {N} images ({said})",) if said else ())
+    assert line.verdict == ("untrusted" if said else "rose")
+
+
 @pytest.mark.parametrize("now", [20, 120])
 def test_another_attack_says_nothing_of_a_rise(now: int) -> None:
     edited = replace(seen("pgd", 120, now), other="the source of the attack pgd is another than the baseline's")
@@ -124,4 +147,4 @@ def test_a_rise_is_no_gain_where_nothing_could_show_masking() -> None:
     assert told == ["plain rose on pgd, linf eps 0.1; no gain before another attack says so."]
     pairs = [*pairs, seen("square", 120, 10, "query")]
     told = _gains(judged(pairs), lacking(pairs))
-    assert [each.endswith("make the baseline anew to hold the gain.") for each in told] == 3 * [True]
+    assert [each.endswith(f"; {HOLD}.") for each in told] == 3 * [True]

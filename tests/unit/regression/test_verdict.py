@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as Tree
 
 import numpy as np
@@ -132,6 +133,41 @@ def test_a_drop_must_be_more_than_chance() -> None:
     assert verdicts([line(15, 5), line(3, 3)]) == ["same", "same"]  # one of two: Holm's correction
     assert verdicts([line(15, 5), line(3, 3)], alpha=0.1) == ["fell", "same"]
     assert verdicts([line(15, 5), line(40, 0)]) == ["fell", "fell"]
+
+
+def few(stood: int, fell: int, **more: Any) -> Line:
+    """A line of 60 images of which so many stood then."""
+    then, now = np.arange(60) < stood, (np.arange(60) < stood) & (np.arange(60) >= fell)
+    return Line("plain", "pgd", 60, "robust accuracy", then=stood / 60, **more).counted(then, now, float(now.mean()))
+
+
+def test_a_fall_that_too_few_images_could_tell_is_no_pass() -> None:
+    """All five that stood fell, which chance does once in sixteen times."""
+    assert mcnemar(5, 0) > 0.05 > mcnemar(6, 0)
+    assert verdicts([few(5, 5)]) == ["open"]
+    assert verdicts([few(6, 6)]) == ["fell"]
+    assert verdicts([few(6, 6), few(6, 1)]) == ["open", "open"]  # one of two
+    assert verdicts([few(5, 5)], max_drop=0.02) == ["fell"]
+    assert verdicts([few(5, 1)], max_drop=0.02) == ["same"]
+    assert verdicts([few(5, 5, doubts=("flat-logits",))]) == ["untrusted"]
+    assert verdicts([few(5, 0), few(0, 0)]) == ["same", "same"]
+    (line,) = judge([few(1, 1)], Terms())
+    assert line.sentence.endswith(
+        "; 1 image stood then, and were they all to fall, that could be chance; take more images, or give --max-drop."
+    )
+    found = Checked("b", (line,), Terms())
+    assert (found.exit_code, found.verdict) == (3, "Of 1 comparisons with b, 1 stand on too few images to tell.")
+    assert 'errors="1"' in found.junit()
+    told = [each.blindness for each in judge([few(5, 0), few(0, 0), few(40, 0)], Terms())]
+    assert told == ["plain under pgd: 5 images stood then, and were they all to fall, that could be chance; take more "
+                    "images, or give --max-drop.", "", ""]  # fmt: skip
+
+
+def test_a_fall_that_chance_explains_is_not_called_none() -> None:
+    lines = judge([line(5, 3)], Terms())
+    assert Checked("b", lines, Terms()).verdict == "Nothing fell more than chance explains in 1 comparisons with b."
+    lines = judge([line(3, 3)], Terms())
+    assert Checked("b", lines, Terms()).verdict == "Nothing fell in 1 comparisons with b."
 
 
 def test_a_limit_on_the_drop_is_exact_and_for_robust_accuracy_only() -> None:
