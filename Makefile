@@ -45,8 +45,8 @@ docs: $(DEV_READY)  ## make the documentation's site in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # SAME="module:Class ..." names those whose code was changed and whose figures were not
-digests: $(DEV_READY)  ## record what the code of the plugins says, each under its version
-	$(BIN)/python -m robench.testing.digests robench_attacks robench_defenses $(addprefix --same ,$(SAME))
+digests: $(DEV_READY)  ## record what the code says that figures come out of, plugins and robench's own
+	$(BIN)/python -m robench.testing.digests robench robench_attacks robench_defenses $(addprefix --same ,$(SAME))
 
 vendor: $(DEV_READY)  ## fetch the parts of the page from npm, as robench/page/vendor/pins.toml has them
 	$(BIN)/python -m robench.page.vendored

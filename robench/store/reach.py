@@ -202,6 +202,15 @@ def _digest(reach: Reach) -> str:
     return hashlib.sha256(repr(reach.said()).encode()).hexdigest()[:16]
 
 
+def reached(beginnings: Collection[tuple[str, str]], within: Callable[[str], bool]) -> str:
+    """16 hex digits over what definitions, each of a module, reach in the modules that `within` says; all of a module
+    where no definition is named."""
+    reach = Reach(lambda module, importer, origin: within(module))
+    for module, definition in beginnings:
+        reach.add(module, definition)
+    return _digest(reach)
+
+
 @cache
 def plugin_digest(base: type) -> str:
     """16 hex digits over what a plugin's class reaches: its definition, those of its bases and what these name,

@@ -11,6 +11,9 @@ from robench.store.files import canonical, identity
 
 # raise when a change of the loop, the judge or the projection changes figures; stored evaluations are then not reused
 HARNESS = 1
+# raise when a change of networks, augmentation, training or the attack inside it changes what is trained; stored models
+# are then trained anew
+TRAININGS = 1
 # before the kind of a plugin whose code made what images were crafted on
 SURROGATE = "surrogate "
 # and of one whose gradients were followed
@@ -54,7 +57,8 @@ class Spec(BaseModel):
 class TrainSpec(Spec):
     """Everything a trained model depends on. `recipe` and `options` are complete, defaults filled in; `classes` is
     given where the data have more than their labels show; `defense_version` where it is not 1, `source` the digest of
-    the defense's code where that version does not speak for it (see `store.released`)."""
+    the defense's code where that version does not speak for it (see `store.released`), `harness` the number of what
+    robench itself trains with, where that is not 1."""
 
     defense: str
     options: dict[str, Any]
@@ -66,6 +70,7 @@ class TrainSpec(Spec):
     classes: int | None = None
     defense_version: int | None = None
     source: str | None = None
+    harness: int | None = None
 
 
 class EvalSpec(Spec):

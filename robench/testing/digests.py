@@ -1,17 +1,20 @@
-"""Record what the code of a package's plugins says, version by version: `python -m robench.testing.digests PACKAGE`."""
+"""Record what the code of a package's plugins says, version by version: `python -m robench.testing.digests PACKAGE`.
+
+Of robench itself, as the package, its own parts are recorded that figures come out of."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from robench import registry
 from robench.errors import BadInput, RobenchError, unknown
 from robench.store.files import write_text
 from robench.store.reach import plugin_digest
-from robench.store.released import Recorded, Release, place_of, recorded, text_of
+from robench.store.released import Release, place_of, recorded, text_of
+from robench.testing import harness
 from robench.text.terminal import tell
 
 
@@ -25,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     asked = parser.parse_args(arguments)
     try:
-        bases = {package: registry.classes(package) for package in asked.packages}
-        known = [Release.of(base).plugin for each in bases.values() for base in each]
+        bases = {package: registry.classes(package) for package in asked.packages if package != "robench"}
+        own = harness.parts() if "robench" in asked.packages else {}
+        known = [*(Release.of(base).plugin for each in bases.values() for base in each), *(each.plugin for each in own)]
         for name in asked.same:
             if name not in known:
                 raise unknown("plugin's class", name, known)
-        added = sum(record(each, asked.same) for each in bases.values())
+        added = sum(record(each, asked.same) for each in bases.values()) + record_at(harness.place(), own, asked.same)
     except RobenchError as error:
         tell(str(error))
         return error.exit_code
@@ -38,14 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def lacking(bases: Iterable[type]) -> list[tuple[type, bool]]:
-    """The plugins whose code is not recorded under its version, and whether other code is."""
-    found = []
-    for base in bases:
-        digests = recorded(place_of(base)).get(Release.of(base), frozenset())
-        if plugin_digest(base) not in digests:
-            found.append((base, bool(digests)))
-    return found
+def lacking(bases: Iterable[type]) -> list[type]:
+    """The plugins whose code is not recorded under their version."""
+    return [base for base in bases if plugin_digest(base) not in recorded(place_of(base)).get(Release.of(base), ())]
 
 
 def record(bases: Sequence[type], same: Sequence[str] = ()) -> int:
@@ -53,29 +52,28 @@ def record(bases: Sequence[type], same: Sequence[str] = ()) -> int:
 
     Raises BadInput, and writes nothing, where a version is recorded with other code and is not said to be the `same`.
     """
-    new = lacking(bases)
-    moved = [Release.of(base) for base, other in new if other and Release.of(base).plugin not in same]
+    place = place_of(bases[0])
+    if place is None:
+        raise BadInput(f"The plugin {Release.of(bases[0]).plugin} is in no package, so nothing can be recorded of it.")
+    return record_at(place, {Release.of(base): plugin_digest(base) for base in bases}, same)
+
+
+def record_at(place: Path, today: Mapping[Release, str], same: Sequence[str] = ()) -> int:
+    """The same of releases and the digests of their code."""
+    known = recorded(place)
+    new = {release: digest for release, digest in today.items() if digest not in known.get(release, ())}
+    moved = [release for release in new if release in known and release.plugin not in same]
     if moved:
         told = ", ".join(f"{each.plugin} (version {each.version})" for each in moved)
         raise BadInput(
             f"The code of {told} is not what is recorded for that version; raise its version, or, where the figures "
             "are what they were, say so with --same CLASS ('make digests SAME=CLASS')."
         )
-    place = place_of(bases[0])
-    if place is None:
-        raise BadInput(f"The plugin {Release.of(bases[0]).plugin} is in no package, so nothing can be recorded of it.")
     if new:
-        found: dict[Release, frozenset[str]] = dict(recorded(place))
-        for base, _ in new:
-            release = Release.of(base)
-            found[release] = found.get(release, frozenset()) | {plugin_digest(base)}
-        _write(place, found)
+        found = {release: known.get(release, frozenset()) | {digest} for release, digest in new.items()}
+        write_text(place, text_of({**known, **found}))
+        recorded.cache_clear()
     return len(new)
-
-
-def _write(place: Path, releases: Recorded) -> None:
-    write_text(place, text_of(releases))
-    recorded.cache_clear()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from robench.errors import BadInput, disk_error, require
 from robench.progress import say
 from robench.ranges import TRAINING_SEED, hold, whole
 from robench.results.statistics import wilson
+from robench.store import specs
 from robench.store.claims import claim, held, note
 from robench.store.files import Damaged, checksum, identity, read_json, write_json, write_tensors
 from robench.store.reach import plugin_digest
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 # letters in a model's name
 LONGEST = 100
-# of a training's spec, what tells the code of its defense
-CODE = ("defense_version", "source")
+# of a training's spec, what tells the code that it is of
+CODE = ("defense_version", "source", "harness")
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,10 @@ def plan(request: TrainRequest, opened: Opened = open_dataset) -> TrainJob:
 
 
 def identified(base: type) -> dict[str, Any]:
-    """What tells a defense's code in a training's spec: its version where that is not 1, and the digest of its code
-    where the version does not speak for it."""
-    version = Release.of(base).version
-    return {"defense_version": version if version != 1 else None, "source": unreleased(base)}
+    """What tells in a training's spec of the code behind it: the defense's version and the number of what robench
+    trains with, where those are not 1, and the digest of the defense's code where its version does not speak for it."""
+    version, harness = (None if each == 1 else each for each in (Release.of(base).version, specs.TRAININGS))
+    return {"defense_version": version, "source": unreleased(base), "harness": harness}
 
 
 def outdated(name: str, store: Store) -> bool:

@@ -11,17 +11,49 @@ import pytest
 
 from robench import registry
 from robench.errors import BadInput
+from robench.store import modules, reach
 from robench.store.reach import plugin_digest
 from robench.store.released import Release, place_of, recorded, text_of, unreleased
-from robench.testing import digests
+from robench.testing import digests, harness
 
 PACKAGES = ("robench_attacks", "robench_defenses")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_plugin_s_code_is_recorded_under_its_version(package: str) -> None:
-    moved = [str(Release.of(base)) for base, _ in digests.lacking(registry.classes(package))]
+    moved = [str(Release.of(base)) for base in digests.lacking(registry.classes(package))]
     assert not moved, "raise the version of these, or say that figures are the same; then run 'make digests'"
+
+
+def test_robench_s_own_code_is_recorded_under_the_number_that_speaks_for_it() -> None:
+    """HARNESS for the loop, the judge and norms; TRAININGS for networks and training."""
+    known = recorded(harness.place())
+    moved = [str(release) for release, digest in harness.parts().items() if digest not in known.get(release, ())]
+    assert not moved, "raise HARNESS or TRAININGS, or say that figures are the same; then run 'make digests'"
+    assert harness.place().read_text() == text_of(known)
+
+
+def test_what_figures_come_out_of_is_seen_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network, the judge and a step rule count; how often progress is told does not."""
+    before = harness.parts()
+
+    def edited(module: str, old: str, new: str) -> list[str]:
+        """The parts that are other ones where a module says something else."""
+        origin, copy = modules.origin_of(module), tmp_path / f"{module}.py"
+        assert origin is not None
+        assert old in origin.read_text()
+        copy.write_text(origin.read_text().replace(old, new))
+        with monkeypatch.context() as patch:
+            patch.setattr(reach, "read", lambda name, place: modules.read(name, copy if name == module else place))
+            now = harness.parts()
+        return [release.plugin.partition(":")[2] for release, digest in now.items() if digest != before[release]]
+
+    assert edited("robench.defense.networks", "nn.ReLU", "nn.GELU") == ["trainings"]
+    assert edited("robench.attack.judge", "self.standing = members.clone()", "self.standing = members") == [
+        "evaluations"
+    ]
+    assert "evaluations" in edited("robench.attack.step_rules", "keep, rho = 0.75, 0.75", "keep, rho = 0.75, 0.5")
+    assert edited("robench.progress", "QUIET = 30.0", "QUIET = 60.0") == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
