@@ -16,7 +16,7 @@ Marks = NDArray[np.bool_]
 
 # column -> what it means; between "zero_pixels" and "forwards" stand the distances, one column per norm
 COLUMNS = {
-    "example_id": "the image's place in its split",
+    "example_id": "the image's place in the draw, which is that in its split where the first ones are taken",
     "label": "its true class",
     "goal": "the class that a targeted attack aimed at, -1 for an untargeted one",
     "clean_pred": "the model's answer to the clean image, -1 where it is not finite",

@@ -13,7 +13,7 @@ function doubted(contents, board, row) {
 
 // models that another one is not surely ahead of, the least sure first
 function undecided(close) {
-  const found = [...close].sort((a, b) => b.paired.p - a.paired.p).map(({ row, paired }) => `${row.model} (${probability(paired.p)})`);
+  const found = [...close].sort((a, b) => b.paired.p - a.paired.p).map(({ row, paired }) => `${row.model} (${chance(paired)})`);
   return found.slice(0, NAMED).join(", ") + (found.length > NAMED ? ` and ${found.length - NAMED} more` : "");
 }
 

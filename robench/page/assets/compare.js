@@ -20,13 +20,19 @@ function turned(paired) {
     difference: -paired.difference, interval: [-high, -low] };
 }
 
+// the probability of McNemar, and of one among several what Holm's correction makes of it
+function chance(paired) {
+  const told = probability(paired.p);
+  return paired.adjusted > paired.p && paired.adjusted >= 0.0001 ? `${told}, ${decimal(paired.adjusted)} with Holm\u2019s correction` : told;
+}
+
 function verdict(paired, a, b) {
   const [better, worse] = paired.difference >= 0 ? [a, b] : [b, a];
   const by = Math.abs(100 * paired.difference).toFixed(1);
   const [low, high] = paired.difference >= 0 ? paired.interval : [-paired.interval[1], -paired.interval[0]];
   if (paired.only_a === paired.only_b) return `${a} and ${b} stand for equally many images.`;
-  return `${better} is ahead of ${worse} by ${by} points [${points(low)}, ${points(high)}], ${probability(paired.p)}: `
-    + (paired.p < SURE ? "more than chance explains." : "not to be told apart on these images.");
+  return `${better} is ahead of ${worse} by ${by} points [${points(low)}, ${points(high)}], ${chance(paired)}: `
+    + ((paired.adjusted ?? paired.p) < SURE ? "more than chance explains." : "not to be told apart on these images.");
 }
 
 function counts(pair, a, b) {

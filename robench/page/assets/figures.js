@@ -9,8 +9,12 @@ function points(share) {
   return size === "0.0" ? size : `${share < 0 ? "\u2212" : "+"}${size}`;
 }
 
+function decimal(p) {
+  return p < 0.001 ? p.toFixed(4) : p < 0.1 ? p.toFixed(3) : p.toFixed(2);
+}
+
 function probability(p) {
-  return p < 0.0001 ? "p\u00a0<\u00a00.0001" : `p\u00a0=\u00a0${p < 0.001 ? p.toFixed(4) : p < 0.1 ? p.toFixed(3) : p.toFixed(2)}`;
+  return p < 0.0001 ? "p\u00a0<\u00a00.0001" : `p\u00a0=\u00a0${decimal(p)}`;
 }
 
 // a value as a bar from `base`, on an axis from `from` to `to`, with its interval across the end, and a thick line at

@@ -46,8 +46,19 @@ function searched(board, a, b) {
   return pair && pair.shared.length ? pair.paired[1] : null;
 }
 
+// p values with Holm's correction: the leader is held against every rival, and one of them may differ by chance
+function corrected(rivals) {
+  const known = rivals.filter(({ paired }) => paired).sort((a, b) => a.paired.p - b.paired.p);
+  let least = 0;
+  known.forEach((each, i) => {
+    least = Math.max(least, Math.min(1, each.paired.p * (known.length - i)));
+    each.paired = { ...each.paired, adjusted: least };
+  });
+  return rivals;
+}
+
 function ahead(paired) {
-  return paired.difference > 0 && paired.p < SURE;
+  return paired.difference > 0 && paired.adjusted < SURE;
 }
 
 // the model that keeps most within a larger eps than the board's, and so at least as much within this one, where it is
@@ -69,7 +80,7 @@ function lead(contents, board) {
   const [first] = trusted;
   const seeds = first ? seedsOf(contents, board, first) : [];
   const above = first ? rows.slice(0, rows.indexOf(first)) : rows;
-  const rivals = trusted.filter((row) => row !== first && !seeds.includes(row)).map((row) => ({ row, paired: searched(board, first, row) }));
+  const rivals = corrected(trusted.filter((row) => row !== first && !seeds.includes(row)).map((row) => ({ row, paired: searched(board, first, row) })));
   const next = rivals.filter(({ row }) => row.cells[1].value === rivals[0].row.cells[1].value);
   const [second] = next.sort((a, b) => (b.paired ? b.paired.p : -1) - (a.paired ? a.paired.p : -1));
   const close = rivals.filter((each) => each !== second && each.paired && !ahead(each.paired));

@@ -28,7 +28,7 @@ function overview(contents) {
     if (!first) return "";
     if (!paired) return second ? "shares no attack with the next" : "alone";
     const open = close.length + !ahead(paired);
-    return el("span", null, difference(paired, far), el("span", { class: "note" }, `over ${second.model}, ${probability(paired.p)}`),
+    return el("span", null, difference(paired, far), el("span", { class: "note" }, `over ${second.model}, ${chance(paired)}`),
       el("span", { class: "note" }, open ? `not told apart from ${open} of ${plural(rivals, "rival")}` : `told apart from all ${rivals} rivals`));
   };
   const of = grid({
