@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.store import code
+from robench.store.held import held_by
 from robench.store.reach import beside_digest
 
 PLAIN = (
@@ -126,6 +127,8 @@ class _Contents:
             self._all("property", [value.fget, value.fset])
         elif isinstance(value, type):
             self._class(value)
+        elif isinstance(value, torch.jit.ScriptFunction):
+            self._scripted(value)
         elif isinstance(value, ModuleType | BuiltinFunctionType):
             self._say(type(value).__name__, value.__name__)
         else:
@@ -202,7 +205,7 @@ class _Contents:
             self._say(name)
             self.add(part)
 
-    def _scripted(self, module: torch.jit.ScriptModule) -> None:
+    def _scripted(self, module: torch.jit.ScriptModule | torch.jit.ScriptFunction[Any, Any]) -> None:
         """What TorchScript would write to a file."""
         written = io.BytesIO()
         with warnings.catch_warnings():
@@ -242,7 +245,8 @@ class _Contents:
             self._say(name)
             value = function.__globals__[name]
             if isinstance(value, ModuleType):
-                self._asked_of(value, attributes)
+                whole = {each for each in vars(value) if not each.startswith("__")}
+                self._asked_of(value, whole if names & ASKING else attributes)
             else:
                 self.add(value)
         folder = Path(function.__code__.co_filename).parent
@@ -296,7 +300,10 @@ class _Contents:
             self._say("stream")  # every process has its own
             return
         self._say("object", kind.__qualname__)
-        if isinstance(value, torch.ScriptObject):
+        held = held_by(value)
+        if held is not None:
+            self._all("held", held)
+        elif isinstance(value, torch.ScriptObject):
             try:
                 self.add(value.__getstate__())  # what is packed for a kernel
             except Exception:  # it does not say
@@ -305,10 +312,10 @@ class _Contents:
             self._say(code.instructions(value))
         elif not _library(kind.__module__) or kind.__module__ in HOLDERS:
             self.add(kind)
-            held = dict(getattr(value, "__dict__", {}))
+            kept = dict(getattr(value, "__dict__", {}))
             slots = (name for each in kind.__mro__ for name in _names(getattr(each, "__slots__", ())))
-            held |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
-            self._mapping({name: each for name, each in held.items() if not _counts(name, each)})
+            kept |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
+            self._mapping({name: each for name, each in kept.items() if not _counts(name, each)})
 
 
 def _library(module: str) -> bool:

@@ -258,3 +258,54 @@ def test_cycles_end() -> None:
     held: list[Any] = []
     held.append(held)
     assert contents_digest(Holds(held))
+
+
+KEPT = """
+import array, collections, contextvars, decimal, functools, operator, re, sys
+import torch
+import helper
+
+THIS = sys.modules[__name__]
+
+@functools.lru_cache
+def cached():
+    return {K}
+
+@torch.jit.script
+def scripted(z: torch.Tensor):
+    return z * {K}
+
+BYTES, ARRAY = bytearray([{K}]), array.array("i", [{K}])
+DEQUE, DECIMAL = collections.deque([{K}]), decimal.Decimal({K})
+PATTERN, ITEM, METHOD = re.compile("a{{{K}}}"), operator.itemgetter({K}), operator.methodcaller("mul", {K})
+VARIABLE = contextvars.ContextVar("variable", default={K})
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :2] * ({USED} is None)
+
+def load():
+    return Model().eval()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize(
+    "used", ["cached()", "scripted(x)", "BYTES", "ARRAY", "DEQUE", "DECIMAL", "PATTERN", "ITEM", "METHOD", "VARIABLE",
+             "getattr(helper, 'g' + '1')"],
+)  # fmt: skip
+def test_what_the_standard_library_keeps_out_of_sight_is_in(
+    used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for constant in (1, 2, 1):
+        folder = tmp_path / f"at{len(found)}"
+        folder.mkdir()
+        (folder / "helper.py").write_text(f"def g1():\n    return {constant}\n")
+        sys.modules.pop("helper", None)
+        found.append(
+            digest(
+                folder, KEPT.replace("{K}", str(constant)).replace("{USED}", used).replace("{{", "{").replace("}}", "}")
+            )
+        )
+    assert found[0] == found[2] != found[1]
