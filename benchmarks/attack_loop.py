@@ -2,7 +2,7 @@
 
 Times the harness's untargeted attack against a bare loop of forward + input gradient on the same model, batch and
 precision, in alternating runs, and prints the ratio of their times per gradient; on a CPU these are the processor's
-own, which other work on the machine does not change. Example:
+own, which other work on the machine does not change. Freed memory is kept for both, as attacks do. Example:
 
     python benchmarks/attack_loop.py --models cnn resnet-20 --runs 7
 """
@@ -21,6 +21,7 @@ from torch import nn
 from robench import DataInfo, ThreatModel, build_backbone, registry
 from robench.attack.base import Batch
 from robench.attack.classifier import Classifier
+from robench.device import keep_freed
 
 DATA = {
     "cnn": DataInfo("mnist", 1, 28, 28, 10, (0.13,), (0.31,), "mnist"),
@@ -69,6 +70,7 @@ def _wait(x: torch.Tensor) -> None:
 
 def measure(name: str, batch: int, steps: int, runs: int, device: str) -> dict[str, object]:
     """Alternate the two loops and compare them pair by pair."""
+    keep_freed()
     data = DATA[name]
     torch.manual_seed(0)
     backbone = build_backbone(name, data)
