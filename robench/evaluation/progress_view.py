@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from robench.errors import BadInput, Permanent, RobenchError, crash
@@ -19,6 +19,7 @@ class View:
         self.cells: dict[str, str] = {}  # by task: the evaluation or training that it is a piece of
         self.total: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
+        self.under_way: defaultdict[str, dict[str, float]] = defaultdict(dict)  # images of tasks that run, by cell
         self.bars: dict[str, Bar] = {}
         self.paces: dict[str, Pace] = {}
         self.overall: Bar | None = None
@@ -45,7 +46,8 @@ class View:
         if not task.size:
             bar.update(share, note)
             return
-        images = self.done[cell] + share * task.size
+        self.under_way[cell][task.key] = share * task.size
+        images = self.done[cell] + sum(self.under_way[cell].values())
         pace = self.paces[cell]
         pace.update(images)
         rate = f"  {pace.rate:,.1f}/s" if pace.rate else ""
@@ -64,6 +66,7 @@ class View:
             self._trained(node.cell)
             return
         self.share(task, 1.0)
+        del self.under_way[node.cell][task.key]
         self.done[node.cell] += task.size
         if self.done[node.cell] >= self.total[node.cell] and node.cell in self.bars:
             self.bars.pop(node.cell).close()

@@ -92,3 +92,14 @@ def test_trainings_elsewhere_are_shown_with_their_note_and_counted(capsys: pytes
     assert re.fullmatch(r"trainings: 50%, \d+:\d\d left, 1 of 2 models", said[-1])
     assert list(view.bars) == []
     assert view.overall is None, "no image is to be attacked"
+
+
+def test_shards_of_one_evaluation_that_run_together_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    view, shards = View(), [Piece("a-0", 100), Piece("a-1", 100)]
+    view.expect([Node(piece.key, piece, cell="a") for piece in shards])  # type: ignore[arg-type]
+    for shard, share in ((shards[0], 0.5), (shards[1], 0.2), (shards[0], 0.6)):
+        view.share(shard, share)  # type: ignore[arg-type]
+    view.told(Node("a-0", cell="a"), Outcome(shards[0], "done"))  # type: ignore[arg-type]
+    view.share(shards[1], 0.4)  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.findall(r" (\d+)%", line)[0] for line in lines] == ["25", "35", "40", "60", "70"]
