@@ -24,6 +24,7 @@ DATA = (
     "robench/testing/__init__.pyi",
     "attacks/digests.txt",
     "defenses/digests.txt",
+    "robench/digests.txt",
     "robench/page/assets/*",
     "robench/page/vendor/*",
     "robench/suites/bundled/*.toml",
