@@ -11,7 +11,7 @@ from robench.attack.classifier import Classifier
 
 # pairs of images between which a change of the answer is sought, the fewest that tell, and how often ways are halved
 PAIRS, LEAST, HALVINGS = 16, 8, 8
-# so much of the way back from that change, this share of the lead at the beginning is left at most; among some forty
+# so much of the way back from that change, this share of the lead at the beginning is left at most; among some 25
 # networks, standard and adversarially trained ones, the median share was 0.03 to 0.15, behind decoys 0.4 to 1
 BACK, LEFT = 0.03, 1 / 3
 
