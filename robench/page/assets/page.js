@@ -50,7 +50,7 @@ function overview(contents) {
       some("norm").length > 1 ? choice(of, "norm", "norm", some("norm")) : null),
     of.told, of.node,
     el("p", { class: "hint" }, "A line per board: the same images, norm and eps for all its models. Worst case: image by image over the white-box attacks, ",
-      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p, below 0.05 where the two are told apart; other trainings of the same ",
+      "with a 95% Wilson interval. Ahead: on the same images over the next model, with a 95% interval and McNemar's exact p, below 0.05 with Holm\u2019s correction for all rivals where the two are told apart; other trainings of the same ",
       "defenses may differ by more. A model is passed over where a flag, a gate, or another table of the same eps or a smaller one speaks against it: open a table for what stands above."));
 }
 
