@@ -54,9 +54,9 @@ def _sudden(model: Classifier, x: Tensor, logits: Tensor) -> bool:
 def _pairs(answers: Tensor) -> tuple[Tensor, Tensor]:
     """The places of the first images, and for each that of the next one that is answered differently."""
     n = len(answers)
-    if n < 2:
+    if bool((answers == answers[:1]).all()):
         return torch.arange(0), torch.arange(0)
-    later = (torch.arange(n)[:, None] + torch.arange(1, n)) % n
-    other = answers[later] != answers[:, None]
-    begin = other.any(1).nonzero()[:PAIRS, 0]
-    return begin, later[begin, other[begin].to(torch.int8).argmax(1)]
+    begin = torch.arange(min(PAIRS, n))
+    later = (begin[:, None] + torch.arange(1, n)) % n
+    other = answers[later] != answers[begin, None]
+    return begin, later[begin, other.to(torch.int8).argmax(1)]

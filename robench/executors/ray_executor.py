@@ -46,6 +46,7 @@ class Ray:
         except BadInput as error:
             self.unsent.append(Outcome(task, error=error))
             return
+        forget(task.root, task.key)  # a word from before a machine was lost
         self.running[self.cluster.send(self.there, sent)] = task
 
     def next(self) -> Outcome:

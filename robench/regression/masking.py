@@ -64,13 +64,13 @@ def _marked_anew(kept: Kept, run: AttackRun) -> Iterator[str]:
     n = kept.spec.count
     for mark, gate in MARKED.items():
         for found in gate([run]):
-            if kept.marks is None:
-                told = f"{found.gate} on {found.images:,} of {n:,} images (the baseline does not say on how many)"
-                yield from [told] if found.fired else []
-                continue
-            before = kept.marks.get(mark, 0)
-            told = _told(found.gate, Seen(found.fired, found.images), Seen(too_many(before, n), before), n)
-            yield from [told] if told else []
+            before = None if kept.marks is None else kept.marks.get(mark, 0)
+            if before is None and found.fired:
+                yield f"{found.gate} on {found.images:,} of {n:,} images (the baseline does not say on how many)"
+            elif before is not None and (
+                told := _told(found.gate, Seen(found.fired, found.images), Seen(too_many(before, n), before), n)
+            ):
+                yield told
 
 
 def _told(gate: str, now: Seen, then: Seen, n: int) -> str:

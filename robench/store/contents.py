@@ -245,8 +245,7 @@ class _Contents:
             self._say(name)
             value = function.__globals__[name]
             if isinstance(value, ModuleType):
-                whole = {each for each in vars(value) if not each.startswith("__")}
-                self._asked_of(value, whole if names & ASKING else attributes)
+                self._asked_of(value, {*vars(value)} if names & ASKING else attributes)
             else:
                 self.add(value)
         folder = Path(function.__code__.co_filename).parent
@@ -263,6 +262,8 @@ class _Contents:
             self._say("library", "" if place and code.own(place) else module.__name__)
             return
         for name in sorted(attributes & vars(module).keys()):
+            if name.startswith("__"):  # where the module is, and what it goes by
+                continue
             self._say(name)
             value = vars(module)[name]
             if isinstance(value, ModuleType):

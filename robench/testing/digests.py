@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robench import registry
@@ -40,11 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     tell(f"{added} digests were added." if added else "Every plugin's code is recorded under its version.")
     return 0
-
-
-def lacking(bases: Iterable[type]) -> list[type]:
-    """The plugins whose code is not recorded under their version."""
-    return [base for base in bases if plugin_digest(base) not in recorded(place_of(base)).get(Release.of(base), ())]
 
 
 def record(bases: Sequence[type], same: Sequence[str] = ()) -> int:

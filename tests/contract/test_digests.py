@@ -21,7 +21,7 @@ PACKAGES = ("robench_attacks", "robench_defenses")
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_plugin_s_code_is_recorded_under_its_version(package: str) -> None:
-    moved = [str(Release.of(base)) for base in digests.lacking(registry.classes(package))]
+    moved = [str(Release.of(base)) for base in registry.classes(package) if unreleased(base)]
     assert not moved, "raise the version of these, or say that figures are the same; then run 'make digests'"
 
 
@@ -53,6 +53,7 @@ def test_what_figures_come_out_of_is_seen_and_nothing_else(tmp_path: Path, monke
         "evaluations"
     ]
     assert "evaluations" in edited("robench.attack.step_rules", "keep, rho = 0.75, 0.75", "keep, rho = 0.75, 0.5")
+    assert "evaluations" in edited("robench.randomness", "def uniform(", "@cache\ndef uniform(")
     assert edited("robench.progress", "QUIET = 30.0", "QUIET = 60.0") == []
 
 

@@ -73,6 +73,8 @@ def test_each_image_has_the_next_one_that_is_answered_differently() -> None:
     assert begin.tolist() == [0, 1, 2, 3, 4]
     assert end.tolist() == [2, 2, 3, 4, 0]
     assert [len(part) for part in edges._pairs(torch.tensor([1]))] == [0, 0]
+    begin, end = edges._pairs(torch.arange(100_000) // 3)  # in no square of so many
+    assert (begin.tolist(), end.tolist()) == (list(range(16)), [3 * (i // 3 + 1) for i in range(16)])
 
 
 def test_the_judge_flags_it() -> None:
