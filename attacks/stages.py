@@ -141,7 +141,8 @@ class Walk(Stage):
     number 0 begins at the image, the others at random points eps away. sort: whether classes are ordered by their
     distances before, not by their logits. onward: steps of the ascents; none if 0. hope: they are left out where no
     misclassified image is known that is at most this share of eps outside, unless the walk's end says nothing (see
-    `Standing.level`).
+    `Standing.level`). probe: if not 0, ascents of so many steps go before, and only where they leave at most a share
+    `promise` of the clean margin do those of `onward` steps go on from their ends.
     """
 
     steps: int = 40
@@ -151,6 +152,8 @@ class Walk(Stage):
     gait: Gait = PLAIN
     onward: int = 0
     hope: float = math.inf
+    probe: int = 0
+    promise: float = math.inf
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """One walk after the other; an image leaves with its first find within eps."""
@@ -185,10 +188,22 @@ class Walk(Stage):
 
     def _onward(self, standing: Standing, rows: Tensor, x: Tensor) -> Tensor:
         """Ascents from x; how far past the boundary they came, [R]."""
-        answer = _Ascent(_margin, self.onward, True).perturb(*standing.part(rows, begin=x))
+        if not self.probe:
+            return self._climb(standing, rows, x, self.onward, self._walked)[0]
+        reached, x = self._climb(standing, rows, x, self.probe, self._walked)
+        left = -reached / standing.clean[rows.to(standing.device)]
+        near = ((left >= 0) & (left <= self.promise)).nonzero()[:, 0]
+        if not len(near):
+            return reached
+        further = self._climb(standing, rows[near.cpu()], x[near], self.onward, self._walked + self.probe + 1)[0]
+        return reached.index_copy(0, near, torch.maximum(reached[near], further))
+
+    def _climb(self, standing: Standing, rows: Tensor, x: Tensor, steps: int, before: int) -> tuple[Tensor, Tensor]:
+        """Ascents of so many steps from x; how far past the boundary they came [R], and where they ended."""
+        answer = _Ascent(_margin, steps, True).perturb(*standing.part(rows, begin=x))
         assert isinstance(answer, Proposal)
-        step = torch.where(answer.step >= 0, self._walked + answer.step, -1)
-        return standing.take(rows, Proposal(answer.x, step))
+        step = torch.where(answer.step >= 0, before + answer.step, -1)
+        return standing.take(rows, Proposal(answer.x, step)), answer.x
 
     @property
     def _walked(self) -> int:
@@ -197,9 +212,9 @@ class Walk(Stage):
 
     @property
     def _each(self) -> Cost:
-        """Of a walk and the ascent from its end."""
-        forwards = self._walked + (self.onward + 1 if self.onward else 0)
-        return Cost(self.steps + self.gait.closing + self.onward, forwards)
+        """Of a walk and the ascents from its end."""
+        ascents = [steps for steps in (self.probe, self.onward) if steps]
+        return Cost(self.steps + self.gait.closing + sum(ascents), self._walked + sum(ascents) + len(ascents))
 
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
         """A gradient per step, and an answer for what comes of it."""

@@ -13,12 +13,13 @@ from robench.attack.classifier import Classifier
 from robench.attack.objectives import cross_entropy
 
 KERNELS, STRIDES = ((1, 1), (3, 3), (4, 4), (7, 2)), ((2, 2), (3, 2), (4, 4), (5, 2))
-SHAPES = list(itertools.product((1, 3), KERNELS, STRIDES, ((0, 0), (1, 3))))
+SHAPES = list(itertools.product(("slope", "folded"), (1, 3), KERNELS, STRIDES, ((0, 0), (1, 3))))
+SHAPES += list(itertools.product(("folded",), (1, 3), KERNELS, ((1, 1), (1, 3)), ((0, 0), (1, 3))))
 
 
-@pytest.mark.parametrize(("channels", "kernel", "stride", "padding"), SHAPES)
-def test_slope_is_torchs(
-    channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+@pytest.mark.parametrize(("way", "channels", "kernel", "stride", "padding"), SHAPES)
+def test_either_way_is_torchs(
+    way: str, channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3, channels, 13, 10, generator=generator, dtype=torch.float64).requires_grad_(True)
@@ -26,31 +27,48 @@ def test_slope_is_torchs(
     answers = nn.functional.conv2d(x, weight, stride=stride, padding=padding)
     grad = torch.randn(answers.shape, generator=generator, dtype=torch.float64)
     (theirs,) = torch.autograd.grad(answers, x, grad)
-    ours = strided.slope(grad, weight, x.shape, stride, padding)
+    ours = getattr(strided, way)(grad, weight, x.shape, stride, padding)
     assert ours.shape == theirs.shape
     assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def _net(stride: int) -> nn.Module:
+@pytest.mark.parametrize("kept", [1, 4 * 16 * 9, 2**30])
+def test_products_are_taken_for_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(7, 1, 6, 6, generator=generator), torch.randn(5, 1, 3, 3, generator=generator)
+    answers = nn.functional.conv2d(x.requires_grad_(True), weight)
+    grad = torch.randn(answers.shape, generator=generator)
+    (theirs,) = torch.autograd.grad(answers, x, grad)
+    monkeypatch.setattr(strided, "AT_ONCE", kept)
+    ours = strided.folded(grad, weight, x.shape, (1, 1), (0, 0))
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def _net(stride: int, channels: int = 1, kernel: int = 4) -> nn.Module:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 6, 4, stride=stride, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)]
+    layers = [nn.Conv2d(channels, 6, kernel, stride=stride, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)]
     net = nn.Sequential(*layers)
-    net(torch.zeros(1, 1, 9, 9))
+    net(torch.zeros(1, channels, 9, 9))
     return net.eval()
 
 
-def test_an_attack_gets_the_gradient_in_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x, y = _net(2), torch.rand(5, 1, 9, 9), torch.tensor([0, 1, 2, 3, 0])
+@pytest.mark.parametrize(("way", "channels", "stride"), [("slope", 3, 2), ("folded", 1, 2), ("folded", 1, 1)])
+def test_an_attack_gets_the_gradient_in_this_way(
+    monkeypatch: pytest.MonkeyPatch, way: str, channels: int, stride: int
+) -> None:
+    net, x = _net(stride, channels), torch.rand(5, channels, 9, 9)
+    y = torch.tensor([0, 1, 2, 3, 0])
     seen = x.clone().requires_grad_(True)
     (theirs,) = torch.autograd.grad(cross_entropy(net(seen), y).sum(), seen)
     calls = []
 
     def noted(*given: object) -> torch.Tensor:
         calls.append(given)
-        return slope(*given)
+        found: torch.Tensor = usual(*given)
+        return found
 
-    slope = strided.slope
-    monkeypatch.setattr(strided, "slope", noted)
+    usual = getattr(strided, way)
+    monkeypatch.setattr(strided, way, noted)
     handle = Classifier(net, 4, 5)
     _, ours = handle.rows(torch.arange(5)).gradient(x, lambda logits: cross_entropy(logits, y))
     assert len(calls) == 1
@@ -89,7 +107,11 @@ def test_an_attack_gets_the_gradient_of_a_large_linear_layer_in_this_way(monkeyp
 
 def test_models_without_such_a_layer_are_left_alone() -> None:
     assert strided.strided(_net(2))
-    assert not strided.strided(_net(1))
+    assert strided.strided(_net(1))
+    assert strided.strided(_net(2, 3, 3))
+    assert not strided.strided(_net(1, 3, 3))
+    assert not strided.strided(nn.Conv2d(1, 4, 1))
+    assert not strided.strided(nn.Conv2d(1, 4, 6))
     assert strided.strided(nn.Sequential(nn.Conv2d(16, 4, 4, stride=2)))
     assert not strided.strided(nn.Sequential(nn.Conv2d(16, 4, 3, stride=2)))
     assert not strided.strided(nn.Sequential(nn.Conv2d(64, 4, 4, stride=2)))

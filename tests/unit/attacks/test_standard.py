@@ -298,6 +298,7 @@ STAGES = [
     AscendTo("b", most=2),
     Walk("c", to=(ANY, 1), first=1),
     Walk("f", steps=5, sort=False, onward=3),
+    Walk("h", steps=5, to=(0, 1), sort=False, onward=3, probe=2),
     Ask("d", queries=9),
     AskOn("e", queries=9),
     AskOn("g", queries=9, first=90),
@@ -345,7 +346,7 @@ def told(stage: Stage) -> str:
 
 # a plan that is changed raises the edition of its efforts, and what stands here
 @pytest.mark.parametrize(("effort", "norm", "edition", "plan"), [
-    ("quick", "linf", 6, "534b7721"), ("quick", "l2", 6, "f7b4177e"),
+    ("quick", "linf", 7, "6a8b7a7f"), ("quick", "l2", 7, "51f83f5c"),
     ("standard", "linf", 6, "b599fa2c"), ("standard", "l2", 6, "523f124b"),
 ])  # fmt: skip
 def test_editions_stand_for_plans(effort: str, norm: str, edition: int, plan: str) -> None:

@@ -91,3 +91,26 @@ def test_ascents_go_on_where_a_walk_came_near_or_where_its_end_says_nothing(
     assert len(standing.rows) == left
     spent, walked = int(standing.model._classifier.spent[0]), 1 + 2 * 3 + 1
     assert spent == walked if left else spent > walked
+
+
+@pytest.mark.parametrize(("promise", "further"), [(0.0, False), (0.9, True)])
+def test_ascents_are_probed_and_go_on_from_there_where_they_gained(promise: float, further: bool) -> None:
+    x = torch.full((1, 1, 4, 4), 0.5)
+    x[0, 0, 0, 0] = 0.51
+    standing = standing_of(Bent(), x, eps="0.09")  # out of reach
+    walk = Walk("w", steps=2, sort=False, onward=6, probe=2, promise=promise)
+    walk.run(standing)
+    assert len(standing.rows) == 1
+    walked, probed, whole = 2 * 3 + 1, 2 * 3 + 1, 6 * 3 + 1
+    assert int(standing.model._classifier.spent[0]) == 1 + walked + probed + further * whole
+    assert 0 < float(-standing.margin / standing.clean) < 0.9
+
+
+@pytest.mark.parametrize("probe", [0, 2])
+def test_a_find_of_an_ascent_says_how_many_answers_came_before(probe: int) -> None:
+    x = torch.full((1, 1, 4, 4), 0.5)
+    x[0, 0, 0, 0] = 0.51
+    standing = standing_of(Bent(), x, eps="0.104")
+    Walk("w", steps=2, sort=False, onward=6, probe=probe, promise=0.0).run(standing)
+    assert standing.rows.tolist() == []
+    assert standing.step.tolist() == [2 + 1 + 1]  # those of the walk and about its end, and the ascent's first
