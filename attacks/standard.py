@@ -34,14 +34,14 @@ _QUICK = {
         _out("boundary", -math.inf, also="stuck"),
         _out("boundary again", -math.inf, 4.0, first=1),
         AscendTo("targets", trusting=True, steps=4, first=5),
-        Ascend("restarts", 0.6, trusting=True, steps=20, corners=1),
+        Ascend("restarts", 0.4, trusting=True, steps=20, corners=2),
         Ascend("restarts again", 0.15, trusting=True, steps=30, corners=4),
         AskOn("queries", 0.15, trusting=True, queries=2400, first=100),
     ),
     "l2": (
         Walk("boundary", steps=17, sort=False, gait=_L2, onward=12, hope=1.0, probe=6, promise=0.2),
-        _anew("boundary again", 0.4, 0.4, also="lost", to=(0, 1), first=1),
-        _anew("boundary once more", 0.2, 0.2, to=(0, ANY, 2), first=3),
+        _anew("boundary again", 0.35, 0.4, also="lost", to=(0, 1), first=1),
+        _anew("boundary once more", 0.15, 0.15, to=(0, ANY, 2), first=3),
         AscendTo("targets", 0.7, steps=3, first=2),
     ),
 }
