@@ -39,9 +39,9 @@ _QUICK = {
         AskOn("queries", 0.15, trusting=True, queries=2400, first=100),
     ),
     "l2": (
-        Walk("boundary", steps=17, sort=False, gait=_L2, onward=12, hope=1.0, probe=6, promise=0.2),
-        _anew("boundary again", 0.35, 0.4, also="lost", to=(0, 1), first=1),
-        _anew("boundary once more", 0.15, 0.15, to=(0, ANY, 2), first=3),
+        Walk("boundary", steps=18, sort=False, gait=_L2, onward=12, hope=1.0, probe=6, promise=0.3),
+        _anew("boundary again", 0.25, 0.4, also="lost", to=(0, 1), first=1),
+        _anew("boundary once more", 0.1, 0.3, to=(0, ANY, 2), first=3),
         AscendTo("targets", 0.7, steps=3, first=2),
     ),
 }
