@@ -47,9 +47,10 @@ def judged(o: argparse.Namespace, dataset: Dataset, batch: int, shards: int, sta
     """The rows of the judge alone."""
     module = load_model(o.model, Store(runs_root(o.runs))).module
     attack, parts = spy(registry.load("attack", o.attack).build(dict(o.options)), starts), []
+    test = dataset.drawn(dataset.way(o.n))  # as an evaluation takes them
     for k in range(shards):
         part = slice(k * o.n // shards, (k + 1) * o.n // shards)
-        examples = Examples(dataset.test.pixels(part), dataset.test.labels[part], dataset.test.ids[part])
+        examples = Examples(test.pixels(part), test.labels[part], test.ids[part])
         settings = Settings(0, batch)
         parts.append(attack_shard(module, dataset.classes, attack, threat_of(o), examples, settings).rows)
     return pd.concat(parts, ignore_index=True)
