@@ -55,8 +55,9 @@ class Strided(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.convolution_backward.default and not kwargs:
             grad, x, weight, _, stride, padding, dilation, transposed, _, groups, wanted = args
             plain = not transposed and groups == 1 and max(dilation) == 1 and list(wanted) == [True, False, False]
-            way = _way(x.shape[1], weight.shape[2:], stride)
-            if plain and way and x.dim() == 4 and x.dtype is torch.float32:
+            flat = x.dim() == 4 and len(stride) == len(padding) == 2  # one number may stand for both
+            way = _way(x.shape[1], weight.shape[2:], stride) if plain and flat else None
+            if way and x.dtype is torch.float32:
                 return way(grad, weight, x.shape, stride, padding), None, None
         return func(*args, **(kwargs or {}))
 

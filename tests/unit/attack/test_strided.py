@@ -44,7 +44,7 @@ def test_products_are_taken_for_some_images_at_a_time(monkeypatch: pytest.Monkey
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def _net(stride: int, channels: int = 1, kernel: int = 4) -> nn.Module:
+def _net(stride: int, channels: int = 1, kernel: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     layers = [nn.Conv2d(channels, 6, kernel, stride=stride, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)]
     net = nn.Sequential(*layers)
@@ -72,6 +72,29 @@ def test_an_attack_gets_the_gradient_in_this_way(
     handle = Classifier(net, 4, 5)
     _, ours = handle.rows(torch.arange(5)).gradient(x, lambda logits: cross_entropy(logits, y))
     assert len(calls) == 1
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+class Short(nn.Module):
+    """A network that gives its layer one number for both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net(2)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        answers = torch.conv2d(x, self.net[0].weight, stride=[2], padding=[1])
+        logits: torch.Tensor = self.net[1:](answers)
+        return logits
+
+
+def test_one_number_for_both_sides_is_torchs_own() -> None:
+    net, x, y = Short(), torch.rand(5, 1, 9, 9), torch.tensor([0, 1, 2, 3, 0])
+    seen = x.clone().requires_grad_(True)
+    (theirs,) = torch.autograd.grad(cross_entropy(net(seen), y).sum(), seen)
+    _, ours = Classifier(net, 4, 5).rows(torch.arange(5)).gradient(x, lambda logits: cross_entropy(logits, y))
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
