@@ -72,10 +72,17 @@ def strided(module: nn.Module) -> bool:
 
 
 def folded(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """As `slope`, by a product with all weights."""
+    """As `slope`, by a product with all weights.
+
+    What falls on the pixels is summed for all images and channels as if these were the channels of one image, since
+    torch looks at one image after the other.
+    """
     fold = nn.Fold(tuple(shape[2:]), tuple(weight.shape[2:]), padding=tuple(padding), stride=tuple(stride))
-    flat, size = weight.flatten(1).t(), weight[0].numel() * math.prod(grad.shape[2:])
-    return torch.cat([fold(flat @ part.flatten(2)) for part in torch.split(grad, max(1, AT_ONCE // max(size, 1)))])
+    flat, places = weight.flatten(1).t(), math.prod(grad.shape[2:])
+    if not len(grad):
+        return grad.new_zeros(tuple(shape))
+    parts = torch.split(grad, max(1, AT_ONCE // max(weight[0].numel() * places, 1)))
+    return torch.cat([fold((flat @ part.flatten(2)).view(1, -1, places)).view(-1, *shape[1:]) for part in parts])
 
 
 def slope(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:

@@ -44,6 +44,12 @@ def test_products_are_taken_for_some_images_at_a_time(monkeypatch: pytest.Monkey
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["slope", "folded"])
+def test_no_images_have_no_gradients(way: str) -> None:
+    found = getattr(strided, way)(torch.zeros(0, 5, 3, 3), torch.ones(5, 1, 4, 4), (0, 1, 8, 8), (2, 2), (0, 0))
+    assert found.shape == (0, 1, 8, 8)
+
+
 def _net(stride: int, channels: int = 1, kernel: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     layers = [nn.Conv2d(channels, 6, kernel, stride=stride, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)]
