@@ -40,15 +40,15 @@ class Stage(ABC):
 
     near: no more than this share of the clean margin is left; or beyond: a misclassified image is known that is no more
     than this share of eps outside. Both are an image's own, so that no other image has a say in what is spent on it.
-    also: which images count as near in any case, those that ascents are "misled" or "stuck" at, or those that walks
-    have "lost" (see `Standing`).
+    also: which images count as near in any case, those that ascents are "misled" or "stuck" at, or those whose walks
+    are "unsettled" or "aslant" (see `Standing`).
     trusting: whether only images are attacked whose gradients are not known to mislead.
     """
 
     name: str
     near: float = math.inf
     beyond: float = -math.inf
-    also: Literal["", "misled", "stuck", "lost"] = ""
+    also: Literal["", "misled", "stuck", "unsettled", "aslant"] = ""
     trusting: bool = False
 
     def run(self, standing: Standing) -> Tensor:
@@ -172,9 +172,12 @@ class Walk(Stage):
         handle, part = standing.part(rows, 1, goal)
         finds, radius = Finds(handle, part, nearest=False), part.threat.radius
         start = beside(part, "start", 2 * radius) if number else part.x
-        walk(finds, start, self.steps, gait=self.gait, to_any=rank == ANY)
+        planes = walk(finds, start, self.steps, gait=self.gait, to_any=rank == ANY)
         handle.note_nonfinite(finds.nonfinite)
-        outside = (finds.distance / max(radius, 1e-30) - 1).to(standing.beyond.dtype)
+        outside, plane = (
+            (away / max(radius, 1e-30) - 1).to(standing.beyond.dtype) for away in (finds.distance, planes)
+        )
+        standing.plane[at] = torch.where(outside < standing.beyond[at], plane, standing.plane[at])
         standing.beyond[at] = torch.minimum(standing.beyond[at], outside)
         end = part.threat.project(part.x, finds.x)
         standing.take(rows, Proposal(end, finds.step.cpu()))

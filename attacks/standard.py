@@ -40,8 +40,8 @@ _QUICK = {
     ),
     "l2": (
         Walk("boundary", steps=18, sort=False, gait=_L2, onward=12, hope=1.0, probe=6, promise=0.3),
-        _anew("boundary again", 0.25, 0.4, also="lost", to=(0, 1), first=1),
-        _anew("boundary once more", 0.1, 0.3, to=(0, ANY, 2), first=3),
+        _anew("boundary again", 0.25, 0.3, also="unsettled", to=(0, 1), first=1),
+        _anew("boundary once more", 0.1, 0.2, also="aslant", to=(0, ANY, 2), first=3),
         AscendTo("targets", 0.7, steps=3, first=2),
     ),
 }
@@ -91,7 +91,7 @@ class Standard(Attack):
     class. targets: how many wrong classes are tried, those with the largest clean logits.
     """
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     kind: ClassVar[Kind] = "ensemble"
     transfers: ClassVar[bool] = False
     boundary: ClassVar[bool] = True
@@ -107,8 +107,8 @@ class Standard(Attack):
 
     @property
     def edition(self) -> int:
-        """Version 7 changed the plans of "quick" alone."""
-        return 7 if self.effort == "quick" else 6
+        """Versions 7 and 8 changed the plans of "quick" alone."""
+        return 8 if self.effort == "quick" else 6
 
     def plan(self, norm: str) -> tuple[Stage, ...]:
         """The stages in their order."""

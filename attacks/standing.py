@@ -28,10 +28,10 @@ class Standing:
     """What is known of every image of a batch, and which of them stand.
 
     x, step, margin: the best image so far, when it was found, and how far past the boundary it is. beyond: how much
-    farther than eps the nearest misclassified image is that was found, as a share of eps. led: whether answers alone
-    led farther than gradients. ascended: whether ascents were run. order: the likeliest wrong classes [B, K], the
-    likeliest first, or sorted the nearest; reach: the best margins towards each. rows: who stands, int64 on the CPU.
-    stage: what is being run.
+    farther than eps the nearest misclassified image is that was found, as a share of eps; plane: how much farther the
+    boundary there would be if it were a plane. led: whether answers alone led farther than gradients. ascended: whether
+    ascents were run. order: the likeliest wrong classes [B, K], the likeliest first, or sorted the nearest; reach: the
+    best margins towards each. rows: who stands, int64 on the CPU. stage: what is being run.
     """
 
     def __init__(self, model: BatchModel, batch: Batch, targets: int) -> None:
@@ -45,6 +45,7 @@ class Standing:
         self.climbed = self.margin.clone()
         self.ascended = torch.zeros_like(self.margin, dtype=torch.bool)
         self.beyond = torch.full_like(self.margin, torch.inf)
+        self.plane = self.beyond.clone()
         self.led = torch.zeros_like(self.margin, dtype=torch.bool)
         self.order = likeliest(batch.y, self.logits.nan_to_num(), self.targets)
         self.reach = torch.full(self.order.shape, -torch.inf, device=self.device)
@@ -87,6 +88,18 @@ class Standing:
         """Where walks went so far away that they were not back near eps when they ended, or found nothing: [B]. Their
         boundary is no farther than others', as it turns out, so that another walk is worth more than elsewhere."""
         return self.beyond > LOST
+
+    @property
+    def unsettled(self) -> Tensor:
+        """Where walks are lost, or aslant, bool [B]."""
+        return self.lost | self.aslant
+
+    @property
+    def aslant(self) -> Tensor:
+        """Where the boundary that walks found nearest would come within eps if it were a plane, or nothing is known of
+        it: they have not come to their ends, [B]. On networks trained by interval bounds nearly all that stands after
+        a walk is so, and falls; on others few are."""
+        return self.plane <= 0
 
     @property
     def misled(self) -> Tensor:

@@ -33,11 +33,59 @@ def test_a_walk_ends_at_the_boundary_whatever_its_gait(gait: Gait, norm: str) ->
     standing = standing_of(model, x, norm, "0.000001")
     handle, part = standing.part(standing.rows)
     finds = Finds(handle, part, nearest=False)
-    walk(finds, part.x, 12, gait=gait, to_any=True)
+    planes = walk(finds, part.x, 12, gait=gait, to_any=True)
     nearest = distances(model, x, norm).amin(1)
+    assert torch.allclose(planes.float(), nearest, rtol=1e-3)  # the boundary is a plane
     share = finds.distance.float() / nearest
     assert (share > 1 - 1e-3).all()
     assert (share < ETA + 1e-3).all()
+
+
+class Between(nn.Module):
+    """Class 1 from 0.6 on in the first pixel, class 2 from 0.9 on, or nowhere in the box."""
+
+    def __init__(self, *, far: bool = False) -> None:
+        super().__init__()
+        self.far = far
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        z = x.flatten(1)[:, 0]
+        return torch.stack([0 * z, z - 0.6, 2 * z - (9.0 if self.far else 1.5)], 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "goal", "found", "plane"),
+    [(Between(), 1, 0.1, 0.1), (Between(), 2, 0.25, 0.25), (Between(far=True), 2, 0.5, 0.0)],
+    ids=["goal", "goal beyond another class", "another class alone"],
+)
+def test_a_plane_is_known_of_the_goals_own_boundary_alone(
+    model: nn.Module, goal: int, found: float, plane: float
+) -> None:
+    x = torch.full((2, 1, 1, 2), 0.5)
+    standing = standing_of(model, x, "l2", "0.000001")
+    handle, part = standing.part(standing.rows, 1, torch.full((2,), goal))
+    finds = Finds(handle, part, nearest=False)
+    planes = walk(finds, part.x, 12, gait=Gait(), to_any=False)
+    assert finds.distance.tolist() == pytest.approx([found] * 2, rel=0.1)
+    assert planes.tolist() == pytest.approx([plane] * 2, rel=1e-3)
+
+
+def test_without_a_find_no_plane_is_known() -> None:
+    x = torch.full((2, 1, 1, 2), 0.5)
+    standing = standing_of(Between(), x, "l2", "0.000001")
+    handle, part = standing.part(standing.rows, 1, torch.full((2,), 1))
+    planes = walk(Finds(handle, part, nearest=False), part.x, 1, gait=Gait(), to_any=False)
+    assert planes.isinf().all()
+
+
+def test_what_stands_aslant_to_the_boundary_is_told() -> None:
+    standing = standing_of(Bent(), torch.full((1, 1, 4, 4), 0.5) + torch.tensor([0.01, 0, 0, 0]), eps="0.104")
+    Walk("w", steps=2, sort=False).run(standing)
+    before = standing.plane.clone(), standing.beyond.clone()
+    assert torch.isfinite(before[1]).all()
+    assert (before[0] < before[1]).all()
 
 
 def test_a_step_weighs_the_way_home_and_goes_as_far_beyond_as_it_is_told() -> None:
