@@ -32,6 +32,8 @@ ANY = -1
 FAR = 0.5
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
 ONWARD = 0.3
+# the share of a margin by which an image that stays where it is may be answered otherwise in another batch
+ROUNDED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -253,10 +255,12 @@ class Ask(Stage):
 class AskOn(Ask):
     """The same from the best image so far; also for images that a witness came nearer to than gradients.
 
-    first: so many queries go before; those that they bring no nearer are asked nothing more.
+    first: so many queries go before; where they take no more than a share `worth` of what is left of an image's margin,
+    nothing more is asked.
     """
 
     first: int = 0
+    worth: float = ROUNDED
 
     def who(self, standing: Standing) -> Tensor:
         """Who stands near enough or was led by answers alone."""
@@ -264,12 +268,13 @@ class AskOn(Ask):
         return torch.cat([super().who(standing), led]).unique()
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
-        """`first` queries for each, and `queries` for those that still stand and gained by them."""
+        """`first` queries for each, and `queries` for those that still stand and gained enough by them."""
         if self.first:
             before = standing.margin.clone()
             self._ask(standing, rows, self.first)
             standing.went(1, self.first + 1)
-            rows = standing.still(rows[(standing.margin > before).cpu()[rows]])
+            gained = standing.margin > before + self.worth * before.abs()
+            rows = standing.still(rows[gained.cpu()[rows]])
         if len(rows):
             self._ask(standing, rows, self.queries)
 

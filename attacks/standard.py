@@ -36,7 +36,7 @@ _QUICK = {
         AscendTo("targets", trusting=True, steps=4, first=5),
         Ascend("restarts", 0.4, trusting=True, steps=20, corners=2),
         Ascend("restarts again", 0.15, trusting=True, steps=30, corners=4),
-        AskOn("queries", 0.15, trusting=True, queries=2400, first=100),
+        AskOn("queries", 0.15, trusting=True, queries=2400, first=100, worth=0.01),
     ),
     "l2": (
         Walk("boundary", steps=18, sort=False, gait=_L2, onward=12, hope=1.0, probe=6, promise=0.3),
