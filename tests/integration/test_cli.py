@@ -35,28 +35,43 @@ ROW_KEYS = {
 ATTACK = ("evaluate", "plain", "-a", "multi-targeted", "--eps", "0.1", "--json")
 
 
-def _spent() -> float:
-    """Processor time of finished child processes, which other work on the machine does not change."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+# What a start is compared with, that a slow machine be slow at both: Python and a good part of its own library.
+YARDSTICK = (
+    "import argparse, asyncio, concurrent.futures, doctest, email.message, http.server, json, logging.config, "
+    "multiprocessing.managers, pdb, sqlite3, statistics, tarfile, unittest.mock, xml.dom.minidom, zipfile"
+)
+
+
+def _spent(*command: str) -> tuple[float, str]:
+    """Processor seconds of a Python process, which other work on the machine changes little, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", *command], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "seconds", "lines"),
-    [(["--help"], 0.5, 3), (["--version"], 0.5, 1), (["list", "attacks"], 0.7, 3), (["train", "--help"], 0.5, 3)],
+    ("arguments", "times", "lines"),
+    [(["--help"], 4.0, 3), (["--version"], 4.0, 1), (["list", "attacks"], 5.5, 3), (["train", "--help"], 4.0, 3)],
 )
-def test_starting_is_instant(arguments: list[str], seconds: float, lines: int) -> None:
-    """Of torch, Lightning, numpy and pandas none is imported; the best of three takes little of a processor's time."""
+def test_starting_is_instant(arguments: list[str], times: float, lines: int) -> None:
+    """Of torch, Lightning, numpy and pandas none is imported, and starting takes little of a processor's time.
+
+    Little is ``times`` what a part of Python's own library takes (0.13 s where that is fast), the least of each in ten
+    tries at most, as a busy machine takes more for the same now and then.
+    """
     heavy = "{'torch', 'pytorch_lightning', 'numpy', 'pandas'}"
     code = f"import sys; from robench.cli.app import main; main(sys.argv[1:]); assert not {heavy} & set(sys.modules)"
-    best = 60.0
-    for _ in range(3):
-        began = _spent()
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-        best = min(best, _spent() - began)
-        assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) >= lines
-    assert best < seconds
+    best = yardstick = float("inf")
+    for _ in range(10):
+        yardstick = min(yardstick, _spent(YARDSTICK)[0])
+        seconds, printed = _spent(code, *arguments)
+        best = min(best, seconds)
+        assert len(printed.splitlines()) >= lines
+        if best < times * yardstick:
+            break
+    assert best < times * yardstick
 
 
 def test_the_version_is_the_package_s(robench: Run) -> None:
