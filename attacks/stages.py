@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,13 +13,11 @@ from torch import Tensor
 from robench import (
     Attack,
     Cost,
-    GradientAttack,
     Proposal,
-    Search,
     ThreatModel,
-    margin,
     targeted_margin,
 )
+from robench_attacks.ascending import Ascent, ascend, to_likeliest
 from robench_attacks.fab import Finds, beside
 from robench_attacks.square import Square
 from robench_attacks.standing import Standing
@@ -30,6 +27,8 @@ from robench_attacks.walking import HALVINGS, PLAIN, Gait, walk
 ANY = -1
 # the share of the clean margin that ascents must take away not to be called far from breaking an image
 FAR = 0.5
+# the width of stripes, as a share of the image's
+WIDE = 3 / 14
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
 ONWARD = 0.3
 # the share of a margin by which an image that stays where it is may be answered otherwise in another batch
@@ -88,12 +87,55 @@ class Ascend(Stage):
         """In batches no larger than the whole; all copies of an image end with the first find."""
         copies = max(1, self.corners)
         for some in rows.split(max(1, len(standing.batch) // copies)):
-            _ascend(standing, some, _Ascent(_margin, self.steps, self.corners > 0), copies)
+            ascend(standing, some, Ascent(to_likeliest, self.steps, self.corners > 0), copies)
 
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
         """A gradient per step and an answer, for every copy."""
         del threat, classes, targets
         return Cost(self.steps, self.steps + 1).times(max(1, self.corners))
+
+
+@dataclass(frozen=True)
+class Stripes(Stage):
+    """Wide stripes, a step from those that are better than the image, and further ones from what is near after it.
+
+    Stripes across and upright, as far from the image as the ball goes, cost an answer each. They break a good part of
+    what hardly resists, and show a way where gradients at the image do not. further: so many steps follow where at most
+    a share `promise` of the clean margin is left.
+    """
+
+    further: int = 2
+    promise: float = 0.8
+
+    def attack(self, standing: Standing, rows: Tensor) -> None:
+        """An image leaves with its first find."""
+        for axis in (-2, -1):
+            self._ask(standing, rows, axis)
+            rows = standing.still(rows)
+        for steps, left in ((1, 1 - ROUNDED), (self.further, self.promise)):
+            rows = rows[torch.isin(rows, standing.within(left, -math.inf))]
+            if not len(rows):
+                return
+            ascend(standing, rows, Ascent(to_likeliest, steps, True), begin=standing.x[rows.to(standing.device)])
+            standing.went(1, steps + 1)
+            rows = standing.still(rows)
+
+    def _ask(self, standing: Standing, rows: Tensor, axis: int) -> None:
+        """About stripes that change along an axis of the image."""
+        if not len(rows):
+            return
+        x, threat = standing.batch.x[rows.to(standing.device)], standing.batch.threat
+        at = torch.arange(x.shape[axis], device=x.device)
+        signs = (at // max(1, round(WIDE * len(at))) % 2 * 2 - 1).to(x.dtype)
+        way = (signs[:, None] if axis == -2 else signs).expand_as(x)
+        images = threat.project(x, threat.geometry.steepest(x, way, threat.radius))
+        standing.take(rows, Proposal(images, torch.zeros_like(rows)))
+        standing.went(1, 1)
+
+    def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
+        """Two answers, and of each ascent a gradient per step and an answer."""
+        del threat, classes, targets
+        return Cost(1 + self.further, 2 + 2 + self.further + 1)
 
 
 @dataclass(frozen=True)
@@ -123,8 +165,8 @@ class AscendTo(Stage):
                 return
             at = rows.to(standing.device)
             place = places[at, rank]
-            ascent = _Ascent(targeted_margin, self.steps, self.most > 0)
-            reached = _ascend(standing, rows, ascent, 1, standing.order[at, place])
+            ascent = Ascent(targeted_margin, self.steps, self.most > 0)
+            reached = ascend(standing, rows, ascent, 1, standing.order[at, place])
             standing.reach[at, place] = torch.maximum(reached, standing.reach[at, place])
             standing.went(1, self.steps + 1)
 
@@ -205,7 +247,7 @@ class Walk(Stage):
 
     def _climb(self, standing: Standing, rows: Tensor, x: Tensor, steps: int, before: int) -> tuple[Tensor, Tensor]:
         """Ascents of so many steps from x; how far past the boundary they came [R], and where they ended."""
-        answer = _Ascent(_margin, steps, True).perturb(*standing.part(rows, begin=x))
+        answer = Ascent(to_likeliest, steps, True).perturb(*standing.part(rows, begin=x))
         assert isinstance(answer, Proposal)
         step = torch.where(answer.step >= 0, before + answer.step, -1)
         return standing.take(rows, Proposal(answer.x, step)), answer.x
@@ -319,35 +361,3 @@ class Whole(Stage):
         trials = len(self.plugin.trials(none, torch.zeros(1, classes), none, 0))
         each = self.plugin.passes(threat, classes)
         return Cost(each.backwards, (each.forwards or 0) + 1).times(trials)
-
-
-class _Ascent(GradientAttack):
-    """One ascent, of steps that fall from eps along a cosine; the stage asks about its last image."""
-
-    def __init__(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int, random_start: bool) -> None:
-        self._objective, self._steps, self._random_start = objective, steps, random_start
-
-    def search(self, threat: ThreatModel) -> Search:
-        """eps (1 + cos(pi k / steps)) / 2 for each step k."""
-        shares = [(1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
-        return Search([threat.radius * share for share in shares], "momentum", self._random_start, looks=False)
-
-    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-        """A margin."""
-        return self._objective(logits, y, goal)
-
-
-def _margin(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
-    """The margin to the likeliest wrong class, [B]."""
-    del goal
-    return margin(logits, y)
-
-
-def _ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int, goal: Tensor | None = None) -> Tensor:
-    """An ascent of `rows`; how far past the boundary it came, [R]."""
-    answer = ascent.perturb(*standing.part(rows, copies, goal))
-    assert isinstance(answer, Proposal)
-    reached, at = standing.take(rows, answer, copies), rows.to(standing.device)
-    standing.ascended[at] = True
-    standing.climbed[at] = torch.maximum(standing.climbed[at], reached)
-    return reached

@@ -14,7 +14,7 @@ from robench_attacks.apgd import APGDCE, APGDT
 from robench_attacks.fab import FAB
 from robench_attacks.multi_targeted import MultiTargeted
 from robench_attacks.square import Square
-from robench_attacks.stages import ANY, Ascend, AscendTo, Ask, AskOn, Stage, Walk, Whole
+from robench_attacks.stages import ANY, Ascend, AscendTo, Ask, AskOn, Stage, Stripes, Walk, Whole
 from robench_attacks.standing import Standing
 from robench_attacks.walking import Gait
 
@@ -29,6 +29,7 @@ _out = partial(Walk, steps=10, to=(ANY,), sort=False, gait=_LINF, onward=12, pro
 _anew = partial(Walk, steps=14, sort=False, gait=Gait(over=1.8), onward=12, hope=0.7, probe=2, promise=0.2)
 _QUICK = {
     "linf": (
+        Stripes("stripes"),
         Ascend("untargeted", steps=2),
         Ascend("ascents", 0.8, steps=10),
         _out("boundary", -math.inf, also="stuck"),
@@ -86,12 +87,13 @@ class Standard(Attack):
     the share of its clean margin that is left, or how far outside of eps a misclassified image was found. Which stages
     an image went through stands in its row.
 
-    effort: "quick" leaves out the witness and most of what follows; "thorough" runs, on whatever stands after all
-    stages, AutoAttack's four attacks at its settings (Croce and Hein, 2020) and `multi-targeted` with two starts per
-    class. targets: how many wrong classes are tried, those with the largest clean logits.
+    effort: "quick" begins with wide stripes in linf, and leaves out the witness and most of what follows; "thorough"
+    runs, on whatever stands after all stages, AutoAttack's four attacks at its settings (Croce and Hein, 2020) and
+    `multi-targeted` with two starts per class. targets: how many wrong classes are tried, those with the largest clean
+    logits.
     """
 
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     kind: ClassVar[Kind] = "ensemble"
     transfers: ClassVar[bool] = False
     boundary: ClassVar[bool] = True
@@ -107,8 +109,8 @@ class Standard(Attack):
 
     @property
     def edition(self) -> int:
-        """Versions 7 and 8 changed the plans of "quick" alone."""
-        return 8 if self.effort == "quick" else 6
+        """Versions 7 to 9 changed the plans of "quick" alone."""
+        return 9 if self.effort == "quick" else 6
 
     def plan(self, norm: str) -> tuple[Stage, ...]:
         """The stages in their order."""

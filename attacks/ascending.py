@@ -1,0 +1,53 @@
+"""Short ascents, of which the stages of an attack are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robench import Attack, GradientAttack, Proposal, Search, ThreatModel, margin
+from robench_attacks.standing import Standing
+
+
+class Ascent(GradientAttack):
+    """One ascent, of steps that fall from eps along a cosine; the stage asks about its last image."""
+
+    def __init__(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int, random_start: bool) -> None:
+        self._objective, self._steps, self._random_start = objective, steps, random_start
+
+    def search(self, threat: ThreatModel) -> Search:
+        """eps (1 + cos(pi k / steps)) / 2 for each step k."""
+        shares = [(1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
+        return Search([threat.radius * share for share in shares], "momentum", self._random_start, looks=False)
+
+    def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+        """A margin."""
+        return self._objective(logits, y, goal)
+
+
+def to_likeliest(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
+    """The margin to the likeliest wrong class, [B]."""
+    del goal
+    return margin(logits, y)
+
+
+def ascend(
+    standing: Standing,
+    rows: Tensor,
+    ascent: Attack,
+    copies: int = 1,
+    goal: Tensor | None = None,
+    *,
+    begin: Tensor | None = None,
+) -> Tensor:
+    """An ascent of `rows` [R], `copies` of each side by side, from `begin` if not by the ascent's own start; how far
+    past the boundary it came, [R]."""
+    answer = ascent.perturb(*standing.part(rows, copies, goal, begin=begin))
+    assert isinstance(answer, Proposal)
+    reached, at = standing.take(rows, answer, copies), rows.to(standing.device)
+    standing.ascended[at] = True
+    standing.climbed[at] = torch.maximum(standing.climbed[at], reached)
+    return reached
