@@ -182,16 +182,17 @@ class Walk(Stage):
     """Walks along the boundary, and short ascents from their nearest finds, projected.
 
     to: where each leads, to the class of this place in the order or to ANY. first: the number of the first; the walk of
-    number 0 begins at the image, the others at random points eps away. sort: whether classes are ordered by their
-    distances before, not by their logits. onward: steps of the ascents; none if 0. hope: they are left out where no
-    misclassified image is known that is at most this share of eps outside, unless the walk's end says nothing (see
-    `Standing.level`). probe: if not 0, ascents of so many steps go before, and only where they leave at most a share
-    `promise` of the clean margin do those of `onward` steps go on from their ends.
+    number 0 begins at the image, or at the `best` one so far, the others at random points eps away. sort: whether
+    classes are ordered by their distances before, not by their logits. onward: steps of the ascents; none if 0. hope:
+    they are left out where no misclassified image is known that is at most this share of eps outside, unless the walk's
+    end says nothing (see `Standing.level`). probe: if not 0, ascents of so many steps go before, and only where they
+    leave at most a share `promise` of the clean margin do those of `onward` steps go on from their ends.
     """
 
     steps: int = 40
     to: tuple[int, ...] = (0,)
     first: int = 0
+    best: bool = False
     sort: bool = True
     gait: Gait = PLAIN
     onward: int = 0
@@ -215,7 +216,7 @@ class Walk(Stage):
         goal = standing.order[at, rank % standing.order.shape[1]]
         handle, part = standing.part(rows, 1, goal)
         finds, radius = Finds(handle, part, nearest=False), part.threat.radius
-        start = beside(part, "start", 2 * radius) if number else part.x
+        start = beside(part, "start", 2 * radius) if number else standing.x[at] if self.best else part.x
         planes = walk(finds, start, self.steps, gait=self.gait, to_any=rank == ANY)
         handle.note_nonfinite(finds.nonfinite)
         outside, plane = (

@@ -162,3 +162,18 @@ def test_a_find_of_an_ascent_says_how_many_answers_came_before(probe: int) -> No
     Walk("w", steps=2, sort=False, onward=6, probe=probe, promise=0.0).run(standing)
     assert standing.rows.tolist() == []
     assert standing.step.tolist() == [2 + 1 + 1]  # those of the walk and about its end, and the ascent's first
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_the_first_walk_begins_at_the_image_or_at_the_best_so_far(best: bool) -> None:
+    model, x = Linear(), grey(3)
+    standing, asked = standing_of(model, x, eps="0.0001"), []
+    near = x + 0.005 * (x > 0.5)
+    standing.x[1:] = near[1:]
+    model.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[0].detach().clone()))
+    Walk("w", steps=2, to=(ANY,), sort=False, best=best).run(standing)
+    assert torch.equal(asked[0], standing.batch.x if not best else torch.cat([x[:1], near[1:]]))
+    asked.clear()
+    Walk("w", steps=2, to=(ANY,), sort=False, best=best, first=1).run(standing)
+    assert not torch.isclose(asked[0], x).all()
+    assert not torch.isclose(asked[0], near).all()
