@@ -34,18 +34,9 @@ def to_likeliest(logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
     return margin(logits, y)
 
 
-def ascend(
-    standing: Standing,
-    rows: Tensor,
-    ascent: Attack,
-    copies: int = 1,
-    goal: Tensor | None = None,
-    *,
-    begin: Tensor | None = None,
-) -> Tensor:
-    """An ascent of `rows` [R], `copies` of each side by side, from `begin` if not by the ascent's own start; how far
-    past the boundary it came, [R]."""
-    answer = ascent.perturb(*standing.part(rows, copies, goal, begin=begin))
+def ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int = 1, goal: Tensor | None = None) -> Tensor:
+    """An ascent of `rows` [R], `copies` of each side by side; how far past the boundary it came, [R]."""
+    answer = ascent.perturb(*standing.part(rows, copies, goal))
     assert isinstance(answer, Proposal)
     reached, at = standing.take(rows, answer, copies), rows.to(standing.device)
     standing.ascended[at] = True

@@ -78,10 +78,19 @@ class Stage(ABC):
 
 @dataclass(frozen=True)
 class Ascend(Stage):
-    """Short ascents on the margin to the likeliest wrong class, from the image, or side by side from corners."""
+    """Short ascents on the margin to the likeliest wrong class, from the image, or side by side from corners.
+
+    climbing: only where ascents left no more than `near`, whatever else came nearer.
+    """
 
     steps: int = 10
     corners: int = 0
+    climbing: bool = False
+
+    def who(self, standing: Standing) -> Tensor:
+        """Who stands near enough, by ascents if so."""
+        rows = super().who(standing)
+        return rows[(standing.gained >= 1 - self.near).cpu()[rows]] if self.climbing else rows
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """In batches no larger than the whole; all copies of an image end with the first find."""
@@ -116,7 +125,10 @@ class Stripes(Stage):
             rows = rows[torch.isin(rows, standing.within(left, -math.inf))]
             if not len(rows):
                 return
-            ascend(standing, rows, Ascent(to_likeliest, steps, True), begin=standing.x[rows.to(standing.device)])
+            begin = standing.x[rows.to(standing.device)]
+            answer = Ascent(to_likeliest, steps, True).perturb(*standing.part(rows, begin=begin))
+            assert isinstance(answer, Proposal)
+            standing.take(rows, answer)  # which says nothing of how far gradients lead from the image
             standing.went(1, steps + 1)
             rows = standing.still(rows)
 

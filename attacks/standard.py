@@ -31,7 +31,7 @@ _QUICK = {
     "linf": (
         Stripes("stripes"),
         Ascend("untargeted", steps=2),
-        Ascend("ascents", 0.8, steps=10),
+        Ascend("ascents", 0.8, steps=10, climbing=True),
         _out("boundary", -math.inf, also="stuck", best=True),
         _out("boundary again", -math.inf, 4.0, first=1),
         _out("boundary once more", -math.inf, 0.2, first=2),

@@ -113,3 +113,15 @@ def test_within_the_ball_in_l2() -> None:
     Stripes("s").run(standing)
     away = (standing.x - x).flatten(1).norm(dim=1)
     assert away.tolist() == pytest.approx([0.8] * 3, abs=1e-5)
+
+
+def test_what_stripes_bring_nearer_is_no_gain_of_ascents() -> None:
+    standing = standing_of(Sloping(ROWS, 2.0), middle(), eps=str(EPS))
+    Stripes("s").run(standing)
+    assert standing.within(0.6, -torch.inf).tolist() == [0, 1, 2]
+    assert standing.stuck.tolist() == [True] * 3
+    assert not standing.ascended.any()
+    assert Ascend("a", 0.6).who(standing).tolist() == [0, 1, 2]
+    assert Ascend("a", 0.6, climbing=True).who(standing).tolist() == []
+    standing.climbed[1] = -0.5 * standing.clean[1]
+    assert Ascend("a", 0.6, climbing=True).who(standing).tolist() == [1]
