@@ -24,6 +24,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+# seconds after which a command is taken to hang: machines are slow, and busy, by several times
+PATIENCE = 600
 LIBRARIES = (
     "torch", "torchvision", "pytorch_lightning", "numpy", "pandas", "pyarrow.parquet", "pydantic", "cloudpickle",
     "typer", "rich.progress", "rich.table", "sklearn.datasets", "sklearn.linear_model", "sklearn.metrics",
@@ -99,7 +101,7 @@ def run(*arguments: str | Path, **settings: Any) -> tuple[int, str, str]:
     """The same until it has ended: exit code, stdout and stderr."""
     process = Forked(*arguments, **settings)
     try:
-        out, err = process.communicate(120)
+        out, err = process.communicate(PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -58,7 +58,7 @@ Process = subprocess.Popen[str] | forked.Forked
 def run_module(*arguments: str | Path, **settings: Any) -> Outcome:
     """`python -m robench ...` in a process of its own."""
     command = [sys.executable, "-m", "robench", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **settings)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=forked.PATIENCE, check=False, **settings)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -78,7 +78,7 @@ def start_module(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition: Callable[[], object], process: Process, seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], process: Process, seconds: float = forked.PATIENCE) -> None:
     """Wait until `condition` holds; it must do so while the process is still running."""
     end = time.monotonic() + seconds
     while not condition():

@@ -19,6 +19,7 @@ from robench.regression.own_store import finish, own_store
 from robench.store.claims import claim
 from robench.store.runs import EvaluationFolder, Store
 from tests import plain_net
+from tests.forked import PATIENCE
 from tests.integration.conftest import Outcome, Process, Run, assert_refused, run_forked, start_forked, wait_for
 
 # a model whose defense is in another file, which the model's digest does not see
@@ -230,7 +231,7 @@ def test_a_check_of_the_same_waits_its_turn(baseline: str, store: Path, robench:
         assert mine
         process = start_forked("check", baseline)
         wait_for(lambda: "Another process checks b.json" in said(process), process)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     process.communicate()
 
 

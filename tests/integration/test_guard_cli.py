@@ -16,6 +16,7 @@ from torch import nn
 import robench as program
 from robench import BadInput
 from robench.detector.score import Guarded
+from tests.forked import PATIENCE
 from tests.integration.conftest import Run, assert_refused
 
 FILE = """
@@ -240,6 +241,6 @@ def test_leaving_for_good_is_for_the_caller_to_see(tmp_path: Path) -> None:
     text = FILE + "\ndef gone(): return Leaves(lambda: os._exit(0))\n"
     (tmp_path / "models.py").write_text(text)
     command = [sys.executable, "-m", "robench", "evaluate", "models.py:gone", *COMMAND, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout == ""
     assert not list((tmp_path / "runs").rglob("result.json"))

@@ -20,6 +20,7 @@ from torch import nn
 import robench as face
 from robench import registry
 from robench.errors import BadInput
+from tests.forked import PATIENCE
 
 HUGE = "99999999999999999999"
 TRAIN, EVALUATE = ("train", "standard"), ("evaluate", "plain", "-n", "20", "--eps", "0.1")
@@ -278,7 +279,7 @@ def test_closed_streams_do_not_hinder(streams: str, words: str, store: Path, rob
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
 def test_bad_input_has_its_code_where_it_cannot_be_said(where: str) -> None:
     command = f"{sys.executable} -m robench evaluate nobody -a fgsm {where}"
-    assert subprocess.run(["bash", "-c", command], check=False, timeout=120, capture_output=True).returncode == 2
+    assert subprocess.run(["bash", "-c", command], check=False, timeout=PATIENCE, capture_output=True).returncode == 2
 
 
 def piped(command: str) -> int:
@@ -298,7 +299,7 @@ def test_output_that_nobody_reads_is_told_by_the_signals_code(tmp_path: Path) ->
 
 def test_a_full_output_is_said() -> None:
     command = f"{sys.executable} -m robench list attacks > /dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert_refused(Outcome(done.returncode, done.stdout, done.stderr), ("No space left",))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import robench
+from tests.forked import PATIENCE
 from tests.integration.conftest import Outcome, assert_refused, run_forked
 
 PAGES = [Path(robench.__file__).parents[1] / "docs" / f"{name}.md" for name in ("attack", "defense", "plugins")]
@@ -320,7 +321,7 @@ def test_the_package_of_the_docs_is_known_by_name_and_keeps_every_rule(site: Pat
 def test_the_test_file_of_the_docs_passes(site: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_blur.py"]
     done = subprocess.run(
-        command, env=environment(site), cwd=site, capture_output=True, text=True, check=False, timeout=120
+        command, env=environment(site), cwd=site, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout
 

@@ -22,6 +22,7 @@ import pytest
 from robench.cli.app import main
 from robench.evaluation import tasks
 from robench.store.claims import journal
+from tests.forked import PATIENCE
 from tests.integration.conftest import Process, Run, assert_refused, start_forked, start_module, wait_for
 from tests.same import assert_same_rows
 
@@ -217,7 +218,7 @@ def test_killed_at_any_moment_it_goes_on(made: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
     process = start_forked(*COMMAND, "--out", "tables")
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
     assert_same(tmp_path, made)
     assert set(computed(runs).values()) == {1}
@@ -275,7 +276,7 @@ def test_a_full_disk_stops_it_and_loses_nothing(made: Path, tmp_path: Path) -> N
     )
     shutil.copytree(made / "runs" / "models", tmp_path / "runs" / "models")
     command = [sys.executable, str(script), *COMMAND, "--out", "tables"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2, done.stderr
     assert re.search(r"robench: (No space left to write|Cannot write) .*shard-", done.stderr)
     assert "Traceback" not in done.stderr
@@ -294,7 +295,7 @@ def test_two_at_once_share_the_work(made: Path, tmp_path: Path) -> None:
         wait_for(lambda: len({entry["process"] for entry in journal(runs)}) == 2, first)
     finally:
         first.send_signal(signal.SIGCONT)
-    ends = [process.communicate(timeout=180) for process in both]
+    ends = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert_same(tmp_path, made)
     assert set(computed(runs).values()) == {1}

@@ -19,6 +19,7 @@ from robench.evaluation.scheduler import evaluate
 from robench.regression.baseline import make, write
 from robench.store.runs import Store
 from robench.threat import ThreatModel
+from tests.forked import PATIENCE
 
 HEAD = """
 import pytest
@@ -173,7 +174,7 @@ def test_loading_the_plugin_imports_nothing_heavy() -> None:
         "import sys, pytest; before = set(sys.modules); import robench.pytest_plugin; "
         f"assert not {heavy} & (set(sys.modules) - before)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
     entry = "from importlib.metadata import entry_points; print(*[e.value for e in entry_points(group='pytest11')])"
-    shown = subprocess.run([sys.executable, "-c", entry], capture_output=True, text=True, check=True, timeout=60)
+    shown = subprocess.run([sys.executable, "-c", entry], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert "robench.pytest_plugin" in shown.stdout.split()
