@@ -42,3 +42,12 @@ def ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int = 1, go
     standing.ascended[at] = True
     standing.climbed[at] = torch.maximum(standing.climbed[at], reached)
     return reached
+
+
+def climb(standing: Standing, rows: Tensor, x: Tensor, steps: int, before: int = 0) -> tuple[Tensor, Tensor]:
+    """Ascents of so many steps from elsewhere, x [R, C, H, W], after `before` answers of the same stage; how far past
+    the boundary they came [R], and where they ended. They say nothing of how far gradients lead from the image."""
+    answer = Ascent(to_likeliest, steps, True).perturb(*standing.part(rows, begin=x))
+    assert isinstance(answer, Proposal)
+    step = torch.where(answer.step >= 0, before + answer.step, -1)
+    return standing.take(rows, Proposal(answer.x, step)), answer.x

@@ -17,7 +17,7 @@ from robench import (
     ThreatModel,
     targeted_margin,
 )
-from robench_attacks.ascending import Ascent, ascend, to_likeliest
+from robench_attacks.ascending import Ascent, ascend, climb, to_likeliest
 from robench_attacks.fab import Finds, beside
 from robench_attacks.square import Square
 from robench_attacks.standing import Standing
@@ -125,10 +125,7 @@ class Stripes(Stage):
             rows = rows[torch.isin(rows, standing.within(left, -math.inf))]
             if not len(rows):
                 return
-            begin = standing.x[rows.to(standing.device)]
-            answer = Ascent(to_likeliest, steps, True).perturb(*standing.part(rows, begin=begin))
-            assert isinstance(answer, Proposal)
-            standing.take(rows, answer)  # which says nothing of how far gradients lead from the image
+            climb(standing, rows, standing.x[rows.to(standing.device)], steps)
             standing.went(1, steps + 1)
             rows = standing.still(rows)
 
@@ -249,21 +246,14 @@ class Walk(Stage):
     def _onward(self, standing: Standing, rows: Tensor, x: Tensor) -> Tensor:
         """Ascents from x; how far past the boundary they came, [R]."""
         if not self.probe:
-            return self._climb(standing, rows, x, self.onward, self._walked)[0]
-        reached, x = self._climb(standing, rows, x, self.probe, self._walked)
+            return climb(standing, rows, x, self.onward, self._walked)[0]
+        reached, x = climb(standing, rows, x, self.probe, self._walked)
         left = -reached / standing.clean[rows.to(standing.device)]
         near = ((left >= 0) & (left <= self.promise)).nonzero()[:, 0]
         if not len(near):
             return reached
-        further = self._climb(standing, rows[near.cpu()], x[near], self.onward, self._walked + self.probe + 1)[0]
+        further = climb(standing, rows[near.cpu()], x[near], self.onward, self._walked + self.probe + 1)[0]
         return reached.index_copy(0, near, torch.maximum(reached[near], further))
-
-    def _climb(self, standing: Standing, rows: Tensor, x: Tensor, steps: int, before: int) -> tuple[Tensor, Tensor]:
-        """Ascents of so many steps from x; how far past the boundary they came [R], and where they ended."""
-        answer = Ascent(to_likeliest, steps, True).perturb(*standing.part(rows, begin=x))
-        assert isinstance(answer, Proposal)
-        step = torch.where(answer.step >= 0, before + answer.step, -1)
-        return standing.take(rows, Proposal(answer.x, step)), answer.x
 
     @property
     def _walked(self) -> int:
