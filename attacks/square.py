@@ -23,7 +23,7 @@ from robench import (
     Trials,
     check_count,
     expand,
-    firm_margin,
+    firm_from,
     misclassified_margin,
     randomness,
 )
@@ -227,12 +227,13 @@ class _Search:
         finite = logits.isfinite().all(1)
         # a model that answers with NaN has given no right answer: a find, for the judge to confirm
         margin = torch.where(finite, misclassified_margin(logits, self.y), torch.inf)
-        better = firm_margin(margin - self.best, logits) | ((margin > 0) & (self.best <= 0))
+        least = firm_from(logits)
+        better = (margin - self.best > least) | ((margin > 0) & (self.best <= 0))
         self.x = torch.where(expand(better, proposed), proposed, self.x)
         self.best = torch.where(better, margin, self.best)
         self.out_step[self.rows[better]] = query
         self.nonfinite[self.rows] |= ~finite
-        leaves = better & (firm_margin(margin, logits) | ~finite)
+        leaves = better & ((margin > least) | ~finite)
         if self.stays or not bool(leaves.any()):
             return None
         self.found[self.group[leaves]] = True

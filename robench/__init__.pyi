@@ -17,6 +17,7 @@ from .attack.gradient import GradientAttack as GradientAttack
 from .attack.gradient import LossAttack as LossAttack
 from .attack.gradient import Search as Search
 from .attack.gradient import parse_schedule as parse_schedule
+from .attack.inspection import firm_from as firm_from
 from .attack.inspection import firm_margin as firm_margin
 from .attack.objectives import FIRM as FIRM
 from .attack.objectives import cross_entropy as cross_entropy

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def precisions() -> tuple[Any, ...]:
     """In what float32 may be multiplied: torch's older settings, None where its newer ones contradict them so that it
     does not say, and the newer ones."""
     older = [_said(torch._C._get_cudnn_allow_tf32), _said(torch._C._get_float32_matmul_precision)]
-    return (*older, *(torch._C._get_fp32_precision_getter(*place) for place in _PLACES))
+    return (*older, *starmap(torch._C._get_fp32_precision_getter, _PLACES))
 
 
 def set_precisions(values: tuple[Any, ...]) -> None:

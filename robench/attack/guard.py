@@ -7,6 +7,7 @@ import secrets
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +52,8 @@ class Guard:
             self.settings += settings
         self.numbers, self._depth = Numbers(), 0
         self._records: list[tuple[object, dict[str, Any]]] = []
-        self._tensors: list[tuple[Tensor, int]] = []
+        self._tensors: list[Tensor] = []
+        self._versions: list[int] = []
         self.renew()
 
     @property
@@ -67,12 +69,13 @@ class Guard:
         """Look after objects of the harness: what is called inside changes neither their fields nor their tensors."""
         self._records = [(value, dict(vars(value))) for value in values]
         fields = [field for _, kept in self._records for field in kept.values()]
-        self._tensors = [(tensor, tensor._version) for tensor in fields if isinstance(tensor, Tensor)]
+        self._tensors = [field for field in fields if isinstance(field, Tensor)]
+        self._versions = [tensor._version for tensor in self._tensors]
 
     def _check_kept(self) -> None:
         """Raise BadInput where the judge's own objects were changed, with their fields as they were."""
         changed = [type(value).__name__ for value, kept in self._records if not _holds(value, kept)]
-        if changed or any(tensor._version != version for tensor, version in self._tensors):
+        if changed or [tensor._version for tensor in self._tensors] != self._versions:
             for value, kept in self._records:
                 vars(value).update(kept)
             raise BadInput(
@@ -166,8 +169,7 @@ def plain_tensor(answer: Tensor) -> Tensor:
 
 def _holds(value: object, kept: dict[str, Any]) -> bool:
     """Whether an object's fields are the same objects still."""
-    now = vars(value)
-    return all(now.get(name) is field for name, field in kept.items())
+    return all(map(is_, map(vars(value).get, kept), kept.values()))
 
 
 def _raise_quit(error: BaseException | None) -> None:

@@ -98,7 +98,12 @@ def rounding(logits: Tensor) -> Tensor:
 
 
 def firm_margin(margin: Tensor, logits: Tensor) -> Tensor:
-    """Whether margins [n] of answers [n, classes] are so large that another batch size does not change their sign.
+    """Whether margins [n] of answers [n, classes] are so large that another batch size does not change their sign."""
+    return margin > firm_from(logits)
+
+
+def firm_from(logits: Tensor) -> Tensor:
+    """The margin [n] above which another batch size does not change the sign, for answers [n, classes].
 
     The scale is the largest logit, unless that is mostly an offset, which says nothing of the margin.
     """
@@ -107,13 +112,13 @@ def firm_margin(margin: Tensor, logits: Tensor) -> Tensor:
     if logits.shape[1] == 2 and len(gap):
         gap = gap.amax().expand_as(gap)
     scale = torch.where(largest > OFFSET * gap, gap, largest)
-    return margin > torch.maximum(FIRM * scale, ULP * largest)
+    return torch.maximum(FIRM * scale, ULP * largest)
 
 
 def _median_gap(logits: Tensor) -> Tensor:
     """How far the median of the others lies below a row's largest logit, [n]; of three classes, the last."""
-    gaps = below_top(logits).sort(1).values
-    return gaps[:, min((logits.shape[1] + 1) // 2, logits.shape[1] - 1)].nan_to_num(0.0, posinf=0.0)
+    place = min((logits.shape[1] + 1) // 2, logits.shape[1] - 1)
+    return below_top(logits).kthvalue(place + 1, dim=1).values.nan_to_num(0.0, posinf=0.0)
 
 
 def same(a: Tensor, b: Tensor) -> bool:

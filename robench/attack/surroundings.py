@@ -108,11 +108,12 @@ class Functions:
     def restore(self) -> list[str]:
         """Put back what was replaced, and return its names."""
         found = []
-        for place, tag in enumerate(self.tags):
-            number = tag() if tag else None
-            if number is None or number != self.seen[place]:
-                found += [] if self.kept[place].intact(self.deep) else self._mend(place)
-                self.seen[place] = number
+        numbers = [tag and tag() for tag in self.tags]
+        if numbers != self.seen or None in numbers:
+            for place, number in enumerate(numbers):
+                if number is None or number != self.seen[place]:
+                    found += [] if self.kept[place].intact(self.deep) else self._mend(place)
+            self.seen = numbers
         for function, code in self.codes:
             if function.__code__ is not code:
                 function.__code__ = code
@@ -207,9 +208,11 @@ class Settings:
         What an import does to the settings of `LOOSE` is left alone, where modules were loaded, but for variables that
         a call sets; `importing`: and what does not enter a figure is put back without a word.
         """
-        found = []
+        found: list[str] = []
+        if [read() for read in _READ] == self.values:
+            return found
         for name, read, write, before in zip(_NAMES, _READ, _WRITE, self.values, strict=True):
-            after = read()
+            after = read()  # anew, as one that is put back may change another
             if after == before:
                 continue
             loose = name in LOOSE and (importing or len(sys.modules) > self.loaded)

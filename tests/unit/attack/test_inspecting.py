@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput
-from robench.attack.inspection import extreme, firm_margin, lead, median_spread, same, squashed
+from robench.attack.inspection import extreme, firm_from, firm_margin, lead, median_spread, same, squashed
 from robench.attack.objectives import FIRM
 from tests import liars
 from tests.unit.attack.test_liars import SMALL, attacked, robust
@@ -66,6 +66,15 @@ def test_an_offset_is_no_scale_of_margins() -> None:
     assert torch.equal(firm_margin(tiny, logits), tiny > FIRM * logits.abs().amax(1))
     assert not firm_margin(tiny, logits + 3e4).any()  # less than float32 can tell there
     assert firm_margin(torch.tensor([0.5, 0.1]), torch.tensor([[3e4, 3e4 + 0.5], [3e4 + 0.1, 3e4]])).all()
+
+
+def test_margins_are_firm_from_a_share_of_the_largest_logit() -> None:
+    logits = torch.tensor([[3.0, -8.0, 1.0], [0.0, 0.5, 2.0], [torch.nan, 1.0, 0.0], [torch.inf, 1.0, 0.0]])
+    assert firm_from(logits)[:2].tolist() == pytest.approx([8 * FIRM, 2 * FIRM])
+    assert firm_from(logits)[2:].isfinite().all()
+    margin = torch.tensor([8.1 * FIRM, 1.9 * FIRM])
+    assert firm_margin(margin, logits[:2]).tolist() == [True, False]
+    assert firm_from(torch.zeros(0, 10)).shape == (0,)
 
 
 def test_what_no_comparison_sees_is_flagged() -> None:

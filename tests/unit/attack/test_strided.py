@@ -129,6 +129,7 @@ def test_an_attack_gets_the_gradient_of_a_large_linear_layer_in_this_way(monkeyp
 
     product = strided.product
     monkeypatch.setattr(strided, "product", noted)
+    monkeypatch.setattr(strided, "_PRODUCT", True)
     _, ours = Classifier(net, 4, 5).rows(torch.arange(5)).gradient(x, lambda logits: cross_entropy(logits, y))
     assert calls == [(100, 256)]
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -141,9 +142,23 @@ def test_models_without_such_a_layer_are_left_alone() -> None:
     assert not strided.strided(_net(1, 3, 3))
     assert not strided.strided(nn.Conv2d(1, 4, 1))
     assert not strided.strided(nn.Conv2d(1, 4, 6))
-    assert strided.strided(nn.Sequential(nn.Conv2d(16, 4, 4, stride=2)))
     assert not strided.strided(nn.Sequential(nn.Conv2d(16, 4, 3, stride=2)))
     assert not strided.strided(nn.Sequential(nn.Conv2d(64, 4, 4, stride=2)))
     assert not strided.strided(nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=2)))
-    assert strided.strided(nn.Linear(128, 128))
     assert not strided.strided(nn.Linear(512, 10))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_two_ways_are_for_wide_processors(monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    monkeypatch.setattr(strided, "MORE", 16 if wide else strided.FEW)
+    monkeypatch.setattr(strided, "_PRODUCT", wide)
+    assert strided.strided(nn.Sequential(nn.Conv2d(16, 4, 4, stride=2))) == wide
+    assert strided.strided(nn.Linear(128, 128)) == wide
+    assert strided.strided(nn.Sequential(nn.Conv2d(3, 4, 4, stride=2)))
+
+
+def test_they_are_asked_for_where_the_processor_is() -> None:
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    assert wide == strided.WIDE
+    assert (16 if wide else strided.FEW) == strided.MORE
+    assert wide or not strided.strided(nn.Linear(128, 128))
