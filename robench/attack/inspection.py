@@ -118,7 +118,8 @@ def firm_from(logits: Tensor) -> Tensor:
 def _median_gap(logits: Tensor) -> Tensor:
     """How far the median of the others lies below a row's largest logit, [n]; of three classes, the last."""
     place = min((logits.shape[1] + 1) // 2, logits.shape[1] - 1)
-    return below_top(logits).kthvalue(place + 1, dim=1).values.nan_to_num(0.0, posinf=0.0)
+    nearer = below_top(logits).topk(place + 1, dim=1, largest=False, sorted=False).values
+    return nearer.amax(1).nan_to_num(0.0, posinf=0.0)
 
 
 def same(a: Tensor, b: Tensor) -> bool:

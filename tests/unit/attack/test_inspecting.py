@@ -75,6 +75,7 @@ def test_margins_are_firm_from_a_share_of_the_largest_logit() -> None:
     margin = torch.tensor([8.1 * FIRM, 1.9 * FIRM])
     assert firm_margin(margin, logits[:2]).tolist() == [True, False]
     assert firm_from(torch.zeros(0, 10)).shape == (0,)
+    assert firm_from(torch.tensor([[torch.inf, torch.inf, torch.inf, 1.0]])).tolist() == [0.0]
 
 
 def test_what_no_comparison_sees_is_flagged() -> None:
