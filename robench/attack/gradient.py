@@ -14,7 +14,8 @@ from robench.attack.base import Attack, Batch, Cost, Proposal
 from robench.attack.classifier import BatchModel
 from robench.attack.inspection import firm_margin
 from robench.attack.objectives import misclassified_margin, objective_named
-from robench.attack.step_rules import RULES, AutoStep, StepRule
+from robench.attack.orbits import Orbits
+from robench.attack.step_rules import RULES, AutoStep, Steepest, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
 from robench.threat import ThreatModel
@@ -70,8 +71,9 @@ class GradientAttack(Attack):
     """An attack by projected gradient ascent. A subclass says how it searches and what it maximises.
 
     The loop computes one forward and one backward per row and step. A row leaves the batch when its example has been
-    broken by a firm margin, together with the example's other rows. A find with a smaller margin is kept, in case no
-    firmer one follows; a row without a find proposes its last iterate, or under the rule "apgd" its best one. Where
+    broken by a firm margin, together with the example's other rows, or where it goes round in a circle, so that it
+    would only ask again what it has asked (see `Orbits`). A find with a smaller margin is kept, in case no firmer one
+    follows; a row without a find proposes its last iterate, or under the rule "apgd" its best one. Where
     gradients are in bfloat16, so are the logits beside them: an image that may be a find by those is asked about in
     float32, which decides.
     """
@@ -157,6 +159,7 @@ class _Loop:
         self.groups, self.found, self.nonfinite = self.group, torch.zeros_like(self.live), torch.zeros_like(self.live)
         self.interval = 1 if device.type == "cpu" else 8
         self.keeps_best = search.success == "any" and not model.randomised
+        self.orbits = Orbits(search.sizes, self.interval) if isinstance(self.rule, Steepest) else None
 
     def run(self) -> Proposal:
         """Ascend for every step of the schedule, then propose."""
@@ -170,7 +173,8 @@ class _Loop:
                 self._note(logits, grad)
             if any_step:
                 self._see(logits, step)
-                keep = self._compact() if step % self.interval == 0 else None
+                looks = step == 0 or (len(self.search.sizes) - step) % self.interval == 0
+                keep = self._compact(self._settled(step, logits)) if looks else None
                 if keep is not None:
                     if not len(keep):
                         break
@@ -243,9 +247,20 @@ class _Loop:
         self.found.index_add_(0, self.group, firm_margin(margins, logits).to(self.found.dtype))
         self.nonfinite.index_add_(0, self.group, (~finite).to(self.found.dtype))
 
-    def _compact(self) -> Tensor | None:
-        """Positions of the live rows whose example still stands, or None where all do."""
+    def _settled(self, step: int, logits: Tensor) -> Tensor | None:
+        """The positions of rows that go round in a circle, put where they are after the last step; None: no row."""
+        ended = None if self.orbits is None else self.orbits.ended(step, self.live, self.x, logits)
+        if ended is None:
+            return None
+        rows, last = ended
+        self.x = self.x.index_copy(0, rows, last)
+        return rows
+
+    def _compact(self, settled: Tensor | None) -> Tensor | None:
+        """Positions of the rows that go on, those whose example stands and that are not `settled`; None: all do."""
         going = self.found[self.group] == 0
+        if settled is not None:
+            going = going.index_fill(0, settled, value=False)
         return None if bool(going.all()) else going.nonzero()[:, 0]
 
     def _write(self, at: Tensor) -> None:
@@ -295,9 +310,9 @@ class _RoughLoop(_Loop):
         self.maybe_margin = torch.where(better, margins, self.maybe_margin)
         self.maybe_step = self.maybe_step.masked_fill(better, step)
 
-    def _compact(self) -> Tensor | None:
+    def _compact(self, settled: Tensor | None) -> Tensor | None:
         self._confirm()
-        return super()._compact()
+        return super()._compact(settled)
 
     def _confirm(self) -> None:
         """Ask in float32 about the images that may be finds, and keep those that are, as `_record` does."""

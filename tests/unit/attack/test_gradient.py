@@ -294,7 +294,7 @@ def test_a_bad_gradient_does_not_poison_the_iterate(bad, norm, rule):
 
     def answer(x):
         calls.append(1)
-        return climb(Poison.apply(x, torch.tensor([len(calls) < 3, False]), bad)) - torch.tensor([0.0, 1.0])
+        return climb(Poison.apply(x, torch.tensor([len(calls) < 3, False])[: len(x)], bad)) - torch.tensor([0.0, 1.0])
 
     x, threat = ladder(7)[[3, 3]], ThreatModel.of(norm, "0.05")
     proposal, classifier = run(Fixed(answer), x, Search([0.01] * 20, rule, random_start=False), threat=threat)
