@@ -101,6 +101,11 @@ class GradientAttack(Attack):
         search = self.search(threat)
         return Cost(len(search.sizes), len(search.sizes) + (search.success == "any" and search.looks))
 
+    def comes_round(self, threat: ThreatModel) -> bool:
+        """Whether the next image of a search follows from the last one alone, so that one that comes round ends."""
+        search = self.search(threat)
+        return search.rule == "steepest" and search.success == "any"
+
     def level(self, logits: Tensor, y: Tensor) -> Tensor:
         """Rows whose objective is the same wherever the logits move a little, bool [B]: none."""
         del logits

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from robench.attack.gradient import GradientAttack
 from robench.environment import environment, made_with
 from robench.results.rows import FLAT_GUIDE, STOOD, marked, spent
 from robench.results.summary import UNSTABLE
@@ -84,9 +85,12 @@ def exact(opened: Opened) -> bool:
 
 def _costs(opened: Opened, stored: pd.DataFrame, now: pd.DataFrame) -> Tensor:
     found = torch.zeros(len(stored), dtype=torch.bool)
+    round_again = isinstance(opened.attack, GradientAttack) and opened.attack.comes_round(opened.threat)
     for name in COSTS:
         if name in stored and name in now:
-            found |= torch.from_numpy(now[name].fillna("").to_numpy() != stored[name].fillna("").to_numpy())
+            spent_now, said = (rows[name].fillna("").to_numpy() for rows in (now, stored))
+            # a search that did not look for circles went on in them, up to what `impossible` allows
+            found |= torch.from_numpy(said < spent_now if round_again and name != "stages" else said != spent_now)
     if "zero_pixels" in stored:
         shares, theirs = (torch.tensor(rows["zero_pixels"].to_numpy(dtype=float)) for rows in (now, stored))
         found |= ((shares - theirs).abs() > APART) | (shares.isnan() != theirs.isnan())

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from torch import Tensor
 
+from robench.attack.orbits import Orbits
 from robench.store.files import Damaged
 from robench.trust import recount
 from tests.unit.trust.forger import Change, Forger, faults
@@ -92,3 +93,21 @@ def test_honest_counts_hold(more: dict[str, Any], tmp_path: Path) -> None:
     forger = Forger.of(tmp_path, more.pop("factory", "plain"), **more)
     found = forger.verify(again=10)
     assert found.holds, (faults(found), found.reason)
+
+
+def test_rows_of_a_search_that_went_on_in_circles_hold_and_those_that_cost_less_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows from before searches ended where they come round say what they took, which is more than they take now."""
+    with monkeypatch.context() as before:
+        before.setattr(Orbits, "ended", lambda *_: None)
+        forger = Forger.of(tmp_path, "plain", "pgd", options={"steps": 60})
+        rows = forger.folder.rows()
+        stand = rows["clean_correct"] & ~rows["success"]
+        assert (rows.loc[stand, "backwards"] == 60).all()
+    assert forger.verify(again=40).holds
+    now = Forger.of(tmp_path / "now", "plain", "pgd", options={"steps": 60})
+    took = now.folder.rows().loc[stand, "backwards"]
+    assert (took < 60).any()
+    now.rows(cheap)
+    assert now.verify(again=40).faults["wrong counts"] > 10
