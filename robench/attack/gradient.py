@@ -15,7 +15,7 @@ from robench.attack.classifier import BatchModel
 from robench.attack.inspection import firm_margin
 from robench.attack.objectives import misclassified_margin, objective_named
 from robench.attack.orbits import Orbits
-from robench.attack.step_rules import RULES, AutoStep, Steepest, StepRule
+from robench.attack.step_rules import RULES, AutoStep, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
 from robench.threat import ThreatModel
@@ -164,7 +164,7 @@ class _Loop:
         self.groups, self.found, self.nonfinite = self.group, torch.zeros_like(self.live), torch.zeros_like(self.live)
         self.interval = 1 if device.type == "cpu" else 8
         self.keeps_best = search.success == "any" and not model.randomised
-        self.orbits = Orbits(search.sizes, self.interval) if isinstance(self.rule, Steepest) else None
+        self.orbits = Orbits(search.sizes, self.interval) if attack.comes_round(batch.threat) else None
 
     def run(self) -> Proposal:
         """Ascend for every step of the schedule, then propose."""
