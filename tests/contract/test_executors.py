@@ -130,7 +130,7 @@ def test_a_model_trained_elsewhere_is_the_same(workers: Workers) -> None:
 
 def test_how_far_a_task_has_come_is_shown_while_it_runs(workers: Workers) -> None:
     store, shares = store_of("runs"), list[float]()
-    task = first_task(store, request_for("slow", attacks=["pgd"], options={"steps": 150}))
+    task = first_task(store, request_for("slow", attacks=["untargeted"], options={"steps": 150, "restarts": 1}))
     executor = executor_of(workers, Bench(store), lambda of, share, note: shares.append(share))
     try:
         executor.submit(task)
