@@ -22,6 +22,7 @@ from robench import (
     expand,
     firm_margin,
     misclassified_margin,
+    picked,
     require,
 )
 
@@ -137,8 +138,8 @@ class _Descent:
         hinge = self.attack.kappa - self._objective(logits)
         loss = (x - self.x0).flatten(1).square().sum(1) + self.c * hinge
         keep = ((loss <= PROGRESS * self.before) | recent).nonzero()[:, 0]
-        self.rows, self.x0, self.y, self.c = self.rows[keep], self.x0[keep], self.y[keep], self.c[keep]
-        self.w, self.before = self.w[keep], loss[keep]
+        self.rows, self.x0, self.y, self.c = picked(keep, self.rows, self.x0, self.y, self.c)
+        self.w, self.before = picked(keep, self.w, loss)
         self.adam.select(keep)
         self.model = self.model.select(keep.cpu())
         return bool(len(keep))
@@ -157,7 +158,8 @@ class _Best:
         """Note the iterates x [R, C, H, W] of `rows` int64 [R]; returns `success` bool [R]."""
         distance, before = (x - self.x0[rows]).flatten(1).norm(dim=1), self.distance[rows]
         better = success & (distance < before)
-        self.x[rows] = torch.where(expand(better | before.isinf(), x), x, self.x[rows])
+        nearer = (better | before.isinf()).nonzero()[:, 0]
+        self.x[rows[nearer]] = x[nearer]
         self.distance[rows] = torch.where(better, distance, before)
         self.step[rows] = torch.where(better, step, self.step[rows])
         return success

@@ -22,9 +22,11 @@ from robench import (
     ThreatModel,
     Trials,
     check_count,
+    either,
     expand,
     firm_margin,
     misclassified_margin,
+    picked,
     targeted_margin,
 )
 from robench_attacks.targets import likeliest, targeted_trials
@@ -128,7 +130,8 @@ class Finds:
         leaves = firm & (distance <= self.batch.threat.radius) & (not self.stays)
         better = (firm if self.nearest else margin > 0) & ((distance < before) | self.luck) | leaves
         self.nonfinite[rows] |= ~finite
-        self.x[rows] = torch.where(expand(better | before.isinf(), x), x, self.x[rows])
+        nearer = (better | before.isinf()).nonzero()[:, 0]
+        self.x[rows[nearer]] = x[nearer]
         self.distance[rows] = torch.where(better, distance, before)
         self.step[rows] = self.step[rows].masked_fill(better, step)
         self.done[self.group[rows[leaves]]] = True
@@ -187,12 +190,13 @@ def walk(finds: Finds, goal: Tensor, start: Tensor, steps: int) -> None:
         gap = -targeted_margin(logits, y, goal).nan_to_num()
         x = move(norm, x0, x, slope, gap)
         broken = finds.record(rows, x, model(x), step)
-        x = torch.where(expand(broken, x), x0 + BETA * (x - x0), x)
+        x = either(broken, x0 + BETA * (x - x0), x)
         keep = (~finds.done[finds.group[rows]]).nonzero()[:, 0]
         if len(keep) < len(rows):
             if not len(keep):
                 return
-            rows, x0, x, y, goal, model = rows[keep], x0[keep], x[keep], y[keep], goal[keep], model.select(keep.cpu())
+            rows, x0, x, y, goal = picked(keep, rows, x0, x, y, goal)
+            model = model.select(keep.cpu())
 
 
 def move(

@@ -22,6 +22,7 @@ from robench import (
     expand,
     firm_margin,
     misclassified_margin,
+    picked,
     require,
 )
 
@@ -200,7 +201,7 @@ class _Balls:
                 found[live[hit]], keep = True, (~hit).nonzero()[:, 0]
                 if not len(keep):
                     return found
-                live, x, grad, low, high = live[keep], x[keep], grad[keep], low[keep], high[keep]
+                live, x, grad, low, high = picked(keep, live, x, grad, low, high)
                 model = model.select(keep.cpu())
             size = expand(radius[live] * (self.attack.reach / self.attack.steps), x)
             x = (x + size * grad.nan_to_num(0.0).sign()).clamp(low, high)

@@ -22,9 +22,11 @@ from robench import (
     ThreatModel,
     Trials,
     check_count,
+    either,
     expand,
     firm_from,
     misclassified_margin,
+    picked,
     randomness,
 )
 
@@ -126,7 +128,7 @@ class _Patches(_Moves):
 
     def select(self, keep: Tensor) -> None:
         """Keep the rows at positions `keep`."""
-        self.x0, self.low, self.high = self.x0[keep], self.low[keep], self.high[keep]
+        self.x0, self.low, self.high = picked(keep, self.x0, self.low, self.high)
 
 
 class _Bumps(_Moves):
@@ -175,7 +177,7 @@ class _Bumps(_Moves):
 
     def select(self, keep: Tensor) -> None:
         """Keep the rows at positions `keep`."""
-        self.x0 = self.x0[keep]
+        (self.x0,) = picked(keep, self.x0)
 
 
 class _Search:
@@ -209,7 +211,7 @@ class _Search:
                 if not len(keep):
                     break
                 self._select(keep)
-                noise = noise[keep] if len(noise) else noise
+                (noise,) = picked(keep, noise) if len(noise) else (noise,)
         self.out[self.rows] = self.x
         self.whole.note_nonfinite(self.nonfinite)
         return Proposal(self.batch.threat.project(self.batch.x, self.out), self.out_step.cpu())
@@ -229,7 +231,7 @@ class _Search:
         margin = torch.where(finite, misclassified_margin(logits, self.y), torch.inf)
         least = firm_from(logits)
         better = (margin - self.best > least) | ((margin > 0) & (self.best <= 0))
-        self.x = torch.where(expand(better, proposed), proposed, self.x)
+        self.x = either(better, proposed, self.x)
         self.best = torch.where(better, margin, self.best)
         self.out_step[self.rows[better]] = query
         self.nonfinite[self.rows] |= ~finite
@@ -241,8 +243,8 @@ class _Search:
 
     def _select(self, keep: Tensor) -> None:
         self.out[self.rows] = self.x
-        self.rows, self.x, self.y, self.best = self.rows[keep], self.x[keep], self.y[keep], self.best[keep]
-        self.group, self.model = self.group[keep], self.model.select(keep.cpu())
+        self.rows, self.x, self.y, self.best = picked(keep, self.rows, self.x, self.y, self.best)
+        (self.group,), self.model = picked(keep, self.group), self.model.select(keep.cpu())
         self.moves.select(keep)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robench import BatchModel, PlaneNorm, expand, misclassified_margin, targeted_margin
+from robench import BatchModel, PlaneNorm, either, expand, misclassified_margin, picked, targeted_margin
 from robench_attacks.fab import ETA, Finds, move, product
 
 # what is left of a find's perturbation
@@ -57,7 +57,7 @@ def walk(finds: Finds, x: Tensor, steps: int, *, gait: Gait, to_any: bool) -> Te
         lead = partial(_lead, y=y, goal=None if to_any else goal)
         logits, slope = model.gradient(x, lead)
         broken = planes.record(rows, x, logits, step, lead, slope)
-        kept = torch.where(expand(broken, x), x0 + KEPT * (x - x0), x)
+        kept = either(broken, x0 + KEPT * (x - x0), x)
         far = (broken & ~finds.done[finds.group[rows]]).nonzero()[:, 0] if step < gait.closing else rows[:0]
         if len(far):
             some, to = model.select(far.cpu()), None if to_any else goal[far]
@@ -73,8 +73,8 @@ def walk(finds: Finds, x: Tensor, steps: int, *, gait: Gait, to_any: bool) -> Te
         if len(keep) < len(rows):
             if not len(keep):
                 break
-            rows, x0, kept, y, goal, broken = rows[keep], x0[keep], kept[keep], y[keep], goal[keep], broken[keep]
-            slope, gap, model = slope[keep], gap[keep], model.select(keep.cpu())
+            rows, x0, kept, y, goal, broken = picked(keep, rows, x0, kept, y, goal, broken)
+            (slope, gap), model = picked(keep, slope, gap), model.select(keep.cpu())
         over = torch.where(broken, ETA, gait.over).to(x.dtype)
         x = move(norm, x0, kept, slope, gap, most, least=least, over=over)
     return planes.away()

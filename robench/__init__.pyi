@@ -30,6 +30,8 @@ from .attack.objectives import targeted_cross_entropy as targeted_cross_entropy
 from .attack.objectives import targeted_dlr as targeted_dlr
 from .attack.objectives import targeted_margin as targeted_margin
 from .attack.objectives import targeted_probability_margin as targeted_probability_margin
+from .attack.picking import either as either
+from .attack.picking import picked as picked
 from .attack.step_rules import Adam as Adam
 from .data.dataset import DataInfo as DataInfo
 from .data.dataset import Split as Split

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from robench.attack.budget import Asked, Budget, Exhausted, inert
 from robench.attack.guard import Guard, plain_tensor
 from robench.attack.guided import guided_gradient
 from robench.attack.modes import check_eval_mode
-from robench.attack.strided import Strided, strided
+from robench.attack.strided import faster, strided
 from robench.attack.substitutes import identity_gradient, through_sigmoid
 from robench.attack.witness import Witness
 from robench.errors import unknown
@@ -306,10 +305,8 @@ class BatchModel:
             x = x.detach().requires_grad_(True)
             logits = self._forward(x, paid, rough=rough).float()
             total = objective(logits).sum()
-            faster: Any = nullcontext()
-            if self._classifier.strided:
-                faster = Strided()  # type: ignore[no-untyped-call]
-            with self._classifier.guard, faster:  # backwards too runs what the model brings along
+            layers = faster(total) if self._classifier.strided else nullcontext()
+            with self._classifier.guard, layers:  # backwards too runs what the model brings along
                 grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
         examples = self._examples(len(x))
         _charge(self._classifier.backwards, examples if paid is None else examples[paid])

@@ -15,6 +15,7 @@ from robench.attack.classifier import BatchModel
 from robench.attack.inspection import firm_margin
 from robench.attack.objectives import misclassified_margin, objective_named
 from robench.attack.orbits import Orbits
+from robench.attack.picking import either, picked
 from robench.attack.step_rules import RULES, AutoStep, StepRule
 from robench.errors import BadInput, require
 from robench.norms import expand
@@ -184,7 +185,7 @@ class _Loop:
                     if not len(keep):
                         break
                     self._select(keep)
-                    logits, grad = logits[keep], grad[keep]
+                    logits, grad = picked(keep, logits, grad)
             if self.interval > 1 or not bool(grad.sum().isfinite()):
                 grad = grad.nan_to_num_(0.0, posinf=0.0, neginf=0.0)
             self._advance(logits, grad, size)
@@ -246,7 +247,7 @@ class _Loop:
         better = margins > self.best_margin
         if self.interval == 1 and not bool(better.any()):
             return
-        self.best = torch.where(expand(better, self.x), self.x, self.best)
+        self.best = either(better, self.x, self.best)
         self.best_margin = torch.where(better, margins, self.best_margin)
         self.step = self.step.masked_fill(better, step)
         self.found.index_add_(0, self.group, firm_margin(margins, logits).to(self.found.dtype))
@@ -278,9 +279,9 @@ class _Loop:
     def _select(self, keep: Tensor) -> None:
         gone = torch.ones_like(self.live, dtype=torch.bool).index_fill_(0, keep, value=False)
         self._write(gone.nonzero()[:, 0])
-        self.x0, self.x, self.y, self.goal = self.x0[keep], self.x[keep], self.y[keep], self.goal[keep]
-        self.best, self.best_margin, self.step = self.best[keep], self.best_margin[keep], self.step[keep]
-        self.group, self.live = self.group[keep], self.live[keep]
+        self.x0, self.x, self.best = picked(keep, self.x0, self.x, self.best)
+        self.y, self.goal, self.group, self.live = picked(keep, self.y, self.goal, self.group, self.live)
+        self.best_margin, self.step = picked(keep, self.best_margin, self.step)
         self.rule.select(keep)
         self.project = self.threat.projection(self.x0)
         self.model = self.model.select(keep.cpu())
@@ -311,7 +312,7 @@ class _RoughLoop(_Loop):
         margins = torch.where(finite, margins, torch.inf)
         near = ~finite | (margins > -MAYBE * logits.abs().amax(1))
         better = near & (margins >= self.maybe_margin)
-        self.maybe = torch.where(expand(better, self.x), self.x, self.maybe)
+        self.maybe = either(better, self.x, self.maybe)
         self.maybe_margin = torch.where(better, margins, self.maybe_margin)
         self.maybe_step = self.maybe_step.masked_fill(better, step)
 
@@ -323,7 +324,7 @@ class _RoughLoop(_Loop):
         """Ask in float32 about the images that may be finds, and keep those that are, as `_record` does."""
         at = (self.maybe_step >= 0).nonzero()[:, 0]
         if len(at):
-            images = self.maybe[at]
+            (images,) = picked(at, self.maybe)
             logits = self.model.select(at.cpu())(images)
             margins, finite = self._margins(logits, self.y[at], self.goal[at])
             better = margins > self.best_margin[at]

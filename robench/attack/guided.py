@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from robench.attack.strided import Strided
+from robench.attack.strided import faster
 from robench.attack.substitutes import through_sigmoid
 
 if TYPE_CHECKING:  # which asks for it
@@ -33,8 +33,7 @@ def guided_gradient(
         answer = guide.ask(given).float()
         answer = through_sigmoid(answer) if guide.unsquash else answer
         total = _through(answer, logits, rows, objective) if hinged else _own(answer, logits, rows, objective)
-        faster: Any = Strided() if guide.strided else nullcontext()  # type: ignore[no-untyped-call]
-        with guide.guard, faster:
+        with guide.guard, faster(total) if guide.strided else nullcontext():
             found = torch.autograd.grad(total, given, allow_unused=True)[0] if total.requires_grad else None
     return grad if found is None else grad.index_copy_(0, rows, found)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robench.attack.picking import picked
+
 # steps after which a row is looked for where it was: sign steps of one length on a locally linear model end in circles
 # of 1, 2 or 4 steps
 LAG = 4
@@ -21,18 +23,11 @@ FIRST = 32
 
 @dataclass(frozen=True)
 class _Visit:
-    """Where rows were: live int64 [B], ascending; x [B, P], and some of those pixels [B, p]; logits [B, C]."""
+    """Where rows were: live int64 [B], ascending; x [B, P]; logits [B, C]."""
 
     live: Tensor
     x: Tensor
-    some: Tensor
     logits: Tensor
-
-    @classmethod
-    def of(cls, live: Tensor, x: Tensor, logits: Tensor) -> _Visit:
-        """The same of images x [B, ...]."""
-        flat = x.flatten(1)
-        return cls(live, flat, flat[:, :: max(flat.shape[1] // FIRST, 1)].clone(), logits)
 
 
 class Orbits:
@@ -57,7 +52,7 @@ class Orbits:
         """
         if step < self.steady or (self.steps - step) % self.interval:
             return None
-        now = _Visit.of(live, x, logits)
+        now = _Visit(live, x.flatten(1), logits)
         found = _again(self._visits[0], now) if len(self._visits) == self._visits.maxlen else None
         final = None
         if found is not None:
@@ -70,10 +65,13 @@ class Orbits:
 def _again(before: _Visit, now: _Visit) -> Tensor | None:
     """The positions of rows that are where they were, with the same answer; None where there are none."""
     then = torch.searchsorted(before.live, now.live)
-    apart = (now.logits - before.logits[then]).abs().amax(1)
-    alike = apart <= SAME * (now.logits.amax(1) - now.logits.amin(1))
-    maybe = (alike & (now.some == before.some[then]).all(1)).nonzero()[:, 0]
-    if not len(maybe):
-        return None
-    found = maybe[(now.x[maybe] == before.x[then[maybe]]).all(1)]
+    (logits,) = picked(then, before.logits)
+    apart = (now.logits - logits).abs().amax(1)
+    found = (apart <= SAME * (now.logits.amax(1) - now.logits.amin(1))).nonzero()[:, 0]
+    few = max(now.x.shape[1] // FIRST, 1)
+    for pixels in (slice(None, None, few), slice(None)):
+        if not len(found):
+            return None
+        here, there = now.x[:, pixels].index_select(0, found), before.x[:, pixels].index_select(0, then[found])
+        found = found[(here == there).all(1)]
     return found if len(found) else None

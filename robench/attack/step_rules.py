@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robench.attack.picking import either, picked
 from robench.errors import BadInput
 from robench.norms import AdamNorm, SteepestNorm, expand, unit
 from robench.threat import ThreatModel
@@ -85,7 +86,7 @@ class Adam:
 
     def select(self, keep: Tensor) -> None:
         """Keep the moments of the rows at positions `keep`."""
-        self.first, self.second, self.unit = self.first[keep], self.second[keep], self.unit[keep]
+        self.first, self.second, self.unit = picked(keep, self.first, self.second, self.unit)
 
 
 class Momentum:
@@ -112,7 +113,7 @@ class Momentum:
 
     def select(self, keep: Tensor) -> None:
         """Keep the points before of the rows at positions `keep`."""
-        self.before = self.before[keep]
+        (self.before,) = picked(keep, self.before)
 
 
 class AutoStep:
@@ -142,8 +143,7 @@ class AutoStep:
         """Where the rows go on from, and the gradient there: x [B, ...], of value `values` [B], or their best point."""
         values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         better = values > self.top
-        self.best = torch.where(expand(better, x), x, self.best)
-        self.slope = torch.where(expand(better, x), grad, self.slope)
+        self.best, self.slope = either(better, x, self.best), either(better, grad, self.slope)
         self.top = torch.where(better, values, self.top)
         self.rises += values > self.last
         self.last, at = values, self.count
@@ -156,8 +156,7 @@ class AutoStep:
         self.last = torch.where(halve, self.top, self.last)
         self.halved, self.then, self.looked = halve, self.top, at
         self.rises.zero_()
-        back = expand(halve, x)
-        return torch.where(back, self.best, x), torch.where(back, self.slope, grad)
+        return either(halve, self.best, x), either(halve, self.slope, grad)
 
     def move(self, x: Tensor, grad: Tensor, size: float) -> Tensor:
         """x + the steepest step of `size` times each row's share."""
@@ -172,9 +171,9 @@ class AutoStep:
 
     def select(self, keep: Tensor) -> None:
         """Keep the state of the rows at positions `keep`."""
-        self.share, self.rises, self.halved = self.share[keep], self.rises[keep], self.halved[keep]
-        self.top, self.last, self.then = self.top[keep], self.last[keep], self.then[keep]
-        self.best, self.slope, self.before = self.best[keep], self.slope[keep], self.before[keep]
+        self.share, self.rises, self.halved = picked(keep, self.share, self.rises, self.halved)
+        self.top, self.last, self.then = picked(keep, self.top, self.last, self.then)
+        self.best, self.slope, self.before = picked(keep, self.best, self.slope, self.before)
 
 
 def checkpoints(steps: int) -> frozenset[int]:

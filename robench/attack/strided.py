@@ -17,11 +17,14 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -47,6 +50,16 @@ class Strided(TorchDispatchMode):  # type: ignore[no-untyped-call]
     weights is asked for. Everything else stays as it is.
     """
 
+    def begin(self, grads: object) -> None:
+        """Look at operations from here on."""
+        del grads
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, *grads: object) -> None:
+        """No longer."""
+        del grads
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """No: a layer of wrappers around every operation would keep a compiler from code that it never sees."""
@@ -67,6 +80,42 @@ class Strided(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def faster(total: Tensor) -> Iterator[None]:
+    """The gradient of `total` [], a model's, if it is taken inside is taken in this way where that is faster.
+
+    Only while the engine is at such layers is every operation looked at, as that takes longer than a small one does.
+    """
+    looks = Strided()  # type: ignore[no-untyped-call]
+    for node in _layers(total):
+        node.register_prehook(looks.begin)
+        node.register_hook(looks.end)
+    modes = torch._C._len_torch_dispatch_stack()
+    try:
+        yield
+    finally:
+        while torch._C._len_torch_dispatch_stack() > modes:  # where a layer failed
+            torch._C._pop_torch_dispatch_stack()
+
+
+def _layers(total: Tensor) -> list[Node]:
+    """What a gradient of `total` passes that may be such layers: convolutions, linear ones where they pay, and what
+    Python computes, in which a graph does not show what there is, such as a compiled model."""
+    kinds = ("ConvolutionBackward0", "AddmmBackward0", "MmBackward0") if _PRODUCT else ("ConvolutionBackward0",)
+    seen: dict[int, Any] = {}
+    ahead: list[Any] = [total.grad_fn]
+    found = []
+    while ahead:
+        node = ahead.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen[id(node)] = node  # held, as its number is another's once it is gone
+        ahead += [behind for behind, _ in node.next_functions]
+        if isinstance(node, BackwardCFunction) or node.name() in kinds:
+            found.append(node)
+    return found
+
+
 def strided(module: nn.Module) -> bool:
     """Whether a model has a layer for which this is faster."""
     parts = list(nn.Module.modules(module))
@@ -82,14 +131,14 @@ def folded(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: Sequence[
     What falls on the pixels is summed for all images and channels as if these were the channels of one image, since
     torch looks at one image after the other.
     """
-    fold = nn.Fold(tuple(shape[2:]), tuple(weight.shape[2:]), padding=tuple(padding), stride=tuple(stride))
+    size, kernel, laid = tuple(shape[2:]), tuple(weight.shape[2:]), {"padding": tuple(padding), "stride": tuple(stride)}
     flat, places = weight.flatten(1).t(), math.prod(grad.shape[2:])
     if not len(grad):
         return grad.new_zeros(tuple(shape))
     found = []
     for part in torch.split(grad, max(1, AT_ONCE // max(weight[0].numel() * places, 1))):
         products = torch.bmm(flat.expand(len(part), -1, -1), part.flatten(2))
-        found.append(fold(products.view(1, -1, places)).view(-1, *shape[1:]))
+        found.append(functional.fold(products.view(1, -1, places), size, kernel, **laid).view(-1, *shape[1:]))
     return found[0] if len(found) == 1 else torch.cat(found)
 
 

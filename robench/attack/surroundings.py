@@ -288,11 +288,12 @@ _HOOKS = [
 
 
 def _hooks() -> list[tuple[Any, ...]]:
-    return [tuple(hooks.items()) for hooks in _HOOKS]
+    """Those of every kind; an empty list where there are none."""
+    return [tuple(hooks.items()) for hooks in _HOOKS] if any(_HOOKS) else []
 
 
 def _set_hooks(values: list[tuple[Any, ...]]) -> None:
-    for hooks, before in zip(_HOOKS, values, strict=True):
+    for hooks, before in zip(_HOOKS, values or [()] * len(_HOOKS), strict=True):
         hooks.clear()
         hooks.update(before)
     if not any(_HOOKS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,81 @@ def test_an_attack_gets_the_gradient_of_a_large_linear_layer_in_this_way(monkeyp
     _, ours = Classifier(net, 4, 5).rows(torch.arange(5)).gradient(x, lambda logits: cross_entropy(logits, y))
     assert calls == [(100, 256)]
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def _gradient(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return Classifier(net, 4, len(x)).rows(torch.arange(len(x))).gradient(x, lambda logits: logits[:, 0])[1]
+
+
+def test_operations_are_looked_at_in_such_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = nn.Sequential(*_net(2)[:2], nn.Conv2d(6, 6, 1), *_net(2)[2:]), []
+
+    def noted(mode: strided.Strided, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        seen.append(str(func).split(".")[1])
+        return usual(mode, func, types, args, kwargs)
+
+    usual = strided.Strided.__torch_dispatch__
+    monkeypatch.setattr(strided.Strided, "__torch_dispatch__", noted)
+    _gradient(net, torch.rand(5, 1, 9, 9))
+    assert seen.count("convolution_backward") == 2
+    assert not {"threshold_backward", "mm", "addmm"} & set(seen)
+
+
+class Written(torch.autograd.Function):
+    """A convolution whose way back is somebody's own code."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """The layer's answer."""
+        context.save_for_backward(weight)
+        context.shape = x.shape
+        return torch.conv2d(x, weight, bias, stride=2, padding=1)
+
+    @staticmethod
+    def backward(context: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradient of x alone."""
+        (weight,) = context.saved_tensors
+        return nn.grad.conv2d_input(context.shape, weight, grads[0], stride=2, padding=1), None, None
+
+
+class Hidden(nn.Module):
+    """A network whose graph does not show its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net(2)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        logits: torch.Tensor = self.net[1:](Written.apply(x, self.net[0].weight, self.net[0].bias))
+        return logits
+
+
+def test_a_layer_that_the_graph_does_not_show_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, usual = [], strided.folded
+
+    def noted(*given: object) -> torch.Tensor:
+        calls.append(given)
+        found: torch.Tensor = usual(*given)  # type: ignore[arg-type]
+        return found
+
+    monkeypatch.setattr(strided, "folded", noted)
+    net, x = Hidden(), torch.rand(5, 1, 9, 9)
+    assert torch.equal(_gradient(net, x), _gradient(net.net, x))
+    assert len(calls) == 2
+
+
+def test_a_layer_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object) -> torch.Tensor:
+        del given
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(strided, "folded", fails)
+    before = torch._C._len_torch_dispatch_stack()
+    with pytest.raises(RuntimeError, match="no memory"):
+        _gradient(_net(2), torch.rand(5, 1, 9, 9))
+    assert torch._C._len_torch_dispatch_stack() == before
 
 
 def test_models_without_such_a_layer_are_left_alone() -> None:
