@@ -32,8 +32,8 @@ OURS = ("robench", "robench_attacks", "robench_defenses", "pyautoattack", "foolb
 # those of the judge
 JUDGING = tuple(f"robench.{name}" for name in (
     "attack.base", "attack.classifier", "attack.generators", "attack.gradient", "attack.guard", "attack.inspection",
-    "attack.judge", "attack.objectives", "attack.rungs", "attack.shard", "attack.step_rules", "attack.strided",
-    "attack.surroundings", "attack.tags", "norms", "results.rows", "threat",
+    "attack.judge", "attack.objectives", "attack.orbits", "attack.picking", "attack.rungs", "attack.shard",
+    "attack.step_rules", "attack.strided", "attack.surroundings", "attack.tags", "norms", "results.rows", "threat",
 ))  # fmt: skip
 # modules of others that these compute with
 THEIRS = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robench import BadInput
-from robench.attack import inspection, judge
+from robench.attack import inspection, judge, orbits, picking
 from robench.attack.guard import Guard, Quit, making, mark_seed, plain_tensor
 from robench.attack.surroundings import Functions, Settings
 from tests import liars
@@ -78,6 +78,8 @@ FUNCTIONS: dict[str, Callable[[], object]] = {
     "torch.autograd.grad": replace(torch.autograd, "grad"),
     "builtins.max": replace(builtins, "max"),
     "robench.attack.judge.predictions": replace(judge, "predictions"),
+    "robench.attack.orbits._again": replace(orbits, "_again"),
+    "robench.attack.picking.expand": replace(picking, "expand"),
     "robench.attack.inspection.TOLERANCE": lambda: setattr(inspection, "TOLERANCE", 1e9),
 }
 

@@ -59,6 +59,19 @@ def _net(stride: int, channels: int = 1, kernel: int = 4) -> nn.Sequential:
     return net.eval()
 
 
+def _calls(monkeypatch: pytest.MonkeyPatch, way: str) -> list[tuple[object, ...]]:
+    """What `way` is given from here on."""
+    calls, usual = [], getattr(strided, way)
+
+    def noted(*given: object) -> torch.Tensor:
+        calls.append(given)
+        found: torch.Tensor = usual(*given)
+        return found
+
+    monkeypatch.setattr(strided, way, noted)
+    return calls
+
+
 @pytest.mark.parametrize(("way", "channels", "stride"), [("slope", 3, 2), ("folded", 1, 2), ("folded", 1, 1)])
 def test_an_attack_gets_the_gradient_in_this_way(
     monkeypatch: pytest.MonkeyPatch, way: str, channels: int, stride: int
@@ -67,15 +80,7 @@ def test_an_attack_gets_the_gradient_in_this_way(
     y = torch.tensor([0, 1, 2, 3, 0])
     seen = x.clone().requires_grad_(True)
     (theirs,) = torch.autograd.grad(cross_entropy(net(seen), y).sum(), seen)
-    calls = []
-
-    def noted(*given: object) -> torch.Tensor:
-        calls.append(given)
-        found: torch.Tensor = usual(*given)
-        return found
-
-    usual = getattr(strided, way)
-    monkeypatch.setattr(strided, way, noted)
+    calls = _calls(monkeypatch, way)
     handle = Classifier(net, 4, 5)
     _, ours = handle.rows(torch.arange(5)).gradient(x, lambda logits: cross_entropy(logits, y))
     assert len(calls) == 1
@@ -186,14 +191,7 @@ class Hidden(nn.Module):
 
 
 def test_a_layer_that_the_graph_does_not_show_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, usual = [], strided.folded
-
-    def noted(*given: object) -> torch.Tensor:
-        calls.append(given)
-        found: torch.Tensor = usual(*given)  # type: ignore[arg-type]
-        return found
-
-    monkeypatch.setattr(strided, "folded", noted)
+    calls = _calls(monkeypatch, "folded")
     net, x = Hidden(), torch.rand(5, 1, 9, 9)
     assert torch.equal(_gradient(net, x), _gradient(net.net, x))
     assert len(calls) == 2
