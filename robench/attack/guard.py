@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.generators import Numbers
+from robench.attack.namespaces import Functions
 from robench.attack.reaching import listen
-from robench.attack.surroundings import Functions, Settings
+from robench.attack.surroundings import Settings
+from robench.attack.watching import watched_over
 from robench.device import numbers_apart
 from robench.errors import BadInput, contained
 
@@ -105,16 +107,30 @@ class Guard:
     @contextmanager
     def shard(self, seed: int) -> Iterator[None]:
         """A whole shard: what takes too long to be looked at in every call, and a generator of torch's that is seeded
-        with `seed` and tells where it is seeded again. Outside, it is as it was."""
+        with `seed` and tells where it is seeded again. Outside, it is as it was.
+
+        Raises BadInput where the model changed what the judge and the attacks compute with in a way that is seen only
+        now, so that the shard was computed with it.
+        """
         far, before = Functions.far(), Settings.now()
+        watch = watched_over()
+        changed = next(watch)
         with numbers_apart():
             torch.manual_seed(seed)
             mark_seed()
             try:
                 yield
             finally:
+                for changed in watch:  # noqa: B007 - by no function, which could be another one by now
+                    pass
                 self.settings += before.restore()
                 self.functions += far.restore()
+                changed += far.serious
+        if changed:
+            raise BadInput(
+                f"The model changed the code that the judge goes by ({_few(changed)}), so nothing can be said of it; "
+                "let it keep to what it is given."
+            )
 
     def flags(self, *, randomised: bool) -> list[str]:
         """What there is to tell; a model that answers at random may draw random numbers, but no other."""

@@ -1,193 +1,27 @@
-"""What code shares with everything else in its process: functions that can be replaced, and settings."""
+"""What code shares with everything else in its process: settings."""
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal.getsignal takes twenty times as long
-import builtins
 import contextlib
 import gc
-import inspect
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from operator import is_
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from robench.attack.tags import tag_of
 from robench.device import precisions, set_precisions
 
-Owner = ModuleType | type
-
-# packages whose modules and classes are the judge's and the attacks' own
-OURS = ("robench", "robench_attacks", "robench_defenses", "pyautoattack", "foolbox", "eagerpy", "art")
-# those of the judge
-JUDGING = tuple(f"robench.{name}" for name in (
-    "attack.base", "attack.classifier", "attack.generators", "attack.gradient", "attack.guard", "attack.inspection",
-    "attack.judge", "attack.objectives", "attack.orbits", "attack.picking", "attack.rungs", "attack.shard",
-    "attack.step_rules", "attack.strided", "attack.surroundings", "attack.tags", "norms", "results.rows", "threat",
-))  # fmt: skip
-# modules of others that these compute with
-THEIRS = (
-    "torch._C", "torch._C._nn", "torch._C._linalg", "torch._tensor", "torch.autograd", "torch.autograd.function",
-    "torch.linalg", "torch.nn", "torch.random", "torch.special", "numpy", "numpy.random", "numpy.linalg", "random",
-    "math", "copy", "hashlib", "time", "os", "sys", "warnings", "pandas",
-)  # fmt: skip
-# where torch has its layers, and how all those names begin, which of thousands of modules leaves few to look at
-LAYERS = "torch.nn.modules."
-BEGINNINGS = (*OURS, *THEIRS, LAYERS)
 # variables that decide what the harness computes, or where
 DECISIVE = ("ROBENCH_", "OMP_", "MKL_", "CUDA_")
 # what an import may change for its own ends
 LOOSE = ("warnings", "sys.path", "environment")
-
-
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """What a module or a class held, by name, and the code of its functions where that is looked after."""
-
-    owner: Owner
-    space: Mapping[str, Any]
-    names: tuple[str, ...]
-    values: tuple[object, ...]
-    codes: tuple[tuple[FunctionType, CodeType], ...] = ()
-
-    @classmethod
-    def now(cls, owner: Owner, deep: bool) -> _Space:
-        """What it holds; `deep`: with the code of its functions."""
-        space = vars(owner)
-        names, values = tuple(space), tuple(space.values())
-        functions = [value for value in values if type(value) is FunctionType] if deep else []
-        return cls(owner, space, names, values, tuple((function, function.__code__) for function in functions))
-
-    def intact(self, deep: bool) -> bool:
-        """Whether it holds the same objects; of a few, in C, those too that only say that they are equal."""
-        if not deep:
-            return tuple(self.space.values()) == self.values
-        return tuple(self.space) == self.names and all(map(is_, self.space.values(), self.values))
-
-    def current(self) -> bool:
-        """Whether a look at it now would find the same."""
-        return self.intact(deep=True) and all(function.__code__ is code for function, code in self.codes)
-
-
-class Functions:
-    """The functions of some modules and classes as they were.
-
-    A name that nobody had used before is nobody's business, unless it hides an inherited or a built-in one.
-    """
-
-    def __init__(self, owners: list[Owner], deep: bool) -> None:
-        self.kept = [_known(owner) if deep else _Space.now(owner, deep) for owner in owners]
-        self.deep = deep
-        # what was looked through at such a number needs no second look; all of it does, once per shard
-        self.tags = [None if deep else tag_of(space.space) for space in self.kept]
-        self.seen: list[int | None] = [None] * len(self.tags)
-        self.codes = [pair for space in self.kept for pair in space.codes]
-        self.modules = {owner.__name__: owner for owner in owners if isinstance(owner, ModuleType)} if deep else {}
-
-    @classmethod
-    def near(cls) -> Functions:
-        """What every line of code uses, and the judge's own: looked at in each call, in a few microseconds."""
-        judging = [module for name in JUDGING if (module := sys.modules.get(name)) is not None]
-        return cls([torch, Tensor, functional, nn.Module, torch.autograd, builtins, *judging], deep=False)
-
-    @classmethod
-    def far(cls) -> Functions:
-        """All that the harness and the libraries of attacks compute with, as far as it is loaded."""
-        return cls([torch, Tensor, functional, nn.Module, builtins, *_loaded()], deep=True)
-
-    def restore(self) -> list[str]:
-        """Put back what was replaced, and return its names."""
-        found = []
-        numbers = [tag and tag() for tag in self.tags]
-        if numbers != self.seen or None in numbers:
-            for place, number in enumerate(numbers):
-                if number is None or number != self.seen[place]:
-                    found += [] if self.kept[place].intact(self.deep) else self._mend(place)
-            self.seen = numbers
-        for function, code in self.codes:
-            if function.__code__ is not code:
-                function.__code__ = code
-                found.append(f"{function.__module__}.{function.__qualname__}")
-        for name, module in self.modules.items():
-            if sys.modules.get(name) is not module:
-                sys.modules[name] = module
-                found.append(f"sys.modules[{name}]")
-        return found
-
-    def _mend(self, place: int) -> list[str]:
-        kept = self.kept[place]
-        then, now, found = dict(zip(kept.names, kept.values, strict=True)), dict(kept.space), []
-        for name, value in then.items():
-            if now.get(name) is not value and _matters(name, value):
-                setattr(kept.owner, name, value)
-                found.append(f"{kept.owner.__name__}.{name}")
-        for name in now.keys() - then.keys():
-            if _hides(kept.owner, name, now[name]):
-                delattr(kept.owner, name)
-                found.append(f"{kept.owner.__name__}.{name}")
-        self.kept[place] = replace(kept, names=tuple(kept.space), values=tuple(kept.space.values()))
-        return found
-
-
-# what was found at the last deep look, by the number of the module or class, which is held here; where nothing has
-# changed since, comparing takes a fifth of the time of a new look
-_looked: dict[int, _Space] = {}
-
-
-def _known(owner: Owner) -> _Space:
-    known = _looked.get(id(owner))
-    if known is None or not known.current():
-        known = _looked[id(owner)] = _Space.now(owner, deep=True)
-    return known
-
-
-def _loaded() -> list[Owner]:
-    """The modules that the harness and the libraries of attacks compute with, and their classes; looked for where other
-    modules of theirs are loaded than at the last time, as that takes longer than to look after them."""
-    global _owners
-    names = [name for name in list(sys.modules) if name.startswith(BEGINNINGS) and _concerns(name)]
-    modules = [sys.modules[name] for name in names]
-    if names == _owners[0] and all(map(is_, modules, _owners[1])):
-        return _owners[2]
-    found: list[Owner] = []
-    for name, module in zip(names, modules, strict=True):
-        if isinstance(module, ModuleType):
-            found.append(module)
-            if name not in THEIRS:
-                found += [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name]
-    _owners = names, modules, found
-    return found
-
-
-def _concerns(name: str) -> bool:
-    """Whether the harness or the libraries of attacks compute with a module of this name."""
-    return name.partition(".")[0] in OURS or name in THEIRS or name.startswith(LAYERS)
-
-
-_owners: tuple[list[str], list[ModuleType], list[Owner]] = [], [], []
-
-
-def _matters(name: str, value: object) -> bool:
-    """Functions and classes, and constants of ours."""
-    return not name.startswith("__") and (callable(value) or name.isupper())
-
-
-def _hides(owner: Owner, name: str, value: object) -> bool:
-    if name.startswith("__") or isinstance(value, ModuleType):
-        return False
-    if isinstance(owner, type):
-        return any(name in vars(base) for base in owner.__mro__[1:])
-    return hasattr(builtins, name) and owner is not builtins
 
 
 class Settings:
@@ -300,12 +134,12 @@ def _set_hooks(values: list[tuple[Any, ...]]) -> None:
         setattr(nn.modules.module, "_has_any_global_hook", False)  # noqa: B010 - typed as something else
 
 
-_KEPT: list[torch.inference_mode] = []
+_entered: list[torch.inference_mode] = []
 
 
 def _set_inference(enabled: bool) -> None:
-    _KEPT.append(torch.inference_mode(enabled))  # there is no other way out of one that was entered and not left
-    _KEPT[-1].__enter__()
+    _entered.append(torch.inference_mode(enabled))  # there is no other way out of one that was entered and not left
+    _entered[-1].__enter__()
 
 
 def _set_filters(values: list[Any]) -> None:
