@@ -272,12 +272,17 @@ def _entry(kind: str, name: str, others: Iterable[str] = ()) -> tuple[EntryPoint
     return (entries[name], None) if name in entries else (entries[prefix], member)
 
 
-@cache
 def load(kind: str, name: str) -> Plugin:
-    """The plugin of that name.
+    """The plugin of that name, an object of the caller's own.
 
     Raises BadInput for an unknown name, a plugin that needs what is not installed, and one that cannot be imported.
     """
+    return plugin_of(kind, name, *_loaded(kind, name))
+
+
+@cache
+def _loaded(kind: str, name: str) -> tuple[Any, str, str | None]:
+    """What a plugin's entry point names, its text and the member. Raises as `load`."""
     entry, member = _entry(kind, name)
     extras.check(entry, f"{kind} {name!r}")
     try:
@@ -286,9 +291,8 @@ def load(kind: str, name: str) -> Plugin:
         raise
     except BaseException as error:  # whatever a third party's module does when it is imported
         raise _unloadable(kind, name, entry, error) from error
-    plugin = plugin_of(kind, name, target, entry.value, member)
-    _check_member(plugin.base, kind, name, member, entry)
-    return plugin
+    _check_member(plugin_of(kind, name, target, entry.value, member).base, kind, name, member, entry)
+    return target, entry.value, member
 
 
 def _unloadable(kind: str, name: str, entry: EntryPoint, error: BaseException) -> BadInput:

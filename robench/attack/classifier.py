@@ -81,7 +81,7 @@ class Classifier:
         self.asked: Asked | None = None  # what the rows of the attack's batch asked about, under a budget
         self.ends = True  # whether an attack ends where none of its examples can pay
         self._passed: list[nn.Module] = []
-        self._frozen = [p for p in module.parameters() if p.requires_grad]
+        self._frozen = [p for p in nn.Module.parameters(module) if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
@@ -301,16 +301,23 @@ class BatchModel:
         return self._classifier.draws if self.randomised else 1
 
     def _gradient(self, x: Tensor, objective: Objective, rough: bool, paid: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad(), self._classifier.substitutes():
-            x = x.detach().requires_grad_(True)
-            logits = self._forward(x, paid, rough=rough).float()
+        model = self._classifier
+        model.witness.forget()
+        with torch.enable_grad(), model.substitutes():
+            # a leaf of its own: a model could write to the one that its copy came of
+            leaf = x.detach().clone().requires_grad_(True)
+            logits = self._forward(leaf, paid, rough=rough).float()
             total = objective(logits).sum()
-            layers = faster(total) if self._classifier.strided else nullcontext()
-            with self._classifier.guard, layers:  # backwards too runs what the model brings along
-                grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+            logits = logits.detach()
+            layers = faster(total) if model.strided else nullcontext()
+            with model.guard, layers:  # backwards too runs what the model brings along, as does the end of the graph
+                given = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+                grad = torch.zeros_like(x) if given is None else given.clone()
+                del total, leaf
+        model.witness.told(grad if paid is None else grad[paid.to(grad.device)])
         examples = self._examples(len(x))
-        _charge(self._classifier.backwards, examples if paid is None else examples[paid])
-        return logits.detach(), torch.zeros_like(x) if grad is None else grad
+        _charge(model.backwards, examples if paid is None else examples[paid])
+        return logits, grad
 
     def note_zero_gradient(self, grad: Tensor) -> None:
         """Record the share of pixels whose gradient is exactly zero, and the examples where all are, or not finite."""

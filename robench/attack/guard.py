@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import random
 import secrets
 import weakref
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robench.attack.generators import Numbers
+from robench.attack.insides import Inside
 from robench.attack.namespaces import Functions
 from robench.attack.reaching import listen
 from robench.attack.surroundings import Settings
@@ -22,6 +24,10 @@ from robench.attack.watching import watched_over
 from robench.device import numbers_apart
 from robench.errors import BadInput, contained
 
+# what torch's operations of numbers are registered for, beside shapes
+KERNELS = ("/CPU", "/CUDA", "/AutogradCPU", "/AutogradCUDA", "/Autograd", "/CompositeImplicitAutograd")
+# functions of the judge whose code is looked at after a call, by turns that are drawn at random
+GLANCED = 64
 # how many changed things a flag names
 NAMED = 3
 # flags, each with what was changed in brackets behind it
@@ -53,6 +59,8 @@ class Guard:
             self.functions += functions
             self.settings += settings
         self.numbers, self._depth = Numbers(), 0
+        self._judging: Inside | None = None
+        self._draw, self._glanced = random.Random(secrets.randbits(64)), list[str]()  # nobody's choice
         self._records: list[tuple[object, dict[str, Any]]] = []
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
@@ -88,6 +96,7 @@ class Guard:
     def __enter__(self) -> None:
         self._depth += 1
         if self._depth == 1:
+            self.functions += self._near.restore()  # by what the model does when nobody asks it
             self._before = Settings.now()
             self.numbers.enter()
             listen(self.reached)
@@ -100,6 +109,9 @@ class Guard:
                 self.settings.append("seed")
             self.settings += self._before.restore()
             self.functions += self._near.restore()
+            if self._judging is not None:
+                first = self._draw.randrange(max(len(self._judging.functions), 1))
+                self._glanced += self._judging.glance(first, GLANCED)
         _raise_quit(error)
         if self._depth == 0:
             self._check_kept()
@@ -115,6 +127,8 @@ class Guard:
         far, before = Functions.far(), Settings.now()
         watch = watched_over()
         changed = next(watch)
+        self._judging, self._glanced = far.judging, []
+        held, kernels = far.held(), _kernels()
         with numbers_apart():
             torch.manual_seed(seed)
             mark_seed()
@@ -123,9 +137,12 @@ class Guard:
             finally:
                 for changed in watch:  # noqa: B007 - by no function, which could be another one by now
                     pass
+                far.hold(held)  # so that what is written to where that lies hides nothing
                 self.settings += before.restore()
                 self.functions += far.restore()
-                changed += far.serious
+                self._judging = None
+                _foreign.update(_kernels() - kernels)
+                changed += far.serious + self._glanced + sorted(_foreign)
         if changed:
             raise BadInput(
                 f"The model changed the code that the judge goes by ({_few(changed)}), so nothing can be said of it; "
@@ -139,16 +156,26 @@ class Guard:
         return [f"{flag} ({_few(names)})" for flag, names in named.items() if names]
 
 
+# operations of torch that somebody's model has replaced, of which there is no way back
+_foreign: set[str] = set()
+
+
+def _kernels() -> set[str]:
+    """Torch's own operations, of those that Python registered, by what they compute with."""
+    return {name for name in torch.library._impls if name.startswith("aten/") and name.endswith(KERNELS)}
+
+
 @contextmanager
 def making() -> Iterator[list[nn.Module]]:
     """The import of somebody's code and the making of a model: what it changes is put back, and told of the modules
     that are in the list at the end. The generators of torch are as they were; numpy's and Python's may have moved."""
     made: list[nn.Module] = []
-    far, before = Functions.far(), Settings.now()
+    far, before, kernels = Functions.far(), Settings.now(), _kernels()
     with numbers_apart():
         try:
             yield made
         finally:
+            _foreign.update(_kernels() - kernels)
             settings, functions = before.restore(importing=True), far.restore()
             for module in made:
                 _made[module] = tuple(functions), tuple(settings)
@@ -178,7 +205,15 @@ def mark_seed() -> None:
 
 def plain_tensor(answer: Tensor) -> Tensor:
     """The answer as a tensor of torch's own in memory of its own, so that no method of it is the model's, and nothing
-    that the model does later changes it. Gradients pass."""
+    that the model does later changes it. Gradients pass.
+
+    Raises BadInput for a tensor that computes in Python.
+    """
+    if torch._C._dispatch_keys(answer).has(torch._C.DispatchKey.Python):
+        raise BadInput(
+            f"The model answers with a tensor of {type(answer).__name__}, a kind that computes by itself; let it "
+            "return a plain one (torch.Tensor)."
+        )
     with torch._C.DisableTorchFunctionSubclass():
         return answer.as_subclass(Tensor).clone()
 

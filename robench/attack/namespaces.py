@@ -5,19 +5,19 @@ from __future__ import annotations
 import builtins
 import inspect
 import sys
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from operator import attrgetter, is_
-from types import CellType, FunctionType, ModuleType
+from operator import is_
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robench.attack.insides import Inside, Lineage, Table, functions_in
 from robench.attack.tags import number_at, tag_of
 
 # a module, a class, or an object of one
@@ -30,13 +30,16 @@ OURS = (*HARNESS, "pyautoattack", "foolbox", "eagerpy", "art")
 # beginnings of the names of those that a judgement and a search compute with
 JUDGING = ("robench.attack", "robench.device", "robench.errors", "robench.norms", "robench.randomness",
            "robench.results", "robench.threat", "robench_attacks")  # fmt: skip
+# the same of those that are looked at by turns, with whose functions these compute most
+USED = (*JUDGING, "torch.nn.functional", "torch._tensor")
 # modules of others that these compute with
 THEIRS = (
     "torch._C", "torch._C._nn", "torch._C._linalg", "torch._tensor", "torch.autograd", "torch.autograd.function",
-    "torch.autograd.graph", "torch.linalg", "torch.nn", "torch.random", "torch.special", "torch.overrides",
-    "torch.utils._python_dispatch", "numpy", "numpy.random", "numpy.linalg", "random", "math", "copy", "hashlib",
-    "time", "os", "sys", "warnings", "pandas", "fractions", "operator", "itertools", "functools", "collections",
-    "contextlib", "dataclasses",
+    "torch.autograd.graph", "torch.autograd.grad_mode", "torch.autograd.variable", "torch.linalg", "torch.nn",
+    "torch.random", "torch.special", "torch.overrides", "torch.utils._contextlib", "torch.utils._python_dispatch",
+    "numpy", "numpy.random", "numpy.linalg", "random", "math", "copy", "hashlib", "time", "os", "sys", "warnings",
+    "pandas", "fractions", "numbers", "operator", "itertools", "functools", "collections", "contextlib",
+    "dataclasses",
 )  # fmt: skip
 # those of them whose classes are too many to look at, or change by themselves
 LARGE = ("torch._C", "numpy", "pandas", "torch.nn", "os", "sys")
@@ -45,65 +48,6 @@ STATEFUL = ("sys", "time", "warnings")
 # where torch has its layers, and how all those names begin, which of thousands of modules leaves few to look at
 LAYERS = "torch.nn.modules."
 BEGINNINGS = (*OURS, *THEIRS, LAYERS)
-
-# what a function computes with besides names
-INSIDE = ("__code__", "__defaults__", "__kwdefaults__")
-_read = [attrgetter(name) for name in INSIDE]
-
-
-class _Inside:
-    """What functions compute with besides names: their code, defaults and the functions that they have around them."""
-
-    def __init__(self, functions: list[FunctionType]) -> None:
-        self.functions = functions
-        self.values = [list(map(read, functions)) for read in _read]
-        self.cells = [(cell, held, function) for function in functions for cell, held in _around(function)]
-        given = [(function, function.__kwdefaults__) for function in functions if function.__kwdefaults__]
-        self.tables = [_Table(_title(function), table, dict(table)) for function, table in given]
-
-    def intact(self) -> bool:
-        """Whether they are what they were."""
-        return (
-            all(all(map(is_, map(read, self.functions), kept)) for read, kept in zip(_read, self.values, strict=True))
-            and all(cell.cell_contents is held for cell, held, _ in self.cells)
-            and all(table.intact() for table in self.tables)
-        )
-
-    def restore(self) -> list[str]:
-        """Put back what was replaced, and return the names of the functions."""
-        if self.intact():
-            return []
-        found = []
-        for name, read, kept in zip(INSIDE, _read, self.values, strict=True):
-            for function, value in zip(self.functions, kept, strict=True):
-                if read(function) is not value:
-                    setattr(function, name, value)
-                    found.append(_title(function))
-        for cell, held, function in self.cells:
-            if cell.cell_contents is not held:
-                cell.cell_contents = held
-                found.append(_title(function))
-        return found + [table.name for table in self.tables if table.mend()]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A dictionary that is a constant; what somebody adds to it is nobody's business."""
-
-    name: str
-    table: dict[Any, Any]
-    kept: dict[Any, Any]
-
-    def intact(self) -> bool:
-        """Whether what was in it still is."""
-        return all(map(is_, map(self.table.get, self.kept), self.kept.values()))
-
-    def mend(self) -> bool:
-        """Put back what was in it; whether that was necessary."""
-        if self.intact():
-            return False
-        self.table.update(self.kept)
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +70,7 @@ class _Space:
         names, values = tuple(space), tuple(space.values())
         if not deep:
             return cls(owner, space, names, values)
-        functions = {id(each): each for value in values for each in _functions(value)}
+        functions = {id(each): each for value in values for each in functions_in(value)}
         ours = _home(owner).partition(".")[0] in HARNESS
         tables = [(name, value) for name, value in space.items() if ours and type(value) is dict and name.isupper()]
         return cls(owner, space, names, values, tuple(functions.values()), tuple(tables))
@@ -142,23 +86,38 @@ class Functions:
     A name that nobody had used before is nobody's business, unless it hides an inherited or a built-in one.
     """
 
-    __slots__ = ("deep", "inside", "kept", "modules", "owners", "seen", "serious", "tables", "tags")
+    __slots__ = (
+        "deep",
+        "inside",
+        "judging",
+        "kept",
+        "lineage",
+        "modules",
+        "owners",
+        "seen",
+        "serious",
+        "tables",
+        "tags",
+    )
 
     def __init__(self, owners: list[Owner], deep: bool) -> None:
         spaces = [_known(owner, deep) for owner in owners]
         tags = [tag_of(space.space) for space in spaces]
         order = sorted(range(len(spaces)), key=lambda place: tags[place] is None)
         self.owners, self.deep = owners, deep
-        self.kept = [spaces[place] for place in order]  # those with a number first
+        self.kept = tuple(spaces[place] for place in order)  # those with a number first
         # what was looked through at such a number needs no second look
-        self.tags = [tag for tag in tags if tag is not None]
-        self.seen = list(map(number_at, self.tags))
-        self.inside = _Inside(list({id(each): each for space in spaces for each in space.functions}.values()))
-        self.tables = [
-            _Table(f"{_name(space.owner)}.{name}", table, dict(table))
+        self.tags = tuple(tag for tag in tags if tag is not None)
+        self.seen = tuple(map(number_at, self.tags))
+        self.inside = Inside(list({id(each): each for space in spaces for each in space.functions}.values()))
+        judging = [each for each in self.inside.functions if str(each.__module__).startswith(USED)]
+        self.judging = Inside(judging)
+        self.tables = tuple(
+            Table(f"{_name(space.owner)}.{name}", table, dict(table))
             for space in spaces for name, table in space.tables
-        ]  # fmt: skip
+        )  # fmt: skip
         self.modules = {owner.__name__: owner for owner in owners if isinstance(owner, ModuleType)} if deep else {}
+        self.lineage = Lineage(owners)
         # what the last `restore` found in functions and tables, or in what judges
         self.serious: list[str] = []
 
@@ -182,6 +141,15 @@ class Functions:
             last = _last[deep] = cls(owners, deep)
         return last
 
+    def held(self) -> list[tuple[str, object]]:
+        """What this remembers, for `hold`."""
+        return [(name, getattr(self, name)) for name in self.__slots__]
+
+    def hold(self, held: list[tuple[str, object]]) -> None:
+        """Remember that again, whatever somebody wrote to it since."""
+        for name, value in held:
+            setattr(self, name, value)
+
     def intact(self) -> bool:
         """Whether everything is as it was."""
         numbers, places = self._moved()
@@ -189,7 +157,8 @@ class Functions:
             return False
         self.seen = numbers
         return (
-            self.inside.intact()
+            self.lineage.intact()
+            and self.inside.intact()
             and all(len(each.table) == len(each.kept) and each.intact() for each in self.tables)
             and self._in_place()
         )
@@ -199,12 +168,19 @@ class Functions:
         found, self.serious = [], []
         self.seen, places = self._moved()
         for place in places:
+            owner = self.kept[place].owner
+            judging = _home(owner).startswith(JUDGING)
             if not self.kept[place].intact():
                 names = self._mend(place)
                 found += names
-                self.serious += names if _home(self.kept[place].owner).startswith(JUDGING) else []
+                self.serious += names if judging else []
+            elif judging and place < len(self.tags) and not isinstance(owner, ModuleType):
+                self.serious.append(f"{_name(owner)}, and changed it back")  # nobody else writes to these
+        lineage = [] if self.lineage.intact() else self.lineage.restore()
+        found += lineage
         if not self.deep:
             return found
+        self.serious += lineage
         inside = self.inside.restore() + [table.name for table in self.tables if table.mend()]
         self.serious += inside
         found += inside
@@ -219,9 +195,9 @@ class Functions:
         """Whether the modules are where an import finds them."""
         return all(map(is_, map(sys.modules.get, self.modules), self.modules.values()))
 
-    def _moved(self) -> tuple[list[int], list[int]]:
+    def _moved(self) -> tuple[tuple[int, ...], list[int]]:
         """The numbers now, and the places of those that may have been written to since the last look."""
-        numbers = list(map(number_at, self.tags))
+        numbers = tuple(map(number_at, self.tags))
         places = list(range(len(numbers), len(self.kept)))
         if len(self.seen) != len(numbers):  # where somebody has meddled with this
             places += range(len(numbers))
@@ -234,7 +210,10 @@ class Functions:
         then, now, found = dict(zip(kept.names, kept.values, strict=True)), dict(kept.space), []
         plain = object if not isinstance(kept.owner, ModuleType | type) else type(kept.owner)
         for name, value in then.items():
-            if now.get(name) is not value and name not in kept.added and _matters(kept.owner, name, value):
+            fresh = now.get(name)
+            if fresh is value or name in kept.added or not _matters(kept.owner, name, value):
+                continue
+            if not _wrapped_by_torch(fresh, value):
                 plain.__setattr__(kept.owner, name, value)
                 found.append(f"{_name(kept.owner)}.{name}")
         for name in now.keys() - then.keys():
@@ -242,8 +221,9 @@ class Functions:
                 plain.__delattr__(kept.owner, name)
                 found.append(f"{_name(kept.owner)}.{name}")
         added = kept.added | (kept.space.keys() - then.keys())
-        self.kept[place] = replace(kept, names=tuple(kept.space), values=tuple(kept.space.values()), added=added)
-        _looked[id(kept.owner), self.deep] = self.kept[place]
+        now_kept = replace(kept, names=tuple(kept.space), values=tuple(kept.space.values()), added=added)
+        self.kept = (*self.kept[:place], now_kept, *self.kept[place + 1 :])
+        _looked[id(kept.owner), self.deep] = now_kept
         return found
 
 
@@ -276,6 +256,10 @@ def _loaded() -> tuple[list[Owner], list[Owner]]:
             found.append(module)
             if name not in LARGE:
                 found += [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name]
+    if "pandas" in modules:  # of which rows are made
+        found += [
+            kind for kind in modules["pandas"].DataFrame.__mro__ + modules["pandas"].Series.__mro__ if kind not in found
+        ]
     judging = [module for name, module in modules.items() if name.startswith(JUDGING)]
     shown = [value for module in judging for name, value in vars(module).items() if name.isupper() or name[:1] != "_"]
     objects = list({id(each): each for each in _objects(shown)}.values())
@@ -303,6 +287,17 @@ def _concerns(name: str) -> bool:
 _owners: tuple[list[str], dict[str, ModuleType], tuple[list[Owner], list[Owner]]] = [], {}, ([], [])
 # what a class has for an initialiser that has yet to be found, and replaces when it is first used
 _UNFOUND = getattr(typing, "_no_init_or_replace_init", None)
+
+
+# the code of what torch puts around a function of its own when it first loads its compiler, as optimisers do
+_around_it = getattr(torch._compile, "_disable_dynamo", None)
+_WRAPPER = _around_it(len).__code__ if _around_it else None
+
+
+def _wrapped_by_torch(fresh: object, value: object) -> bool:
+    """Whether a function is what torch put around another when it loaded its compiler."""
+    own = isinstance(fresh, FunctionType) and fresh.__code__ is _WRAPPER
+    return own and any(cell.cell_contents is value for cell in getattr(fresh, "__closure__", None) or ())
 
 
 def _acts(value: object) -> bool:
@@ -349,39 +344,3 @@ def _objects(value: object) -> Iterator[object]:
         elif type(each).__module__.partition(".")[0] in HARNESS and hasattr(each, "__dict__"):
             yield each
             ahead += vars(each).values()
-
-
-def _functions(value: object) -> Iterator[FunctionType]:
-    """The functions that are inside a value in a module or class, those that they wrap too."""
-    ahead, seen = [value], set[int]()
-    while ahead:
-        each = ahead.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, FunctionType):
-            yield each
-            ahead += [held for _, held in _around(each)]
-        elif isinstance(each, (staticmethod, classmethod, types.MethodType)):
-            ahead.append(each.__func__)
-        elif isinstance(each, property):
-            ahead += [each.fget, each.fset, each.fdel]
-        elif isinstance(each, cached_property):
-            ahead.append(each.func)
-
-
-def _around(function: FunctionType) -> list[tuple[CellType, FunctionType]]:
-    """The functions that a function has around it, and where."""
-    found = []
-    for cell in function.__closure__ or ():
-        try:
-            held = cell.cell_contents
-        except ValueError:  # none yet
-            continue
-        if isinstance(held, FunctionType):
-            found.append((cell, held))
-    return found
-
-
-def _title(function: FunctionType) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

@@ -169,9 +169,37 @@ def _set_handlers(values: tuple[Any, ...]) -> None:
             signal.signal(number, handler)
 
 
-def _set_collector(values: tuple[bool, tuple[int, int, int]]) -> None:
+def _set_collector(values: tuple[bool, tuple[int, int, int], list[Any]]) -> None:
     (gc.enable if values[0] else gc.disable)()
     gc.set_threshold(*values[1])
+    gc.callbacks[:] = values[2]
+
+
+# the lowest bit of torch's parts in a set of dispatch keys; those below say where tensors lie, and stay when one goes
+_PARTS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
+_PARTS &= torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA).raw_repr()
+
+
+def _keys() -> tuple[int, int]:
+    """Which parts of torch an operation passes by, and which it goes through beside those of its tensors."""
+    torch_c = torch._C
+    passed, added = torch_c._dispatch_tls_local_exclude_set(), torch_c._dispatch_tls_local_include_set()
+    return passed.raw_repr() // _PARTS, added.raw_repr() // _PARTS
+
+
+def _set_keys(values: tuple[int, int]) -> None:
+    known: Any = torch._C  # its stubs lack half of these
+    setters = known._dispatch_tls_set_dispatch_key_excluded, known._dispatch_tls_set_dispatch_key_included
+    for wanted, now, put in zip(values, _keys(), setters, strict=True):
+        then, held = (known.DispatchKeySet.from_raw_repr(bits * _PARTS + _PARTS - 1) for bits in (wanted, now))
+        for key in known.DispatchKey.__members__.values():
+            if then.has(key) != held.has(key):
+                put(key, then.has(key))
+
+
+def _set_saved(value: object) -> None:
+    while torch._C._autograd._top_saved_tensors_default_hooks(True) not in (None, value):
+        torch._C._autograd._pop_saved_tensors_default_hooks()
 
 
 def _set_streams(values: tuple[Any, Any]) -> None:
@@ -190,6 +218,8 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("deterministic algorithms",
      lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
      _set_deterministic),
+    ("dispatch keys", _keys, _set_keys),
+    ("saved tensors' hooks", lambda: torch._C._autograd._top_saved_tensors_default_hooks(True), _set_saved),
     ("anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     ("global hooks", _hooks, _set_hooks),
     ("numpy errors", np.geterr, lambda values: np.seterr(**values)),
@@ -197,7 +227,7 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
     ("standard streams", lambda: (sys.stdout, sys.stderr), _set_streams),
     ("signal handlers", _handlers, _set_handlers),
-    ("garbage collector", lambda: (gc.isenabled(), gc.get_threshold()), _set_collector),
+    ("garbage collector", lambda: (gc.isenabled(), gc.get_threshold(), list(gc.callbacks)), _set_collector),
     ("working folder", os.getcwd, os.chdir),
     ("warnings", lambda: list(warnings.filters), _set_filters),
     ("sys.path", lambda: list(sys.path), _set_path),

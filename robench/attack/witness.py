@@ -51,15 +51,27 @@ class Witness:
     def __init__(self, seed: int) -> None:
         self._draw, self._calls = random.Random(seed), 0
         self._kept: list[_Sight] = []
+        self._last: _Sight | None = None
 
     def see(self, x: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
         """What `answer` makes of x, which requires a gradient."""
         x, sight = x.view_as(x), self._sight(x)
-        logits = answer(x)
+        logits, self._last = answer(x), sight
         if sight is not None and logits.requires_grad:
             x.register_hook(sight.take_below)  # type: ignore[no-untyped-call]
             logits.register_hook(sight.take_above)  # type: ignore[no-untyped-call]
         return logits
+
+    def told(self, gradient: Tensor) -> None:
+        """Take the gradient that came of the last call, as the attack was given it, with respect to the images that it
+        asked about: a model may have turned it round behind whoever listens."""
+        sight, self._last = self._last, None
+        if sight is not None and sight.above is not None:
+            sight.below = gradient[sight.rows].double().cpu()
+
+    def forget(self) -> None:
+        """Take the next gradient for none of the calls so far."""
+        self._last = None
 
     def _sight(self, x: Tensor) -> _Sight | None:
         self._calls += 1

@@ -293,9 +293,9 @@ def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         return found
 
     monkeypatch.setattr(registry, "_entries", entries)
-    registry.load.cache_clear()
+    registry._loaded.cache_clear()
     yield
-    registry.load.cache_clear()
+    registry._loaded.cache_clear()
     sys.modules.pop("third_faults", None)
 
 

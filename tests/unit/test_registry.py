@@ -45,7 +45,7 @@ mine_b = Variant(Mine, "The same with kind b.", {"kind": "b", "count": 7})
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install]:
     """Makes entry points from names and values, and module files from keywords."""
     monkeypatch.syspath_prepend(tmp_path)
-    registry.load.cache_clear()
+    registry._loaded.cache_clear()
 
     def put(entries: dict[str, str], **modules: str) -> None:
         for module, text in modules.items():
@@ -54,7 +54,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install
         monkeypatch.setattr(registry, "_entries", lambda kind: made)
 
     yield put
-    registry.load.cache_clear()
+    registry._loaded.cache_clear()
     for name in [name for name in sys.modules if name.startswith("third_")]:
         del sys.modules[name]
 
