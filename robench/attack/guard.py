@@ -110,7 +110,7 @@ class Guard:
             self.settings += self._before.restore()
             self.functions += self._near.restore()
             if self._judging is not None:
-                first = self._draw.randrange(max(len(self._judging.functions), 1))
+                first = self._draw.randrange(1 - GLANCED, max(len(self._judging.functions), 1))
                 self._glanced += self._judging.glance(first, GLANCED)
         _raise_quit(error)
         if self._depth == 0:

@@ -38,10 +38,10 @@ class Inside:
 
     def glance(self, first: int, count: int) -> list[str]:
         """The names of those of `count` functions, from the one at `first` on, whose code is not what it was."""
-        some = self.functions[first : first + count]
-        if all(map(is_, map(_read[0], some), self.values[0][first : first + count])):
+        place = slice(max(first, 0), max(first + count, 0))
+        some, kept = self.functions[place], self.values[0][place]
+        if all(map(is_, map(_read[0], some), kept)):
             return []
-        kept = self.values[0][first : first + count]
         return [_title(each) for each, code in zip(some, kept, strict=True) if each.__code__ is not code]
 
     def restore(self) -> list[str]:

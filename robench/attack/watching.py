@@ -9,7 +9,7 @@ from types import FunctionType, ModuleType
 
 # modules that notice what is replaced
 WATCHING = ("contextlib", "operator", *(f"robench.attack.{name}" for name in (
-    "generators", "guard", "namespaces", "reaching", "surroundings", "tags", "watching"
+    "generators", "guard", "insides", "namespaces", "reaching", "surroundings", "tags", "watching"
 )))  # fmt: skip
 
 
