@@ -77,7 +77,7 @@ class Plugins:
         for each in [key for key in sys.modules if key.partition(".")[0] == "mine"]:
             del sys.modules[each]
         importlib.invalidate_caches()
-        registry.load.cache_clear()
+        registry._loaded.cache_clear()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugins
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     yield Plugins(tmp_path)
-    registry.load.cache_clear()
+    registry._loaded.cache_clear()
 
 
 EDITS = {
