@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ from robench.attack.namespaces import Functions
 from robench.attack.surroundings import Settings
 from tests import liars
 from tests.unit.attack.test_liars import SMALL, attacked, robust
+
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 class Does(nn.Module):
@@ -112,20 +114,6 @@ class Flat:
         """Zeros."""
         assert isinstance(self, Tensor)
         return torch.zeros_like(self)
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Nothing of these tests may stay, were the guard to fail."""
-    far, before = Functions.far(), Settings.now()
-    yield
-    before.restore()
-    far.restore()
-
-
-@pytest.fixture(scope="module")
-def honest() -> Tensor:
-    return robust(attacked(liars.Linear(), eps=SMALL))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import robench_attacks.pgd
-from robench import BadInput, norms
+from robench import BadInput, norms, registry
 from robench.attack import (
     base,
     classifier,
@@ -27,10 +29,11 @@ from robench.attack.guard import Guard
 from robench.attack.insides import Inside
 from robench.attack.namespaces import Functions
 from robench.attack.objectives import OBJECTIVES
-from robench.attack.surroundings import Settings
 from tests import liars
 from tests.unit.attack.test_guard import Does, replace
 from tests.unit.attack.test_liars import SMALL, attacked, robust
+
+pytestmark = pytest.mark.usefixtures("as_before")
 
 # what is looked at once per shard, which is worth nothing then
 INSIDE: dict[str, Callable[[], object]] = {
@@ -187,20 +190,6 @@ def quiet(*given: object, **named: object) -> None:
     """Nothing."""
 
 
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Nothing of these tests may stay, were the guard to fail."""
-    far, before = Functions.far(), Settings.now()
-    yield
-    before.restore()
-    far.restore()
-
-
-@pytest.fixture(scope="module")
-def honest() -> Tensor:
-    return robust(attacked(liars.Linear(), eps=SMALL))
-
-
 @pytest.mark.parametrize("name", INSIDE)
 def test_a_shard_that_was_computed_with_changed_code_is_none(name: str) -> None:
     far = Functions.far()
@@ -302,3 +291,60 @@ def test_an_answer_that_computes_by_itself_is_refused() -> None:
 
     with pytest.raises(BadInput, match="TwoTensor, a kind that computes by itself"):
         attacked(Answers(), eps=SMALL)
+
+
+def test_what_a_thread_does_while_nobody_asks_leaves_no_figure() -> None:
+    real, ended, threads = norms.Linf.project, threading.Event(), list[threading.Thread]()
+
+    def change() -> None:
+        while not ended.wait(0.0005):
+            norms.Linf.project = lambda self, x, *rest: x  # type: ignore[method-assign,assignment]
+
+    def begin() -> None:
+        if not threads:
+            threads.append(threading.Thread(target=change, daemon=True))
+            threads[0].start()
+
+    try:
+        with pytest.raises(BadInput, match=r"Linf, and changed it back|Linf\.project"):
+            attacked(Does(begin), "square", eps=SMALL)
+    finally:
+        ended.set()
+        threads[0].join()
+        norms.Linf.project = real  # type: ignore[method-assign]
+
+
+def test_to_clear_the_guard_s_memory_hides_nothing() -> None:
+    def change() -> None:
+        for each in gc.get_objects():
+            if type(each) is Functions:
+                each.kept, each.tags, each.seen, each.owners = (), (), (), []
+        norms.Linf.project = lambda self, x, *rest: x  # type: ignore[method-assign,assignment]
+
+    with pytest.raises(BadInput, match=r"Linf\.project"):
+        attacked(Does(change), eps=SMALL)
+
+
+def test_a_model_is_not_asked_for_its_parameters(honest: Tensor) -> None:
+    """What a method of its own says of them is nothing that the judge goes by, nor a call in which it may act."""
+    asked = list[str]()
+
+    class Hides(liars.Linear):
+        def parameters(self, recurse: bool = True) -> Any:
+            asked.append("parameters")
+            return iter(())
+
+        def modules(self) -> Any:
+            asked.append("modules")
+            return iter(())
+
+    model = Hides()
+    assert torch.equal(robust(attacked(model, eps=SMALL)), honest)
+    assert asked == []
+    assert all(each.requires_grad for each in nn.Module.parameters(model))
+
+
+def test_who_changes_an_attack_that_was_loaded_changes_no_other() -> None:
+    found = registry.load("attack", "pgd")
+    object.__setattr__(found, "base", Idle)
+    assert registry.load("attack", "pgd").base is robench_attacks.pgd.PGD
