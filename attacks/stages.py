@@ -33,6 +33,8 @@ WIDE = 3 / 14
 ONWARD = 0.3
 # the share of a margin by which an image that stays where it is may be answered otherwise in another batch
 ROUNDED = 1e-4
+# queries of an image that are asked at once where a search goes on: few are kept, and small calls cost nearly as much
+AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -325,13 +327,18 @@ class AskOn(Ask):
 
     def _ask(self, standing: Standing, rows: Tensor, queries: int) -> None:
         handle, part = standing.part(rows)
-        square = Square(queries=queries, p_init=ONWARD)
-        standing.take(rows, square.improve(handle, part, standing.x[rows.to(standing.device)]))
+        begin, most = standing.x[rows.to(standing.device)], len(standing.batch)
+        standing.take(rows, self._square(queries).improve(handle, part, begin, ahead=AHEAD, most=most))
+
+    @staticmethod
+    def _square(queries: int) -> Square:
+        return Square(queries=queries, p_init=ONWARD)
 
     def cost(self, threat: ThreatModel, classes: int, targets: int) -> Cost:
-        """An answer per query, and one for what comes of each search."""
+        """An answer per query, one for what comes of each search, and those asked ahead for nothing."""
         del threat, classes, targets
-        return Cost(0, sum(queries + 1 for queries in (self.first, self.queries) if queries))
+        searches = [self._square(queries) for queries in (self.first, self.queries) if queries]
+        return Cost(0, sum(search.queries + 1 + search.wasted for search in searches))
 
 
 @dataclass(frozen=True)

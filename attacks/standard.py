@@ -94,7 +94,7 @@ class Standard(Attack):
     logits.
     """
 
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     kind: ClassVar[Kind] = "ensemble"
     transfers: ClassVar[bool] = False
     boundary: ClassVar[bool] = True
@@ -107,11 +107,6 @@ class Standard(Attack):
         self.expected = EXPECTED[effort]
         names = [stage.name for norm in self.norms for stage in self.plan(norm)]
         self.stages = tuple(dict.fromkeys(names))
-
-    @property
-    def edition(self) -> int:
-        """Versions 7 to 9 changed the plans of "quick" alone."""
-        return 9 if self.effort == "quick" else 6
 
     def plan(self, norm: str) -> tuple[Stage, ...]:
         """The stages in their order."""

@@ -15,7 +15,7 @@ from robench.attack.judge import Examples, Settings, attack_shard
 from robench.models import load_model
 from robench.results.accuracy import attack_figure
 from robench.store.runs import Store
-from robench_attacks import square
+from robench_attacks import square, squares
 
 EPS, STEP, STEPS = 0.1, 0.01, 40
 
@@ -76,7 +76,7 @@ def test_the_boundary_and_the_queries_find_what_pyautoattacks_do(
     """Square as pyautoattack has it: its squares never reach the last row and column, and shrink as if it asked 10,000
     times. On images of eight by eight each makes it much weaker than the paper's."""
     monkeypatch.setattr(square.Square, "side", _unstretched)
-    monkeypatch.setattr(square, "_interval", _inside)
+    monkeypatch.setattr(squares, "interval", _inside)
     module = load_model("plain", Store(store)).module
     test = open_dataset("digits").test
     examples, threat = Examples(test.pixels(slice(150)), test.labels[:150], test.ids[:150]), ThreatModel.of(norm, eps)

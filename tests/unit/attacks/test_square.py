@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robench import ThreatModel, registry
+from robench import Proposal, ThreatModel, registry
 from robench.attack.base import Batch
+from robench.attack.budget import Budget
 from robench.attack.classifier import Classifier
 from robench.attack.judge import Examples, Settings, attack_shard
 from robench.testing.samples import SmallModel, data_info, random_images
-from robench_attacks.square import Square, _bump
+from robench_attacks.square import Square
+from robench_attacks.squares import bump
 
 RADIUS = {"linf": 0.1, "l2": 0.5}
 each_norm = pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -93,14 +95,14 @@ def test_squares_shrink_as_published() -> None:
 
 
 def test_a_bump_has_a_hill_and_a_hollow_and_length_one() -> None:
-    bump = _bump(5)
-    assert bump.norm().item() == pytest.approx(1)
-    assert (bump[:2] > 0).all()
-    assert (bump[2:] < 0).all()
+    whole = bump(5)
+    assert whole.norm().item() == pytest.approx(1)
+    assert (whole[:2] > 0).all()
+    assert (whole[2:] < 0).all()
     # the lower part has 3 x 5 pixels: a middle, where three rectangles lie on each other, then two, then one
     low, middle, high = 1 / 9, 1 / 9 + 1 / 4, 1 / 9 + 1 / 4 + 1
     shape = [low, middle, high, middle, low]
-    assert (bump[3] / bump[3, 2]).tolist() == pytest.approx([each / high for each in shape])
+    assert (whole[3] / whole[3, 2]).tolist() == pytest.approx([each / high for each in shape])
 
 
 def judged(x: Tensor, y: Tensor, ids: Tensor, norm: str, batch: int = 250, **options: Any) -> pd.DataFrame:
@@ -141,3 +143,85 @@ def test_more_queries_find_more_and_a_find_ends_them(norm: str) -> None:
     assert (found["forwards"] == found["step"] + 1).all()
     assert (many[~many["success"]]["forwards"] == 200).all()
     assert (many["backwards"] == 0).all()
+
+
+class Counting(SmallModel):
+    """Keeps how many images each call has."""
+
+    def __init__(self, nan_from: int | None = None) -> None:
+        super().__init__(1, 4)
+        self.calls, self.nan_from = [], nan_from
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        logits = super().forward(x)
+        if self.nan_from is None or sum(self.calls) < self.nan_from:
+            return logits
+        return logits.index_fill(0, torch.tensor([len(x) - 1]), torch.nan)
+
+
+def searched(norm: str, queries: int, module: nn.Module, radius: float, **how: Any) -> tuple[Proposal, Classifier]:
+    """What 30 images' searches propose, and what they cost."""
+    x, _ = random_images(data_info("x", 1, 8, 4), 30)
+    y, ids = SmallModel(1, 4)(x).argmax(1), torch.arange(30)
+    classifier, zeros = Classifier(module.eval(), 4, 30), torch.zeros_like(ids)
+    batch = Batch(x, y, zeros - 1, ids, zeros, ids, ThreatModel.of(norm, radius), seed=0)
+    found = Square(queries=queries, p_init=0.3).improve(classifier.rows(ids), batch, x, **how)
+    return found, classifier
+
+
+@pytest.mark.parametrize("ahead", [2, 4, 50])
+@each_norm
+def test_queries_asked_ahead_find_what_those_asked_in_turn_do(
+    norm: str, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also across blocks of numbers: the same images at the same queries, for a twentieth more at most."""
+    monkeypatch.setattr("robench_attacks.square.BLOCK", 37)
+    queries, radius, turns, together = 200, 0.03 if norm == "linf" else 0.15, Counting(), Counting()
+    one, first = searched(norm, queries, turns, radius)
+    all_at_once, second = searched(norm, queries, together, radius, ahead=ahead)
+    assert 0 < (one.step == queries - 1).sum() + (first.forwards < queries).sum() < 30  # some fall, some stand
+    assert torch.equal(one.x, all_at_once.x)
+    assert torch.equal(one.step, all_at_once.step)
+    more = second.forwards - first.forwards
+    assert (more >= 0).all()
+    assert 0 < more.max() <= Square(queries=queries).wasted == 10
+    assert max(turns.calls) == 30 < max(together.calls)
+
+
+def test_where_nothing_is_kept_ahead_saves_calls_and_wastes_nothing() -> None:
+    x, module = torch.full((5, 3, 12, 12), 0.5), Watched(constant=True)
+    ids = torch.arange(5)
+    classifier, zeros = Classifier(module, 2, 5), torch.zeros_like(ids)
+    batch = Batch(x, zeros, zeros - 1, ids, zeros, ids, ThreatModel.of("linf", 0.1), seed=0)
+    Square(queries=401).improve(classifier.rows(ids), batch, x, ahead=4)
+    assert len(module.asked) == 1 + 100
+    assert classifier.forwards.tolist() == [401] * 5
+
+
+def test_calls_ahead_are_no_larger_than_allowed() -> None:
+    few, many = Counting(), Counting()
+    small, _ = searched("linf", 80, few, 0.03, ahead=4, most=31)
+    large, _ = searched("linf", 80, many, 0.03, ahead=4)
+    assert max(few.calls) == 31
+    assert max(many.calls) > 100
+    assert torch.equal(small.x, large.x)
+
+
+def test_a_model_with_a_limit_is_asked_in_turn() -> None:
+    """Nobody's budget goes into answers for nothing."""
+    x, _ = random_images(data_info("x", 1, 8, 4), 10)
+    y, ids, module = SmallModel(1, 4)(x).argmax(1), torch.arange(10), Counting()
+    classifier, zeros = Classifier(module.eval(), 4, 10, labels=y), torch.zeros_like(ids)
+    classifier.budget = Budget(60, zeros)
+    batch = Batch(x, y, zeros - 1, ids, zeros, ids, ThreatModel.of("linf", 0.001), seed=0)
+    Square(queries=50).improve(classifier.rows(ids), batch, x, ahead=4)
+    assert max(module.calls) == 10
+    assert (classifier.forwards <= 50).all()
+
+
+def test_an_answer_that_is_not_finite_ends_a_search_ahead_as_one_in_turn() -> None:
+    found, classifier = searched("linf", 60, Counting(nan_from=500), 0.001, ahead=4)
+    assert classifier.nonfinite.any()
+    assert (found.step[classifier.nonfinite] > 0).all()
+    assert (classifier.forwards[classifier.nonfinite] < 60).all()
