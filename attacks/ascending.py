@@ -13,14 +13,20 @@ from robench_attacks.standing import Standing
 
 
 class Ascent(GradientAttack):
-    """One ascent, of steps that fall from eps along a cosine; the stage asks about its last image."""
+    """One ascent, of steps that fall along a cosine from `first`, in eps; the stage asks about its last image."""
 
-    def __init__(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int, random_start: bool) -> None:
-        self._objective, self._steps, self._random_start = objective, steps, random_start
+    def __init__(
+        self,
+        objective: Callable[[Tensor, Tensor, Tensor], Tensor],
+        steps: int,
+        random_start: bool,
+        first: float = 1.0,
+    ) -> None:
+        self._objective, self._steps, self._random_start, self._first = objective, steps, random_start, first
 
     def search(self, threat: ThreatModel) -> Search:
-        """eps (1 + cos(pi k / steps)) / 2 for each step k."""
-        shares = [(1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
+        """first eps (1 + cos(pi k / steps)) / 2 for each step k."""
+        shares = [self._first * (1 + math.cos(math.pi * step / self._steps)) / 2 for step in range(self._steps)]
         return Search([threat.radius * share for share in shares], "momentum", self._random_start, looks=False)
 
     def objective(self, logits: Tensor, y: Tensor, goal: Tensor) -> Tensor:
@@ -44,10 +50,15 @@ def ascend(standing: Standing, rows: Tensor, ascent: Attack, copies: int = 1, go
     return reached
 
 
-def climb(standing: Standing, rows: Tensor, x: Tensor, steps: int, before: int = 0) -> tuple[Tensor, Tensor]:
+def climb(
+    standing: Standing, rows: Tensor, x: Tensor, steps: int, before: int = 0, first: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Ascents of so many steps from elsewhere, x [R, C, H, W], after `before` answers of the same stage; how far past
-    the boundary they came [R], and where they ended. They say nothing of how far gradients lead from the image."""
-    answer = Ascent(to_likeliest, steps, True).perturb(*standing.part(rows, begin=x))
+    the boundary they came [R], and where they ended. They say nothing of how far gradients lead from the image.
+
+    first: how long the first step is, in eps.
+    """
+    answer = Ascent(to_likeliest, steps, True, first).perturb(*standing.part(rows, begin=x))
     assert isinstance(answer, Proposal)
     step = torch.where(answer.step >= 0, before + answer.step, -1)
     return standing.take(rows, Proposal(answer.x, step)), answer.x

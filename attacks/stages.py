@@ -29,6 +29,8 @@ ANY = -1
 FAR = 0.5
 # the width of stripes, as a share of the image's
 WIDE = 3 / 14
+# how long a first step from stripes is, in eps: from one end of a pixel's range to the other
+ACROSS = 2.0
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
 ONWARD = 0.3
 # the share of a margin by which an image that stays where it is may be answered otherwise in another batch
@@ -115,8 +117,8 @@ class Stripes(Stage):
     a share `promise` of the clean margin is left.
     """
 
-    further: int = 2
-    promise: float = 0.8
+    further: int = 3
+    promise: float = 0.95
 
     def attack(self, standing: Standing, rows: Tensor) -> None:
         """An image leaves with its first find."""
@@ -127,7 +129,7 @@ class Stripes(Stage):
             rows = rows[torch.isin(rows, standing.within(left, -math.inf))]
             if not len(rows):
                 return
-            climb(standing, rows, standing.x[rows.to(standing.device)], steps)
+            climb(standing, rows, standing.x[rows.to(standing.device)], steps, first=ACROSS)
             standing.went(1, steps + 1)
             rows = standing.still(rows)
 

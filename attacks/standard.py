@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -24,17 +25,18 @@ Effort = Literal["quick", "standard", "thorough"]
 EXPECTED = {"quick": 60, "standard": 250, "thorough": 8000}
 # in linf the way home weighs more, and the first steps begin at the boundary; in L2 the first go beyond it
 _LINF, _L2 = Gait((0.3, 0.5), closing=4), Gait(over=1.5)
+_SHORT = replace(_LINF, closing=3)
 # where a few steps from a walk's end leave much of the clean margin, the way to what it found leads nowhere within eps
-_out = partial(Walk, steps=10, to=(ANY,), sort=False, gait=_LINF, onward=12, probe=4, promise=0.5)
+_out = partial(Walk, steps=10, sort=False, onward=12, probe=4, promise=0.5)
 _anew = partial(Walk, steps=14, sort=False, gait=Gait(over=1.8), onward=12, hope=0.7, probe=2, promise=0.2)
 _QUICK = {
     "linf": (
         Stripes("stripes"),
         Ascend("untargeted", steps=2),
         Ascend("ascents", 0.8, steps=10, climbing=True),
-        _out("boundary", -math.inf, also="stuck", best=True),
-        _out("boundary again", -math.inf, 4.0, first=1),
-        _out("boundary once more", -math.inf, 0.2, first=2),
+        _out("boundary", -math.inf, also="stuck", best=True, to=(ANY,), gait=_SHORT),
+        _out("boundary again", -math.inf, 4.0, first=1, to=(1,), gait=_LINF),
+        _out("boundary once more", -math.inf, 0.2, first=2, to=(2,), gait=_LINF),
         AscendTo("targets", trusting=True, steps=4, first=5),
         Ascend("restarts", 0.4, trusting=True, steps=20, corners=2),
         Ascend("restarts again", 0.15, trusting=True, steps=30, corners=4),
