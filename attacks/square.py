@@ -79,10 +79,15 @@ class Square(Attack):
 
         ahead: so many queries of an image are asked at once, as if all but the last of them were refused, and those
         behind one that is kept are asked again: the same images in fewer and larger calls, of at most `most` images if
-        that is not 0, for up to `wasted` answers more. Not of a model whose luckiest draw, or whose budget, may end it.
+        that is not 0, for up to `wasted` answers more. Where answers are random or another model's, where what is firm
+        hangs on the others of a call (with two classes), and where images have copies, that end together, one is asked
+        at a time.
         """
-        one_by_one = ahead == 1 or model.randomised or model.crafting or model.limited
-        return (_Search(self, model, batch) if one_by_one else _Ahead(self, model, batch, ahead, most)).run(start)
+        check_count("ahead", ahead)
+        unsure = model.randomised or model.crafting or model.classes == 2
+        if ahead == 1 or unsure or len(batch.group.unique()) < len(batch):
+            return _Search(self, model, batch).run(start)
+        return _Ahead(self, model, batch, ahead, most).run(start)
 
     @property
     def wasted(self) -> int:
@@ -232,18 +237,20 @@ class _Ahead(_Search):
         row = live.repeat_interleave(many)
         place = torch.arange(len(row)) - (last - many)[row]  # among those of its row
         query, at = self.next[row] + place, row.to(self.x.device)
-        images = self._images(at, query)
-        parts = zip(row.split(self.most), images.split(self.most), strict=True)
-        logits = torch.cat([self.model.select(rows)(some) for rows, some in parts])
-        answers = self._judged(logits, *picked(at, self.y, self.best))
+        images, logits = list[Tensor](), list[Tensor]()
+        for some in torch.arange(len(row)).split(self.most):
+            images.append(self._images(at[some.to(at.device)], query[some]))
+            logits.append(self.model.select(row[some])(images[-1]))
+        answers = self._judged(torch.cat(logits), *picked(at, self.y, self.best))
         first = many.scatter_reduce(0, row, torch.where(answers.better.cpu(), place, many[row]), "amin")
         kept = (first < many).nonzero()[:, 0]
         self.next += torch.where(first < many, first + 1, many)
         self.spare -= (many - 1 - first).clamp(min=0)
-        source, to = (last - many + first)[kept].to(at.device), kept.to(at.device)
-        self.x = self.x.index_copy(0, to, images.index_select(0, source))
+        place, to = (last - many + first)[kept], kept.to(at.device)
+        source = place.to(at.device)
+        self.x = self.x.index_copy(0, to, torch.cat(images).index_select(0, source))
         self.best = self.best.index_copy(0, to, answers.margin[source])
-        self.out_step[self.rows[to]] = query[source.cpu()].to(at.device)
+        self.out_step[self.rows[to]] = query[place].to(at.device)
         self.nonfinite[self.rows[to]] |= answers.nonfinite[source]
         self._leave(torch.zeros_like(self.found[: len(many)]).index_copy(0, to, answers.leaves[source]))
 

@@ -29,7 +29,7 @@ ANY = -1
 FAR = 0.5
 # the width of stripes, as a share of the image's
 WIDE = 3 / 14
-# how long a first step from stripes is, in eps: from one end of a pixel's range to the other
+# how long the first step of an ascent from stripes is, in eps: from one end of a pixel's range to the other
 ACROSS = 2.0
 # the share of the pixels that the first squares cover where a search goes on from an image that was found
 ONWARD = 0.3
@@ -110,10 +110,10 @@ class Ascend(Stage):
 
 @dataclass(frozen=True)
 class Stripes(Stage):
-    """Wide stripes, a step from those that are better than the image, and further ones from what is near after it.
+    """Wide stripes, a step from those that are better than the image, and an ascent from what is nearer after it.
 
     Stripes across and upright, as far from the image as the ball goes, cost an answer each. They break a good part of
-    what hardly resists, and show a way where gradients at the image do not. further: so many steps follow where at most
+    what hardly resists, and show a way where gradients at the image do not. further: of so many steps, where at most
     a share `promise` of the clean margin is left.
     """
 

@@ -214,11 +214,6 @@ class BatchModel:
         return self._classifier.crafting
 
     @property
-    def limited(self) -> bool:
-        """Whether an image's passes are limited (`--max-passes`), so that none should be asked for nothing."""
-        return self._classifier.budget is not None
-
-    @property
     def guided(self) -> bool:
         """Whether gradients are another model's than answers are."""
         return self._classifier.guide is not None

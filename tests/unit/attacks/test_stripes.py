@@ -105,6 +105,18 @@ def test_a_way_is_found_where_the_image_shows_none() -> None:
     assert (striped.x - x).abs().amax() <= EPS
 
 
+def test_a_step_from_stripes_goes_from_one_end_of_a_range_to_the_other() -> None:
+    way = ROWS.clone()
+    way[0] *= -1
+    model = Sloping(way, 3.0)
+    standing = standing_of(model, middle(), eps=str(EPS))
+    model.asked.clear()
+    Stripes("s").run(standing)
+    across, _, begun, stepped = model.asked[:4]
+    assert torch.equal(begun, across)
+    assert torch.allclose(stepped, middle() + EPS * way.sign())
+
+
 def test_within_the_ball_in_l2() -> None:
     x = middle()
     standing = standing_of(Sloping(ROWS, 3.0), x, "l2", "0.8")
