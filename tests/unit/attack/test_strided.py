@@ -145,7 +145,8 @@ def _gradient(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return Classifier(net, 4, len(x)).rows(torch.arange(len(x))).gradient(x, lambda logits: logits[:, 0])[1]
 
 
-def test_operations_are_looked_at_in_such_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("product", [False, True])  # the processor's own say is another on one with AVX-512
+def test_operations_are_looked_at_in_such_layers_alone(product: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, seen = nn.Sequential(*_net(2)[:2], nn.Conv2d(6, 6, 1), *_net(2)[2:]), []
 
     def noted(mode: strided.Strided, func: object, types: object, args: object = (), kwargs: object = None) -> object:
@@ -154,9 +155,11 @@ def test_operations_are_looked_at_in_such_layers_alone(monkeypatch: pytest.Monke
 
     usual = strided.Strided.__torch_dispatch__
     monkeypatch.setattr(strided.Strided, "__torch_dispatch__", noted)
+    monkeypatch.setattr(strided, "_PRODUCT", product)
     _gradient(net, torch.rand(5, 1, 9, 9))
     assert seen.count("convolution_backward") == 2
-    assert not {"threshold_backward", "mm", "addmm"} & set(seen)
+    assert ("mm" in seen) == product  # a linear layer's
+    assert not {"threshold_backward", "addmm"} & set(seen)
 
 
 class Written(torch.autograd.Function):
